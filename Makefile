@@ -1,0 +1,42 @@
+# make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: environment, then every check.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Waiting threads sleep instead of spinning: on shared cores that is many times faster.
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := false
+LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+SCRIPT := train_scripts/train_text_to_image_reslora.py
+
+.PHONY: demo test check format benchmark environment clean
+
+demo: environment
+	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora --overwrite_output_dir
+	$(LAUNCH) $(SCRIPT) --method reslora_is --output_dir runs/reslora_is --overwrite_output_dir
+	@echo "Look at runs/lora/validation/steps.png and runs/reslora_is/validation/steps.png (columns are steps)."
+
+test: environment check
+
+check:
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest
+
+format:
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+benchmark: environment
+	$(RUN) -m reslora_sd.benchmark
+
+environment: $(VENV)/done
+
+$(VENV)/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

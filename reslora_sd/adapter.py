@@ -1,0 +1,254 @@
+"""Puts ResLoRA blocks into a model, takes them out again, saves and loads the training form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .attention import ResLoRAAttnProcessor
+from .blocks import LoRABlock
+from .chains import LinkPlan, link_sites, trace_unet
+from .config import ResLoRAConfig
+from .storage import load_tensors, save_tensors
+from .tape import TAPE, branch_strength, end_tape, new_tape
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+TRAINING_FORM = "reslora_training_form"
+_PREFIX = "residual_blocks."  # without "lora", so that diffusers' loader refuses the file instead of skipping it
+_PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+
+
+class ResLoRAAdapter:
+    """The blocks inside a model. `add_reslora` and `load_reslora` make it; the model runs as before, with branches.
+
+    Attributes:
+        model: the model that the blocks are in.
+        config: their settings.
+        blocks: the blocks by the path of their frozen linear, in execution order.
+    """
+
+    def __init__(self, model: nn.Module, config: ResLoRAConfig, plan: LinkPlan, blocks: dict[str, LoRABlock]) -> None:
+        self.model = model
+        self.config = config
+        self.blocks = blocks
+        self._plan = plan
+        self._handles: list[RemovableHandle] = []
+        self._processors: dict[str, Any] = {}
+        self._trainable: dict[str, bool] = {}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that trains: `lora_A` and `lora_B` of every block, in execution order."""
+        for block in self.blocks.values():
+            yield from block.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with names: path of the frozen linear, then `lora_A` or `lora_B`."""
+        for name, block in self.blocks.items():
+            for part, parameter in block.named_parameters():
+                yield f"{name}.{part}", parameter
+
+    def link_plan(self) -> LinkPlan:
+        """Every block's predecessors, or the reason that it has none."""
+        return self._plan
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all parameters on the CPU, by the names of `named_parameters`."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], source: str = "the state") -> None:
+        """Takes all parameters from `state`, or changes nothing.
+
+        Raises:
+            ValueError: a parameter is missing, left over or of another shape.
+        """
+        own = dict(self.named_parameters())
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            example = f"missing {missing[0]}" if missing else f"unknown {extra[0]}"
+            raise ValueError(
+                f"{source} belongs to another model or other settings: {len(missing)} parameters missing, "
+                f"{len(extra)} unknown ({example}). Load it into the model that it was trained on."
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(
+                    f"{source} belongs to another model: {name} is {tuple(state[name].shape)} there and "
+                    f"{tuple(parameter.shape)} here. Load it into the model that it was trained on."
+                )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def save(self, path: str | os.PathLike[str], state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes the training form: blocks with their settings, for `load_reslora`. No LoRA loader accepts it.
+
+        Args:
+            state: parameters gathered elsewhere (FSDP, ZeRO-3); by default the blocks' own.
+        """
+        tensors = {_PREFIX + _file_name(name): value for name, value in (state or self.state_dict()).items()}
+        save_tensors(path, tensors, {TRAINING_FORM: "1", "config": self.config.to_json()})
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within it, forward passes of this thread give the base model's output, bit for bit."""
+        return branch_strength(0.0)
+
+    def remove(self) -> None:
+        """Gives the model back as it was before: processors, hooks and what was trainable. Twice does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        if self._processors:
+            cast(Any, self.model).set_attn_processor(dict(self._processors))  # it empties the dict that it is given
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._trainable.get(name, parameter.requires_grad))
+        self._handles, self._processors, self._trainable = [], {}, {}
+
+
+def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
+    """Puts a block beside every target of a diffusers U-Net, freezes all else and links the blocks.
+
+    A new adapter changes no output, as `lora_B` is zero. `lora_A` is drawn from torch's global generator in execution
+    order: with equal seed, rank and targets, every residual starts from the same blocks.
+
+    Args:
+        model: a `UNet2DConditionModel` without other adapters or special attention processors.
+        config: the settings.
+
+    Raises:
+        TypeError: `model` is no such U-Net.
+        ValueError: targets match nothing, or the U-Net has an adapter or processors that would be lost.
+    """
+    if not hasattr(model, "attn_processors") or not hasattr(model, "set_attn_processor"):
+        raise TypeError(f"add_reslora takes a diffusers U-Net (pipeline.unet), not a {type(model).__name__}.")
+    unet = cast("UNet2DConditionModel", model)
+    processors = dict(unet.attn_processors)
+    _check_processors(processors)
+    plan = link_sites(trace_unet(unet, config), config)
+    blocks = _make_blocks(model, plan, config)
+
+    adapter = ResLoRAAdapter(model, config, plan, blocks)
+    adapter._processors = processors
+    adapter._trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    unet.set_attn_processor(
+        {
+            name: ResLoRAAttnProcessor(_blocks_of(name.removesuffix(".processor"), blocks), config).train(
+                model.training
+            )
+            for name in processors
+        }
+    )
+    adapter._handles = [
+        model.register_forward_pre_hook(_hand_out_tape, with_kwargs=True),
+        model.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True),
+    ]
+    return adapter
+
+
+def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapter:
+    """Puts an adapter that `ResLoRAAdapter.save` wrote into a model. An error leaves the model as it was.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, no training form, or belongs to another model.
+    """
+    state, config = _read_training_form(path)
+    adapter = add_reslora(model, config)
+    try:
+        adapter.load_state_dict(state, str(path))
+    except ValueError:
+        adapter.remove()
+        raise
+    return adapter
+
+
+def load_adapter_state(path: str | os.PathLike[str], config: ResLoRAConfig) -> dict[str, Tensor]:
+    """Parameters of a training form that was made with the same settings, for `ResLoRAAdapter.load_state_dict`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_reslora`; also if the settings differ.
+    """
+    state, stored = _read_training_form(path)
+    if stored != config:
+        before, now = stored.to_dict(), config.to_dict()
+        changed = ", ".join(f"{key} {before[key]!r} -> {now[key]!r}" for key in now if before[key] != now[key])
+        raise ValueError(f"{path} was trained with other settings ({changed}). Resume with the same settings.")
+    return state
+
+
+def _read_training_form(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ResLoRAConfig]:
+    tensors, metadata = load_tensors(path)
+    if metadata.get(TRAINING_FORM) != "1":
+        raise ValueError(
+            f"{path} is no ResLoRA training form (version 1). A merged LoRA is loaded by "
+            "StableDiffusionPipeline.load_lora_weights; the training form is reslora_adapter.safetensors."
+        )
+    state = {_state_name(name): value for name, value in tensors.items()}
+    return state, ResLoRAConfig.from_json(metadata.get("config", ""))
+
+
+def _make_blocks(model: nn.Module, plan: LinkPlan, config: ResLoRAConfig) -> dict[str, LoRABlock]:
+    blocks: dict[str, LoRABlock] = {}
+    for link in plan:
+        site = link.site
+        block = LoRABlock(site.in_features, site.out_features, config.r, config.scaling, config.lora_dropout)
+        block.name, block.input_name = site.name, site.input_name
+        block.predecessors = tuple(blocks[name] for name in link.predecessors)
+        reads_sums = config.residual == "middle" and config.pre_num == -1  # one running sum stands for all
+        for predecessor in block.predecessors[:1] if reads_sums else block.predecessors:
+            predecessor.readers += 1
+        weight = model.get_submodule(site.name).weight
+        blocks[site.name] = block.to(weight.device) if isinstance(weight, Tensor) else block
+    return blocks
+
+
+def _blocks_of(attention: str, blocks: dict[str, LoRABlock]) -> dict[str, LoRABlock]:
+    own = (name for name in blocks if name.startswith(attention + "."))
+    return {name.removeprefix(attention + "."): blocks[name] for name in own}
+
+
+def _check_processors(processors: Mapping[str, object]) -> None:
+    for name, processor in processors.items():
+        if isinstance(processor, ResLoRAAttnProcessor):
+            raise ValueError("The U-Net has a ResLoRA adapter already. Call its remove() before adding another.")
+        if type(processor).__name__ not in _PLAIN_PROCESSORS:
+            raise ValueError(
+                f"{name} is a {type(processor).__name__}, which ResLoRA would replace. "
+                "Call unet.set_default_attn_processor() (and unet.unfuse_qkv_projections()) first."
+            )
+
+
+def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    position = 6  # of cross_attention_kwargs among the arguments of UNet2DConditionModel.forward
+    given = args[position] if len(args) > position else kwargs.get("cross_attention_kwargs")
+    strength = (given or {}).get("scale", 1.0)  # diffusers' own switch for the strength of a LoRA
+    recomputes = bool(getattr(module, "is_gradient_checkpointing", False))
+    handed = {**(given or {}), TAPE: new_tape(strength, recomputes)}
+    if len(args) > position:
+        return (*args[:position], handed, *args[position + 1 :]), kwargs
+    return args, {**kwargs, "cross_attention_kwargs": handed}
+
+
+def _take_back_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    handed = args[6] if len(args) > 6 else kwargs["cross_attention_kwargs"]
+    end_tape(handed[TAPE])
+
+
+def _file_name(name: str) -> str:
+    return name.replace(".lora_A", ".A").replace(".lora_B", ".B")
+
+
+def _state_name(name: str) -> str:
+    name = name.removeprefix(_PREFIX)
+    return f"{name[:-2]}.lora_{name[-1]}" if name[-2:] in (".A", ".B") else name

@@ -1,0 +1,55 @@
+"""One LoRA block: the two trainable matrices beside one frozen linear."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LoRABlock(nn.Module):
+    """The trainable pair beside one frozen linear: x -> s B A x.  (..., in) -> (..., out)
+
+    `lora_A` (r, in) starts uniform in +-1/sqrt(in) and `lora_B` (out, r) at zero, as in microsoft/LoRA
+    `loralib/layers.py`, so that a new adapter changes nothing. Both are float32 until somebody casts them.
+
+    `predecessors` are plain references, nearest first: no block owns another, so that each parameter has one name.
+    """
+
+    def __init__(self, in_features: int, out_features: int, r: int, scaling: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(r, in_features))
+        self.lora_B = nn.Parameter(torch.empty(out_features, r))
+        self.scaling = scaling
+        self.dropout = dropout
+        self.name = ""
+        """Path of the frozen linear in the model, for example `mid_block...attn1.to_q`."""
+        self.input_name = ""
+        """Name of the tensor that the linear reads; q, k and v of one self-attention share it."""
+        self.predecessors: tuple[LoRABlock, ...] = ()
+        self.readers = 0
+        """How many later blocks read what this one leaves on the tape."""
+        self.reset_parameters()
+
+    @property
+    def r(self) -> int:
+        """The rank."""
+        return self.lora_A.shape[0]
+
+    @property
+    def shares_input(self) -> bool:
+        """Whether all predecessors read the same tensor as this block, as k and v of cross-attention do."""
+        return all(previous.input_name == self.input_name for previous in self.predecessors)
+
+    def reset_parameters(self) -> None:
+        """Draws `lora_A` from torch's global generator and sets `lora_B` to zero."""
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def drop(self, x: Tensor) -> Tensor:
+        """LoRA's dropout on the input of the branch, while training.  (..., in) -> (..., in)"""
+        return nn.functional.dropout(x, self.dropout) if self.training and self.dropout else x
+
+    def extra_repr(self) -> str:
+        return f"in={self.lora_A.shape[1]}, out={self.lora_B.shape[0]}, r={self.r}, scaling={self.scaling:g}"

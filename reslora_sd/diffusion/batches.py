@@ -1,0 +1,95 @@
+"""Which pictures, noise and timesteps each training step sees: a function of the seed and the step alone.
+
+Nothing depends on earlier steps, so that a resumed run continues exactly, methods compare on the same draws, and
+several processes together see what one process with the joined batch would.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .encode import Encoder
+from .loss import add_noise_offset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of `diffusion_loss` for one process."""
+
+    latents: Tensor
+    embeddings: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Moves all, and casts all but the timesteps."""
+        latents, embeddings, noise = (part.to(device, dtype) for part in (self.latents, self.embeddings, self.noise))
+        return Batch(latents, embeddings, noise, self.timesteps.to(device))
+
+
+class BatchMaker:
+    """Makes the batch of a step. Epochs are permutations without a rest: a batch may reach into the next epoch.
+
+    Args:
+        batch_size: of one process.
+        processes: how many processes take part; together they see `batch_size * processes` pictures a step.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        batch_size: int,
+        seed: int,
+        timesteps: int,
+        processes: int = 1,
+        rank: int = 0,
+        noise_offset: float = 0.0,
+    ) -> None:
+        self.encoder, self.batch_size, self.seed = encoder, batch_size, seed
+        self.timesteps, self.processes, self.rank = timesteps, processes, rank
+        self.noise_offset = noise_offset
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a (micro) step, counted from 0, on the CPU in float32."""
+        whole = self.batch_size * self.processes
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        generator = torch.Generator().manual_seed(_mix(self.seed, step))
+        shape = (whole, *self.encoder.latent_shape)
+        posterior = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        if self.noise_offset:
+            noise = add_noise_offset(noise, self.noise_offset, generator)
+        timesteps = torch.randint(0, self.timesteps, (whole,), generator=generator)
+        places = range(step * whole, (step + 1) * whole)[mine]
+        rows = [self._row(place) for place in places]
+        rngs = [random.Random(_mix(self.seed, place + 1)) for place in places]
+        captions = [rng.choice(self.encoder.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
+        return Batch(
+            self.encoder.latents(rows, rngs, posterior[mine]),
+            self.encoder.embeddings(captions),
+            noise[mine],
+            timesteps[mine],
+        )
+
+    def between(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop - 1`."""
+        return (self(step) for step in range(start, stop))
+
+    def _row(self, place: int) -> int:
+        epoch, index = divmod(place, len(self.encoder.images))
+        if self._order[0] != epoch:
+            order = list(range(len(self.encoder.images)))
+            random.Random(_mix(self.seed, -1 - epoch)).shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1][index]
+
+
+def _mix(seed: int, number: int) -> int:
+    """One seed from two numbers; a different one for each pair that a run meets."""
+    return random.Random(f"{seed}/{number}").getrandbits(62)

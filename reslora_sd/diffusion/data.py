@@ -1,0 +1,240 @@
+"""Captioned pictures: a folder with metadata.jsonl, parquet files, a data set of the Hub, or OpenMoji.
+
+Everything is read and checked before training starts, so that a bad picture costs seconds and not a run.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .openmoji import OPENMOJI, load_openmoji
+
+_COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
+CHECKED_UP_TO = 20_000
+"""Larger data sets are decoded as they are used, and not all of them before."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture becomes a square tensor; names as in diffusers' train_text_to_image_lora.py."""
+
+    resolution: int
+    center_crop: bool = False
+    random_flip: bool = False
+    interpolation: str = "lanczos"
+
+    def is_random(self, images: CaptionedImages) -> bool:
+        """Whether the tensor of a picture can differ from one epoch to the next."""
+        return self.random_flip or not (self.center_crop or images.all_square)
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """(3, resolution, resolution), float32 in [-1, 1]."""
+        image = as_rgb(image)
+        side = self.resolution
+        scale = side / min(image.size)
+        size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+        if size != image.size:
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        spare = (size[0] - side, size[1] - side)
+        left, top = (part // 2 if self.center_crop else rng.randint(0, part) for part in spare)
+        image = image.crop((left, top, left + side, top + side))
+        if self.random_flip and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1  # (height, width, 3)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+class CaptionedImages:
+    """Pictures with one or more captions each, checked.
+
+    Args:
+        captions: a caption, or a list of them, for each picture.
+        read: gives the picture of an index, decoded or not.
+        name: what errors call the data.
+
+    Raises:
+        ValueError: there is no picture, a caption is empty, or a picture can't be decoded; the message names it.
+    """
+
+    def __init__(self, captions: Sequence[Any], read: Callable[[int], Any], name: str) -> None:
+        self.name = name
+        self._read = read
+        if not captions:
+            raise ValueError(f"{name} has no pictures. Give a folder with pictures and a metadata.jsonl.")
+        self.captions = [_captions(caption, index, name) for index, caption in enumerate(captions)]
+        self.all_square = self._check_images() if len(captions) <= CHECKED_UP_TO else False
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture as it was stored."""
+        try:
+            image = self._read(index)
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"there is no picture but {image!r}")
+            image.load()
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Picture {index} of {self.name} ({self.captions[index][0]!r}) can't be read: {error}. "
+                "Replace it, or take it out of the data set."
+            ) from error
+        return image
+
+    def split(self, count: int, seed: int) -> tuple[CaptionedImages, CaptionedImages]:
+        """All pictures but `count`, and those, drawn with the seed.
+
+        Raises:
+            ValueError: nothing would be left to train on.
+        """
+        if count >= len(self):
+            raise ValueError(f"--validation_samples {count} leaves none of the {len(self)} pictures of {self.name}.")
+        kept_out = set(random.Random(seed).sample(range(len(self)), count))
+        rest = [index for index in range(len(self)) if index not in kept_out]
+        return self._subset(rest), self._subset(sorted(kept_out))
+
+    def _subset(self, indices: Sequence[int]) -> CaptionedImages:
+        part = copy.copy(self)  # checked already
+        part._read = lambda index: self._read(indices[index])
+        part.captions = [self.captions[index] for index in indices]
+        return part
+
+    def _check_images(self) -> bool:
+        sizes = [self.image(index).size for index in range(len(self))]
+        return all(width == height for width, height in sizes)
+
+
+def load_images(
+    train_data_dir: str | None,
+    dataset_name: str | None,
+    dataset_config_name: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    max_train_samples: int | None = None,
+    resolution: int = 512,
+    seed: int = 0,
+    cache_dir: str | None = None,
+) -> CaptionedImages:
+    """Opens a data set.
+
+    Args:
+        train_data_dir: a folder of pictures with metadata.jsonl (or metadata.csv), a folder of parquet files, or one
+            parquet file. `None` with no `dataset_name` means OpenMoji.
+        dataset_name: a data set of the Hub, or `openmoji`.
+        image_column, caption_column: by default the columns that are named like it (`image`; `text` or `caption`).
+        max_train_samples: at most so many, drawn with the seed.
+        resolution: at which drawings of OpenMoji are rendered.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
+    """
+    if dataset_name == OPENMOJI or (dataset_name is None and train_data_dir is None):
+        pairs = load_openmoji(resolution, max_train_samples, seed)
+        return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
+    rows, name = _open(train_data_dir, dataset_name, dataset_config_name, cache_dir)
+    image_column = _column("image", image_column, rows.column_names, name)
+    caption_column = _column("text", caption_column, rows.column_names, name)
+    if max_train_samples is not None:
+        rows = rows.shuffle(seed=seed).select(range(min(max_train_samples, len(rows))))
+    import datasets
+
+    if not isinstance(rows.features[image_column], datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image())
+    images = rows.select_columns([image_column])
+    return CaptionedImages(list(rows[caption_column]), lambda index: images[index][image_column], name)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Upright by its EXIF tag, transparency on white, RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(background, image)
+    return image.convert("RGB")
+
+
+def _open(
+    train_data_dir: str | None, dataset_name: str | None, dataset_config_name: str | None, cache_dir: str | None
+) -> tuple[Any, str]:
+    """The rows of the train split, and what to call them."""
+    import datasets
+
+    name = dataset_name or str(train_data_dir)
+    try:
+        if dataset_name is not None:
+            return datasets.load_dataset(
+                dataset_name, dataset_config_name, cache_dir=cache_dir, data_dir=train_data_dir, split="train"
+            ), name
+        path = Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
+        files = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
+        if files:
+            kind, options = "parquet", cast("dict[str, Any]", {"data_files": [str(file) for file in files]})
+        else:
+            _check_folder(path)
+            kind, options = "imagefolder", {"data_dir": str(path)}
+        rows = datasets.load_dataset(kind, cache_dir=cache_dir, split="train", **options)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
+        raise ValueError(f"The data set {name} can't be read: {error}") from error
+    return rows, name
+
+
+def _check_folder(folder: Path) -> None:
+    """Each line of metadata.jsonl has to be JSON and to name a picture that is there.
+
+    Raises:
+        FileNotFoundError: no metadata, or a picture is missing.
+        ValueError: a line is no JSON object with a file_name.
+    """
+    tables = sorted(folder.rglob("metadata.jsonl"))
+    if not tables and not list(folder.rglob("metadata.csv")) + list(folder.rglob("metadata.parquet")):
+        raise FileNotFoundError(
+            f"{folder} has no metadata.jsonl, so its pictures have no captions. Write one line a picture: "
+            '{"file_name": "cat.png", "text": "a grey cat"}'
+        )
+    for table in tables:
+        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                file_name = json.loads(line)["file_name"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
+            if not (table.parent / file_name).is_file():
+                raise FileNotFoundError(f"{table}, line {number}: there is no picture {table.parent / file_name}.")
+
+
+def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:
+    flag = "image_column" if kind == "image" else "caption_column"
+    if asked is not None and asked not in columns:
+        raise ValueError(f"--{flag} is {asked!r}, but {name} has the columns {', '.join(columns)}.")
+    found = asked or next((column for column in _COLUMNS[kind] if column in columns), None)
+    if found is None:
+        raise ValueError(
+            f"{name} has the columns {', '.join(columns)}, none named like a {kind}. Choose one with --{flag}."
+        )
+    return found
+
+
+def _captions(value: Any, index: int, name: str) -> list[str]:
+    captions = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
+    if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        raise ValueError(
+            f"The caption of picture {index} of {name} is {value!r}. Give every picture a text, or a list of texts."
+        )
+    return captions

@@ -1,0 +1,87 @@
+"""Latents and text embeddings: once for the whole data set where nothing random forbids it, else batch by batch."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .data import CaptionedImages, Framing
+from .models import Parts
+
+logger = logging.getLogger(__name__)
+_BATCH = 16
+
+
+class Encoder:
+    """Gives latents and embeddings for rows of a data set.
+
+    Args:
+        parts: the frozen model; its VAE and text encoder run on their own device, in float32 for the VAE's moments.
+        cache: whether the VAE's moments of all pictures are kept (embeddings of all captions always are).
+
+    Memory of the cache: two float32 numbers for each latent number, 128 KiB for a picture of 512 pixels.
+    """
+
+    def __init__(
+        self, parts: Parts, images: CaptionedImages, framing: Framing, cache: bool, quiet: bool = False
+    ) -> None:
+        self.parts, self.images, self.framing = parts, images, framing
+        captions = sorted({caption for captions in images.captions for caption in captions} | {""})
+        self._embeddings = encode_captions(parts, captions, quiet)
+        self._moments: Tensor | None = None
+        if cache:
+            starts = tqdm(range(0, len(images), _BATCH), desc="Encoding pictures", disable=quiet)
+            batches = (range(start, min(start + _BATCH, len(images))) for start in starts)
+            self._moments = torch.cat([self._encode(batch, [random.Random(0)] * len(batch)) for batch in batches])
+
+    def latents(self, rows: Sequence[int], rngs: Sequence[random.Random], noise: Tensor) -> Tensor:
+        """Samples of the VAE's posterior, scaled.  rows, a generator for each, (batch, c, h, w) -> (batch, c, h, w)"""
+        moments = self._moments[list(rows)] if self._moments is not None else self._encode(rows, rngs)
+        mean, deviation = moments.chunk(2, dim=1)
+        sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
+        return sample
+
+    def embeddings(self, captions: Sequence[str]) -> Tensor:
+        """(batch, tokens, dim)"""
+        return torch.stack([self._embeddings[caption] for caption in captions])
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        side = self.framing.resolution // self.parts.pixels_per_latent
+        return int(self.parts.vae.config.latent_channels), side, side
+
+    @torch.no_grad()
+    def _encode(self, rows: Sequence[int], rngs: Sequence[random.Random]) -> Tensor:
+        """Mean and deviation of the posterior.  -> (batch, 2 c, h, w), float32, on the CPU"""
+        vae = self.parts.vae
+        pixels = torch.stack([self.framing(self.images.image(row), rng) for row, rng in zip(rows, rngs, strict=True)])
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
+
+
+@torch.no_grad()
+def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Tensor]:
+    """Embeddings (tokens, dim) of the text encoder, on the CPU. Captions over the model's limit are cut and counted."""
+    tokenizer, encoder = parts.tokenizer, parts.text_encoder
+    limit = tokenizer.model_max_length
+    too_long = [caption for caption in captions if len(tokenizer(caption, truncation=False).input_ids) > limit]
+    if too_long:
+        logger.warning(
+            "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r",
+            len(too_long),
+            limit,
+            too_long[0][:100],
+        )
+    embeddings: dict[str, Tensor] = {}
+    for start in tqdm(range(0, len(captions), 64), desc="Encoding captions", disable=quiet):
+        batch = list(captions[start : start + 64])
+        ids = tokenizer(batch, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+        states = encoder(ids.to(encoder.device))[0]
+        embeddings.update(zip(batch, states.cpu(), strict=True))
+    return embeddings

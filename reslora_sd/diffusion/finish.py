@@ -1,0 +1,210 @@
+"""After the last step: statistics, merges, the report, the exported LoRA, and its proof in a fresh pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import ResLoRAAdapter
+from ..lora_files import DIFFUSERS_FILE
+from ..merge import APPROACHES, merge
+from ..plain_lora import PlainLoRA
+from ..statistics import collect_statistics
+from ..storage import write_json
+from .batches import Batch, BatchMaker
+from .models import Parts
+from .run_folder import ADAPTER_FILE, RunFolder
+from .validation import Validation, save_sheets
+
+_MEASURED_PICTURES = 128
+KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+
+
+@dataclass
+class Finished:
+    """What `finish` found."""
+
+    approach: str
+    drift: dict[str, float]
+    """By approach: how far the merged model's prediction is from the unmerged one's, as a share of what the whole
+    adaptation changes: ||merged - unmerged|| / ||unmerged - base||, over noisy latents of the training data."""
+    largest_difference: float
+    """Between the exported file in a fresh pipeline and the unmerged model, of any number of a prediction."""
+    active_linears: int
+    """Linears of the fresh pipeline that carry the loaded LoRA."""
+
+
+def finish(
+    adapter: ResLoRAAdapter,
+    parts: Parts,
+    batches: BatchMaker,
+    kept_out: BatchMaker | None,
+    steps: int,
+    run: RunFolder,
+    approach: str,
+    validation: Validation | None,
+    rank: int | None = None,
+    calibration_samples: int = 512,
+) -> Finished:
+    """Saves the training form, merges by every approach, measures each, exports one, and loads it as a user would.
+
+    The adapter is taken out of the U-Net; base weights stay as they were.
+
+    Args:
+        batches: of the training data; calibration uses draws of noise and timesteps that training didn't.
+        kept_out: of pictures that training didn't see, to measure on; `None` to measure on the training data, with
+            other draws again.
+        steps: how many (micro) steps of `batches` training has used.
+        rank: cuts the exact merge of `block`.
+
+    Raises:
+        RuntimeError: the exported file doesn't act in the fresh pipeline.
+    """
+    unet = parts.unet.eval()
+    adapter.save(run.path / ADAPTER_FILE)
+    count = max(1, calibration_samples // batches.batch_size)
+    measured = list(_measured(batches, kept_out, steps + count, calibration_samples))
+    plains = _merge_all(adapter, parts, batches.between(steps, steps + count), approach, rank)
+
+    unmerged = _predict(unet, parts, measured)
+    with adapter.disabled():
+        base = _predict(unet, parts, measured)
+        pictures = {"base": validation.draw(parts.pipeline())} if validation else {}
+    adapter.remove()
+    drift = {}
+    for name, plain in plains.items():
+        with _Loaded(unet, plain):
+            drift[name] = _distance(_predict(unet, parts, measured), unmerged) / max(_distance(unmerged, base), 1e-30)
+
+    plain = plains[approach]
+    details = {"modelspec.title": run.path.name, "ss_base_model_version": _version(parts), "base_model": parts.name}
+    plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
+    plain.save_kohya(run.path / KOHYA_FILE, **details)
+    largest, active, merged_pictures = _prove(parts, run.path, measured, unmerged, base, len(plain.blocks), validation)
+    finished = Finished(approach, drift, largest, active)
+    write_json(run.path / "merge_report.json", _report(finished, plains))
+    if validation:
+        for kind, drawn in {**pictures, approach: merged_pictures}.items():
+            validation.save(drawn, run, steps, kind)
+        save_sheets(run, approach)
+    return finished
+
+
+def _measured(batches: BatchMaker, kept_out: BatchMaker | None, start: int, at_most: int) -> Iterator[Batch]:
+    if kept_out is not None:
+        return kept_out.between(0, max(1, min(_MEASURED_PICTURES, at_most) // kept_out.batch_size))
+    return batches.between(start, start + max(1, min(_MEASURED_PICTURES, at_most) // batches.batch_size))
+
+
+def _merge_all(
+    adapter: ResLoRAAdapter, parts: Parts, batches: Any, approach: str, rank: int | None
+) -> dict[str, PlainLoRA]:
+    """Every approach of the adapter's residual, on the same statistics; `rank` cuts the chosen one."""
+    statistics = collect_statistics(adapter, batches, lambda batch: _predict(parts.unet, parts, [batch]))
+    cut = {approach: rank} if rank is not None else {}
+    return {name: merge(adapter, name, statistics, rank=cut.get(name)) for name in APPROACHES[adapter.config.residual]}
+
+
+@torch.no_grad()
+def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch]) -> list[Tensor]:
+    """The U-Net's predictions on noisy latents, float32 on the CPU."""
+    weight = next(unet.parameters())
+    predictions = []
+    for batch in batches:
+        batch = batch.to(weight.device, weight.dtype)
+        noisy = parts.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        predictions.append(unet(noisy, batch.timesteps, encoder_hidden_states=batch.embeddings).sample.float().cpu())
+    return predictions
+
+
+def _distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(first, second, strict=True)))
+
+
+class _Loaded:
+    """The U-Net with a plain LoRA loaded by diffusers and PEFT, for a while."""
+
+    def __init__(self, unet: Any, plain: PlainLoRA) -> None:
+        self.unet, self.plain = unet, plain
+
+    def __enter__(self) -> None:
+        state = {f"unet.{name}.lora_A.weight": block.lora_A for name, block in self.plain.blocks.items()}
+        # the scale goes into B, so that no metadata is needed: without it, alpha is the rank
+        state |= {
+            f"unet.{name}.lora_B.weight": block.lora_B * block.scaling for name, block in self.plain.blocks.items()
+        }
+        self.unet.load_lora_adapter(state, prefix="unet")
+
+    def __exit__(self, *_: object) -> None:
+        self.unet.unload_lora()
+
+
+def _prove(
+    parts: Parts,
+    folder: Path,
+    measured: Sequence[Batch],
+    unmerged: Sequence[Tensor],
+    base: Sequence[Tensor],
+    expected: int,
+    validation: Validation | None,
+) -> tuple[float, int, list[Any]]:
+    """Opens the model anew, loads the exported file with `load_lora_weights`, and compares.
+
+    Returns:
+        Largest difference to the unmerged predictions, active linears, validation pictures.
+    """
+    from diffusers import StableDiffusionPipeline
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    weight = next(parts.unet.parameters())
+    parts.unet.to("cpu")  # the fresh U-Net takes its place on the device
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        parts.name,
+        revision=parts.revision,
+        variant=parts.variant,
+        dtype=weight.dtype,
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(weight.device)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(str(folder), weight_name=DIFFUSERS_FILE)
+    layers = [module for module in pipeline.unet.modules() if isinstance(module, BaseTunerLayer)]
+    active = sum(bool(layer.active_adapters) and not layer.disable_adapters for layer in layers)
+    merged = _predict(pipeline.unet, parts, measured)
+    if active != expected or (_distance(unmerged, base) > 0 and _distance(merged, base) == 0):
+        raise RuntimeError(
+            f"{folder / DIFFUSERS_FILE} has {expected} blocks, but {active} act in a fresh pipeline, and its output "
+            f"differs from the base model's by {_distance(merged, base)}. Please report this with the file."
+        )
+    largest = max(float((a - b).abs().max()) for a, b in zip(merged, unmerged, strict=True))
+    return largest, active, validation.draw(pipeline) if validation else []
+
+
+def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
+    summaries = {name: plain.summary()["blocks"] for name, plain in plains.items()}
+    return {
+        "approach": finished.approach,
+        "end_to_end": {
+            "drift": finished.drift,
+            "drift_is": "||merged - unmerged|| / ||unmerged - base|| of the U-Net's predictions",
+            "largest_difference_of_exported_file": finished.largest_difference,
+            "active_linears_in_fresh_pipeline": finished.active_linears,
+        },
+        "blocks": summaries[finished.approach],
+        "other_approaches": {name: blocks for name, blocks in summaries.items() if name != finished.approach},
+    }
+
+
+def _version(parts: Parts) -> str:
+    """kohya's name for the base model's family, by its text width."""
+    return {768: "sd_v1", 1024: "sd_v2"}.get(parts.unet.config.cross_attention_dim, "custom")

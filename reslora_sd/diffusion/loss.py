@@ -1,0 +1,59 @@
+"""The training loss of a latent diffusion model: epsilon or v-prediction, with min-SNR weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+
+def diffusion_loss(
+    unet: nn.Module,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    embeddings: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    snr_gamma: float | None = None,
+) -> Tensor:
+    """Mean squared error of the U-Net's prediction, in float32.
+
+    Args:
+        latents: (batch, channels, height, width), scaled by the VAE's factor.
+        embeddings: (batch, tokens, dim).
+        noise: like latents.
+        timesteps: (batch,), whole numbers.
+        snr_gamma: min-SNR-gamma weights (https://arxiv.org/abs/2303.09556), or `None`.
+
+    Returns:
+        A number.
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    prediction = unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
+    if scheduler.config.prediction_type == "epsilon":
+        target = noise
+    else:
+        target = scheduler.get_velocity(latents, noise, timesteps)
+    errors: Tensor = (prediction.float() - target.float()).square().flatten(1).mean(1)  # (batch,)
+    if snr_gamma is not None:
+        errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma)
+    return errors.mean()
+
+
+def min_snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v-prediction.  (batch,) -> (batch,)"""
+    from diffusers.training_utils import compute_snr
+
+    snr: Tensor = compute_snr(scheduler, timesteps)
+    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
+    return snr.clamp(max=gamma) / divisor
+
+
+def add_noise_offset(noise: Tensor, offset: float, generator: torch.Generator) -> Tensor:
+    """Noise with a random constant for each picture and channel (crosslabs.org, "Diffusion with offset noise")."""
+    shift = torch.randn(noise.shape[0], noise.shape[1], 1, 1, generator=generator, dtype=noise.dtype)
+    return noise + offset * shift

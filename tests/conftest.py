@@ -1,0 +1,88 @@
+"""What tests share: quiet libraries, a tiny pipeline folder of random weights, accelerate's state made new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from tests.unets import small_unet
+
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Stable Diffusion folder, smaller than the embedded model, with random weights (epsilon prediction)."""
+    from reslora_sd.diffusion.models import DEFAULT_MODEL
+
+    torch.manual_seed(0)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(DEFAULT_MODEL, subfolder="tokenizer")
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=transformers.CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=small_unet(),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Eight pictures of different colours with captions in metadata.jsonl."""
+    return make_picture_folder(tmp_path / "pictures")
+
+
+def make_picture_folder(folder: Path, count: int = 8, size: tuple[int, int] = (16, 16)) -> Path:
+    """Writes pictures and their metadata.jsonl."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number in range(count):
+        Image.new("RGB", size, (30 * number, 255 - 30 * number, 99)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"colour {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps its state in the process; a run of the script starts without one."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

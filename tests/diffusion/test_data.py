@@ -1,0 +1,116 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PillowImage
+
+from reslora_sd.diffusion.data import Framing, as_rgb, load_images
+from tests.conftest import make_picture_folder
+
+
+def test_a_folder_with_metadata_gives_pictures_with_their_captions(picture_folder):
+    images = load_images(str(picture_folder), None)
+    assert len(images) == 8 and images.all_square
+    for index, (caption,) in enumerate(images.captions):
+        assert images.image(index).getpixel((0, 0))[0] == 30 * int(caption.split()[-1])
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_parquet_of_the_hub_layout(tmp_path, picture_folder, as_folder):
+    rows = {
+        "image": [{"bytes": (picture_folder / f"{i}.png").read_bytes(), "path": f"{i}.png"} for i in range(4)],
+        "caption": [["one", "two"], ["three"], ["four"], ["five"]],
+    }
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    Dataset.from_dict(rows).to_parquet(folder / "train.parquet")
+    images = load_images(str(folder if as_folder else folder / "train.parquet"), None)
+    assert images.captions == rows["caption"] and images.image(3).size == (16, 16)
+
+
+def test_max_train_samples_draws_with_the_seed(picture_folder):
+    def captions(seed):
+        return load_images(str(picture_folder), None, max_train_samples=3, seed=seed).captions
+
+    assert len(captions(1)) == 3 and captions(1) == captions(1) and captions(1) != captions(2)
+
+
+def test_bad_data_is_told_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no .*nowhere"):
+        load_images(str(tmp_path / "nowhere"), None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no metadata\.jsonl"):
+        load_images(str(tmp_path / "empty"), None)
+
+    missing = make_picture_folder(tmp_path / "missing")
+    (missing / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"line 4: there is no picture .*3\.png"):
+        load_images(str(missing), None)
+
+    corrupt = make_picture_folder(tmp_path / "corrupt")
+    (corrupt / "5.png").write_bytes((corrupt / "5.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"Picture 5 of .*'colour 5'.* can't be read"):
+        load_images(str(corrupt), None)
+
+    text = make_picture_folder(tmp_path / "text")
+    (text / "2.png").write_text("no picture")
+    with pytest.raises(ValueError, match="Picture 2"):
+        load_images(str(text), None)
+
+    broken = make_picture_folder(tmp_path / "broken")
+    with (broken / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": ')
+    with pytest.raises(ValueError, match="line 9: no JSON object"):
+        load_images(str(broken), None)
+
+
+@pytest.mark.parametrize("caption", ["", "   ", None])
+def test_an_empty_caption_is_told(tmp_path, caption):
+    folder = make_picture_folder(tmp_path / "pictures")
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    lines[6]["text"] = caption
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(ValueError, match="caption of picture 6"):
+        load_images(str(folder), None)
+
+
+def test_wrong_columns_are_told_with_those_that_there_are(picture_folder, tmp_path):
+    with pytest.raises(ValueError, match="--caption_column is 'label', but .* columns image, text"):
+        load_images(str(picture_folder), None, caption_column="label")
+    Dataset.from_dict({"a": [1]}, features=Features({"a": Value("int64")})).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="columns a, none named like a image"):
+        load_images(str(tmp_path / "x.parquet"), None)
+    assert Image  # the Hub's feature, which parquet files may lack
+
+
+def test_framing_resizes_the_shorter_side_and_crops(tmp_path):
+    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
+    pixels[:, 20:] = 255
+    image = PillowImage.fromarray(pixels)
+    centre = Framing(10, center_crop=True)(image, random.Random(0))
+    assert centre.shape == (3, 10, 10) and centre.min() == -1 and centre.max() == 1
+    assert torch.all(centre[:, :, :4] < -0.95) and torch.all(centre[:, :, 6:] > 0.95)  # lanczos rings a little
+    places = {float(Framing(10)(image, random.Random(seed)).mean()) for seed in range(20)}
+    assert len(places) > 3
+    flipped = {float(Framing(10, True, True)(image, random.Random(seed))[0, 0, 0]) for seed in range(20)}
+    assert flipped == {-1.0, 1.0}
+
+
+def test_transparency_goes_on_white_and_phones_pictures_stand_upright():
+    clear = PillowImage.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert as_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
+    wide = PillowImage.new("RGB", (8, 4))
+    exif = wide.getexif()
+    exif[0x0112] = 6
+    wide.info["exif"] = exif.tobytes()
+    assert as_rgb(wide).size == (4, 8)
+
+
+def test_openmoji_is_there_without_a_network():
+    images = load_images(None, None, max_train_samples=5, resolution=64)
+    assert len(images) == 5 and images.image(0).size == (64, 64)
+    assert images.image(0).getpixel((0, 0)) == (255, 255, 255)
+    assert all("_" not in caption and ":" not in caption for (caption,) in images.captions)

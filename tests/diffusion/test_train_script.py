@@ -1,0 +1,390 @@
+"""The training script from end to end, on a tiny pipeline and, where a trained model matters, on the embedded one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from reslora_sd.diffusion.arguments import parse_arguments
+from reslora_sd.diffusion.run_folder import read_jsonl
+from reslora_sd.storage import load_tensors
+from tests.conftest import make_picture_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "train_scripts" / "train_text_to_image_reslora.py"
+METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(tiny_pipeline_folder, picture_folder, tmp_path):
+    """Runs the script in this process; gives its run folder."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def run(*argv, output="run", model=tiny_pipeline_folder, data=picture_folder):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        defaults = {
+            "--pretrained_model_name_or_path": model,
+            "--train_data_dir": data,
+            "--output_dir": tmp_path / output,
+            "--train_batch_size": 2,
+            "--max_train_steps": 4,
+            "--learning_rate": 1e-2,
+            "--rank": 4,
+            "--calibration_samples": 8,
+        }
+        words = [str(word) for pair in defaults.items() if pair[0] not in argv and pair[1] is not None for word in pair]
+        load_script().main(parse_arguments([*words, *(str(word) for word in argv)]))
+        return tmp_path / output
+
+    return run
+
+
+def weights(run, file="reslora_adapter.safetensors"):
+    return load_tensors(run / file)[0]
+
+
+def losses(run):
+    return [row["loss"] for row in read_jsonl(run / "log.jsonl")]
+
+
+def assert_same(one, two):
+    assert losses(one) == losses(two)
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_what_the_design_says(train, method):
+    run = train("--method", method, "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
+    found = {path.name for path in run.iterdir()}
+    assert found >= {"run.json", "log.jsonl", "validation", "reslora_adapter.safetensors", "merge_report.json",
+                     "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}  # fmt: skip
+    rows = read_jsonl(run / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds"} for row in rows)
+    index = read_jsonl(run / "validation" / "index.jsonl")
+    assert {row["step"] for row in index if row["merge_approach"] == "unmerged"} == {0, 2, 4}
+    approach = "exact" if method in ("lora", "reslora_bs") else "least_squares"
+    assert {row["merge_approach"] for row in index if row["step"] == 4} == {"base", "unmerged", approach}
+    assert all((run / "validation" / row["file"]).is_file() for row in index)
+    described = json.loads((run / "run.json").read_text())
+    assert described["method"] == method and len(described["link_plan"]) == 48
+    report = json.loads((run / "merge_report.json").read_text())
+    assert report["approach"] == approach and report["end_to_end"]["active_linears_in_fresh_pipeline"] == 48
+    if approach == "exact":
+        assert report["end_to_end"]["drift"]["exact"] < 1e-4
+        assert report["end_to_end"]["largest_difference_of_exported_file"] < 1e-4
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_the_straight_run(train, method):
+    flags = ("--method", method, "--lora_dropout", 0.1, "--lr_scheduler", "cosine", "--lr_warmup_steps", 2,
+             "--gradient_accumulation_steps", 2)  # fmt: skip
+    straight = train(*flags, "--max_train_steps", 6, output="straight")
+    train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, output="resumed")
+    os.rename(straight.parent / "resumed" / "checkpoint-4", straight.parent / "keep")
+    resumed = train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, "--resume_from_checkpoint",
+                    "checkpoint-2", output="resumed")  # fmt: skip
+    assert_same(straight, resumed)
+    again = train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, "--resume_from_checkpoint", "latest",
+                  output="resumed")  # fmt: skip
+    assert_same(straight, again)
+    assert [row["lr"] for row in read_jsonl(straight / "log.jsonl")] == [
+        row["lr"] for row in read_jsonl(again / "log.jsonl")
+    ]
+
+
+def test_resuming_past_the_end_keeps_the_weights(train):
+    run = train("--checkpointing_steps", 4)
+    before = weights(run)
+    train("--checkpointing_steps", 4, "--resume_from_checkpoint", "latest", "--max_train_steps", 3)
+    assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
+
+
+def test_only_so_many_checkpoints_stay(train):
+    run = train("--checkpointing_steps", 1, "--checkpoints_total_limit", 2)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    names = {path.name for path in (run / "checkpoint-4").iterdir()}
+    assert "reslora_adapter.safetensors" in names and not any("model" in name for name in names)
+
+
+def test_all_methods_see_the_same_noise_so_that_their_first_loss_is_equal(train):
+    firsts = {losses(train("--method", method, "--max_train_steps", 1, output=method))[0] for method in METHODS}
+    assert len(firsts) == 1
+
+
+def test_cached_latents_change_no_loss(train):
+    cached = train("--cache_latents", "--max_train_steps", 3, output="cached")
+    fresh = train("--no-cache_latents", "--max_train_steps", 3, output="fresh")
+    assert losses(cached) == pytest.approx(losses(fresh), rel=1e-4)
+
+
+def test_random_crops_forbid_the_cache(train, tmp_path):
+    wide = make_picture_folder(tmp_path / "wide", size=(32, 16))
+    with pytest.raises(ValueError, match=r"crops are random here\. Add --center_crop"):
+        train("--cache_latents", data=wide)
+    assert len(losses(train("--random_flip", data=wide))) == 4
+
+
+def test_accumulation_equals_the_larger_batch(train):
+    large = train("--train_batch_size", 4, "--max_train_steps", 1, output="large")
+    one = losses(large)[0]
+    small = train("--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--max_train_steps", 1, output="small")
+    assert losses(small)[0] != one  # other noise: a draw belongs to a micro step
+    assert read_jsonl(small / "log.jsonl")[0]["step"] == 1
+
+
+@pytest.mark.parametrize("flags", [
+    ["--gradient_checkpointing"],
+    ["--mixed_precision", "bf16"],
+    ["--snr_gamma", 5.0, "--noise_offset", 0.1],
+    ["--max_grad_norm", 1e-3],
+    ["--report_to", "tensorboard"],
+    ["--first_block", "none", "--link", "same_size", "--across_attention"],
+    ["--method", "reslora_bs", "--pre_num", -1, "--merge_rank", 4],
+    ["--target_modules", "attn2.to_k", "attn2.to_v"],
+    ["--max_train_samples", 3, "--scale_lr", "--lr_scheduler", "linear"],
+    ["--merge_approach", "weights", "--enable_xformers_memory_efficient_attention"],
+])  # fmt: skip
+def test_flags_do_their_work(train, flags):
+    run = train(*flags)
+    assert len(losses(run)) == 4 and all(math.isfinite(loss) for loss in losses(run))
+    assert all(value.dtype == torch.float32 for value in weights(run).values())
+
+
+def test_gradient_checkpointing_trains_the_same(train):
+    plain, saved = (
+        train("--method", "reslora_ms", output="a"),
+        train("--method", "reslora_ms", "--gradient_checkpointing", output="b"),
+    )
+    assert losses(plain) == pytest.approx(losses(saved), rel=1e-5)
+
+
+def test_clipping_clips(train):
+    free, tight = train("--max_grad_norm", 1e9, output="free"), train("--max_grad_norm", 1e-9, output="tight")
+    assert read_jsonl(free / "log.jsonl")[0]["grad_norm"] == read_jsonl(tight / "log.jsonl")[0]["grad_norm"]
+    # AdamW divides a gradient of 1e-9 by more than its size, since epsilon is 1e-8
+    moved = [
+        sum(float(value.abs().sum()) for name, value in weights(run).items() if name.endswith(".B"))
+        for run in (free, tight)
+    ]
+    assert moved[1] < 0.5 * moved[0]
+
+
+def bad_cases(tmp_path, tiny):
+    pictures = tmp_path / "pictures"
+    broken = tmp_path / "broken_model"
+    broken.mkdir()
+    (broken / "model_index.json").write_text((tiny / "model_index.json").read_text())
+    (tmp_path / "file").write_text("in the way")
+    xl = tmp_path / "xl"
+    xl.mkdir()
+    (xl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    return {
+        "rank": (["--rank", 0], "rank"),
+        "data": (["--train_data_dir", tmp_path / "nowhere"], "There is no"),
+        "column": (["--caption_column", "words"], "'words'"),
+        "model": (["--pretrained_model_name_or_path", tmp_path / "nowhere"], "Cannot read model_index.json"),
+        "broken model": (["--pretrained_model_name_or_path", broken], "Cannot read text_encoder"),
+        "sdxl": (["--pretrained_model_name_or_path", xl], "StableDiffusionXLPipeline"),
+        "targets": (["--target_modules", "query"], "'query'"),
+        "resume": (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+        "resume name": (["--resume_from_checkpoint", "checkpoint-9"], "no checkpoint 'checkpoint-9'"),
+        "output": (["--output_dir", tmp_path / "file" / "run"], "can't be written"),
+        "approach": (["--merge_approach", "exact"], "doesn't fit"),
+    }, pictures
+
+
+@pytest.mark.parametrize("case", ["rank", "data", "column", "model", "broken model", "sdxl", "targets", "resume",
+                                  "resume name", "output", "approach"])  # fmt: skip
+def test_bad_input_is_one_clear_error_and_writes_nothing(train, case, tmp_path, tiny_pipeline_folder):
+    cases, _ = bad_cases(tmp_path, tiny_pipeline_folder)
+    flags, words = cases[case]
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        train(*flags)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_user_sees_the_error_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--train_data_dir", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")],
+        capture_output=True, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: There is no")
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_overwritten_unasked(train):
+    run = train()
+    before = weights(run)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train()
+    assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
+    assert len(losses(train("--overwrite_output_dir", "--max_train_steps", 2))) == 2
+
+
+def test_resuming_with_other_settings_is_refused(train):
+    train("--checkpointing_steps", 2)
+    with pytest.raises(ValueError, match="other settings .*residual 'input' -> 'middle'"):
+        train("--resume_from_checkpoint", "latest", "--method", "reslora_ms")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(train, monkeypatch):
+    module = load_script()
+    from reslora_sd.diffusion import loss as loss_module
+
+    calls = {"count": 0}
+    honest = loss_module.diffusion_loss
+
+    def sometimes_nan(*arguments, **named):
+        calls["count"] += 1
+        return honest(*arguments, **named) * (float("nan") if calls["count"] == 4 else 1)
+
+    monkeypatch.setattr(loss_module, "diffusion_loss", sometimes_nan)
+    assert module
+    with pytest.raises(RuntimeError, match=r"loss of step 4 is nan\. .*--learning_rate"):
+        train("--checkpointing_steps", 3, "--max_train_steps", 6)
+    monkeypatch.undo()
+    resumed = train("--checkpointing_steps", 3, "--max_train_steps", 6, "--resume_from_checkpoint", "latest")
+    assert_same(resumed, train("--max_train_steps", 6, output="straight"))
+
+
+def test_blocks_that_never_learn_stop_the_run(train, monkeypatch):
+    monkeypatch.setattr("torch.optim.AdamW.step", lambda self, closure=None: None)
+    with pytest.raises(RuntimeError, match="After 10 steps lora_B of 48 of 48 blocks is still zero"):
+        train("--max_train_steps", 12)
+
+
+def test_pictures_that_repeat_raise_an_alarm(train, monkeypatch, caplog):
+    monkeypatch.setattr("torch.optim.AdamW.step", lambda self, closure=None: None)
+    train(
+        "--max_train_steps", 2, "--validation_steps", 1, "--validation_prompts", "colour 1", "--merge_approach", "none"
+    )
+    assert "equal those of an earlier step to the last pixel" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["reslora_is", "reslora_ms"])
+def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(train, method, tmp_path):
+    """On the embedded model, whose layers do something; the merge is measured on fresh noise."""
+    run = train("--method", method, "--pretrained_model_name_or_path", ROOT / "reslora_sd" / "assets" / "tiny-sd",
+                "--dataset_name", "openmoji", "--max_train_samples", 64, "--train_batch_size", 8, "--learning_rate", 2e-3,
+                "--max_train_steps", 15, "--rank", 16, "--validation_steps", 15, "--validation_samples", 16,
+                "--validation_prompt", "cat face",
+                "--calibration_samples", 128, data=None)  # fmt: skip
+    drift = json.loads((run / "merge_report.json").read_text())["end_to_end"]["drift"]
+    assert drift["least_squares"] < 0.7 * min(drift["input"], drift["weights"])
+    assert drift["least_squares"] < 0.25 * drift["none"]
+    pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "reslora_sd" / "assets" / "tiny-sd")
+    pipeline.load_lora_weights(str(run))
+    assert pipeline.get_active_adapters()
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def command(tiny, pictures, output, *more):
+    return ["--pretrained_model_name_or_path", str(tiny), "--train_data_dir", str(pictures), "--output_dir", str(output),
+            "--rank", "4", "--learning_rate", "0.01", "--calibration_samples", "8", *more]  # fmt: skip
+
+
+def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
+    train, tiny_pipeline_folder, picture_folder, tmp_path
+):
+    flags = (
+        "--method",
+        "reslora_ms",
+        "--max_train_steps",
+        "6",
+        "--lr_scheduler",
+        "linear",
+        "--checkpointing_steps",
+        "3",
+    )
+    # accelerate launch starts one process where there is no GPU; torchrun starts as many as it is told
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+              "--master_port", str(free_port()), str(SCRIPT)]  # fmt: skip
+    done = subprocess.run(
+        [*launch, *command(tiny_pipeline_folder, picture_folder, tmp_path / "two", *flags, "--train_batch_size", "2")],
+        env={**environment(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = train(*flags, "--train_batch_size", 4, output="one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+    rates = [[row["lr"] for row in read_jsonl(run / "log.jsonl")] for run in (one, tmp_path / "two")]
+    assert rates[0] == rates[1]
+    assert weights(tmp_path / "two").keys() == weights(one).keys()
+
+
+def test_a_run_killed_while_saving_can_be_continued(train, tiny_pipeline_folder, picture_folder, tmp_path):
+    """The process kills itself in the middle of its second checkpoint."""
+    code = f"""
+import os, signal, sys
+import accelerate
+save, calls = accelerate.Accelerator.save_state, []
+def save_then_die(self, folder, **named):
+    save(self, folder, **named)
+    calls.append(folder)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+accelerate.Accelerator.save_state = save_then_die
+sys.argv[0] = {str(SCRIPT)!r}
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+    flags = ("--max_train_steps", "6", "--checkpointing_steps", "2", "--train_batch_size", "2")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command(tiny_pipeline_folder, picture_folder, tmp_path / "killed", *flags)],
+        env=environment(), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = train(*flags, "--resume_from_checkpoint", "latest", output="killed")
+    assert_same(resumed, train("--max_train_steps", 6, output="straight"))
+    assert not list(resumed.glob(".checkpoint*"))
+
+
+def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):
+    run = train("--validation_samples", 3, "--validation_steps", 2, "--validation_prompts", "colour 1")
+    assert json.loads((run / "run.json").read_text())["dataset"]["pictures"] == 5
+    held = [row["validation_loss"] for row in read_jsonl(run / "log.jsonl") if "validation_loss" in row]
+    assert len(held) == 2 and held[0] != held[1]
+    with pytest.raises(ValueError, match="--validation_samples 8 leaves none of the 8 pictures"):
+        train("--validation_samples", 8, output="other")
+
+
+def test_time_is_logged_in_seconds(train):
+    started = time.perf_counter()
+    run = train()
+    assert 0 < sum(row["seconds"] for row in read_jsonl(run / "log.jsonl")) < time.perf_counter() - started

@@ -1,0 +1,180 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+import reslora_sd
+from reslora_sd import ResLoRAAttnProcessor, ResLoRAConfig, add_reslora, load_reslora
+from reslora_sd.config import RESIDUALS
+from tests.unets import SMALL, inputs_for, move_away_from_zero, small_unet
+
+
+def output(unet, seed=1):
+    with torch.no_grad():
+        return unet.eval()(**inputs_for(unet, seed=seed)).sample
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_a_new_adapter_changes_nothing_and_removing_it_leaves_nothing(residual):
+    unet = small_unet()
+    before, weights = output(unet), copy.deepcopy(unet.state_dict())
+    processors = {name: type(processor) for name, processor in unet.attn_processors.items()}
+    trainable = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
+    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    assert torch.equal(output(unet), before)
+    move_away_from_zero(adapter)
+    assert not torch.equal(output(unet), before)
+    with adapter.disabled():
+        assert torch.equal(output(unet), before)
+    adapter.remove()
+    adapter.remove()
+    assert torch.equal(output(unet), before)
+    assert {name: type(processor) for name, processor in unet.attn_processors.items()} == processors
+    assert {name: parameter.requires_grad for name, parameter in unet.named_parameters()} == trainable
+    assert unet.state_dict().keys() == weights.keys()
+    assert not unet._forward_pre_hooks and not unet._forward_hooks
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_only_blocks_train_and_each_parameter_has_one_name(residual):
+    unet = small_unet()
+    base = set(unet.state_dict())
+    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4, pre_num=None))
+    trainable = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    assert trainable == set(unet.state_dict()) - base
+    assert len(trainable) == 2 * len(adapter.blocks) == len(list(adapter.parameters()))
+    assert all(name.rsplit(".", 1)[-1] in ("lora_A", "lora_B") for name in trainable)
+
+
+def test_every_residual_starts_from_the_same_blocks():
+    states = []
+    for residual in RESIDUALS:
+        torch.manual_seed(7)
+        states.append(add_reslora(small_unet(seed=0), ResLoRAConfig(residual=residual, r=4)))
+    first = states[0].state_dict()
+    assert first.keys() == states[1].state_dict().keys()
+    torch.manual_seed(7)
+    unet = small_unet()
+    torch.manual_seed(7)
+    one = add_reslora(unet, ResLoRAConfig(residual="none", r=4)).state_dict()
+    unet = small_unet()
+    torch.manual_seed(7)
+    two = add_reslora(unet, ResLoRAConfig(residual="middle", r=4)).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_base_weights_stay_bit_identical_through_training(residual):
+    unet = small_unet()
+    before = copy.deepcopy(unet.state_dict())
+    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.1)
+    for _ in range(3):
+        unet.train()(**inputs_for(unet)).sample.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = unet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_save_and_load_give_the_same_model(residual, tmp_path):
+    unet = small_unet()
+    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4, lora_alpha=6))
+    move_away_from_zero(adapter)
+    adapter.save(tmp_path / "a.safetensors")
+    twin = small_unet()
+    loaded = load_reslora(twin, tmp_path / "a.safetensors")
+    assert loaded.config == adapter.config
+    assert torch.equal(output(twin), output(unet))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_an_adapter_of_another_model_is_refused_and_changes_nothing(tmp_path):
+    add_reslora(small_unet(), ResLoRAConfig(r=4)).save(tmp_path / "a.safetensors")
+    wider = small_unet({**SMALL, "cross_attention_dim": 40})
+    longer = small_unet({**SMALL, "layers_per_block": 1})
+    for unet in (wider, longer):
+        before = output(unet)
+        with pytest.raises(ValueError, match="belongs to another model"):
+            load_reslora(unet, tmp_path / "a.safetensors")
+        assert torch.equal(output(unet), before)
+        assert not any(isinstance(p, ResLoRAAttnProcessor) for p in unet.attn_processors.values())
+
+
+def test_files_that_are_no_adapter_are_told(tmp_path):
+    unet = small_unet()
+    path = tmp_path / "a.safetensors"
+    add_reslora(small_unet(), ResLoRAConfig(r=4)).save(path)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="no complete safetensors file"):
+        load_reslora(unet, cut)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    with pytest.raises(ValueError, match="no ResLoRA training form"):
+        load_reslora(unet, foreign)
+    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
+        load_reslora(unet, tmp_path / "missing.safetensors")
+
+
+def test_no_lora_loader_takes_the_training_form(tmp_path, tiny_pipeline_folder):
+    """diffusers skips keys that it doesn't know with a log line; this file must fail instead."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
+    add_reslora(copy.deepcopy(pipeline.unet), ResLoRAConfig(r=4)).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
+        pipeline.load_lora_weights(str(tmp_path), weight_name="a.safetensors")
+
+
+def test_a_second_adapter_and_foreign_processors_are_refused():
+    unet = small_unet()
+    add_reslora(unet, ResLoRAConfig(r=4))
+    with pytest.raises(ValueError, match="has a ResLoRA adapter already"):
+        add_reslora(unet, ResLoRAConfig(r=4))
+    fused = small_unet()
+    fused.fuse_qkv_projections()
+    with pytest.raises(ValueError, match="FusedAttnProcessor2_0"):
+        add_reslora(fused, ResLoRAConfig(r=4))
+    with pytest.raises(TypeError, match="Linear"):
+        add_reslora(torch.nn.Linear(2, 2), ResLoRAConfig(r=4))
+
+
+def test_a_unet_with_pefts_lora_is_refused():
+    from peft import LoraConfig
+
+    unet = small_unet()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(ValueError, match="Remove other adapters"):
+        add_reslora(unet, ResLoRAConfig(r=4))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    adapter = add_reslora(small_unet(), ResLoRAConfig(r=4))
+    adapter.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    move_away_from_zero(adapter)
+    with pytest.raises(OSError, match="disk full"):
+        adapter.save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_package_gives_its_public_names_and_imports_no_framework():
+    assert set(reslora_sd.__all__) == {
+        "PlainLoRA",
+        "ResLoRAAdapter",
+        "ResLoRAAttnProcessor",
+        "ResLoRAConfig",
+        "add_reslora",
+        "collect_statistics",
+        "load_reslora",
+        "merge",
+    }
+    code = "import sys, reslora_sd; print([m for m in ('diffusers', 'transformers', 'gradio', 'peft') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
