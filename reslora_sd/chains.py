@@ -99,11 +99,17 @@ class LinkPlan:
         return text
 
     def __str__(self) -> str:
+        """Chains by their place, `a -> b` for a path; projections with equal chains together."""
+        together: dict[tuple[str, ...], list[str]] = {}
+        sites = {link.site.name: link.site for link in self.links}
+        for chain in self.chains():
+            places = tuple(name.removesuffix(sites[name].chain).rstrip(".") for name in chain)
+            together.setdefault(places, []).append(sites[chain[0]].chain)
         rows = [f"{self.config.residual}: {self.summary()}"]
-        for link in self.links:
-            size = "x".join(str(part) for part in (link.site.out_features, link.site.in_features))
-            source = "<- " + ", ".join(link.predecessors) if link.predecessors else f"(no path: {link.reason})"
-            rows.append(f"  {link.site.name}  {size}, {link.site.tokens} tokens  {source}")
+        for places, chains in together.items():
+            shown = places if len(places) <= 3 else (places[0], f"... {len(places) - 2} more ...", places[-1])
+            rows.append(f"  {', '.join(chains)}")
+            rows.append(f"    {' -> '.join(shown)}")
         return "\n".join(rows)
 
 

@@ -1,21 +1,25 @@
 """Merging: an adapter with residual paths in, an ordinary LoRA out; nothing else is changed.
 
-| approach        | residual            | what it is                                            | exact                      |
-| --------------- | ------------------- | ----------------------------------------------------- | -------------------------- |
-| `none`          | all                 | the blocks alone, paths dropped (the paper's merge_no) | for residual `none`        |
-| `input`         | `input`, `middle`   | Eqs. 7 to 9 and 12, from norms of inputs (merge_bi)    | if x_{n-1} = alpha x_n     |
-| `weights`       | `input`, `middle`   | Eqs. 10, 11 and 13, from norms of weights (merge_bw)   | if x_{n-1} = alpha x_n     |
-| `least_squares` | `input`, `middle`   | the best plain LoRA of the same rank (ours)            | if x_{n-1} = M x_n, any M  |
-| `exact`         | `block`, `none`     | Eq. 5: the stacked pair, of rank (m+1) r               | always, unless cut by rank |
+| approach        | residual          | what it is                                              | exact                |
+| --------------- | ----------------- | ------------------------------------------------------- | -------------------- |
+| `none`          | all               | the blocks alone, paths dropped (the paper's merge_no)  | for residual `none`  |
+| `input`         | `input`, `middle` | Eqs. 7 to 9 and 12, from norms of inputs (merge_bi)     | if x_{n-1} = a x_n   |
+| `weights`       | `input`, `middle` | Eqs. 10, 11 and 13, from norms of weights (merge_bw)    | if x_{n-1} = a x_n   |
+| `least_squares` | `input`, `middle` | the best plain LoRA of the same rank (ours)             | if x_{n-1} = M x_n   |
+| `exact`         | `block`, `none`   | Eq. 5: the stacked pair, of rank (m+1) r                | unless cut by rank   |
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import merge_rules as rules
 from .adapter import ResLoRAAdapter
+from .blocks import LoRABlock
+from .config import ResLoRAConfig
 from .plain_lora import BlockReport, PlainBlock, PlainLoRA
 from .statistics import Statistics
 
@@ -68,32 +72,55 @@ def merge(
     reports: dict[str, BlockReport] = {}
     with torch.no_grad():
         for name, block in adapter.blocks.items():
-            A, B = block.lora_A.detach().float().cpu(), block.lora_B.detach().float().cpu()
-            alpha: float | None = None
-            alphas: tuple[float, ...] = ()
-            error: float | None = None
             if approach == "exact" and residual == "block":
                 A, B, error = rules.stack(block, rank)
-            elif approach == "input":
-                assert statistics is not None
-                alpha = rules.alpha_by_input(block, adapter.config, statistics)
-                A = (1 + alpha) * A
-            elif approach == "weights" and residual == "input":
-                alpha = rules.alpha_by_weights(block, adapter.config, merged_norms)
-                A = (1 + alpha) * A
-            elif approach == "weights":
-                alphas = rules.alphas_eq13(block, merged_norms, statistics if alpha_from == "inputs" else None)
-                A = rules.sum_eq13(block, alphas)
-            elif approach == "least_squares":
-                assert statistics is not None
-                A = rules.least_squares(block, adapter.config, statistics, ridge)
+                found = _Merged(A, error=error)
+            else:
+                B = block.lora_B.detach().float().cpu()
+                from_inputs = statistics if alpha_from == "inputs" else None
+                found = _merge_a(block, approach, adapter.config, statistics, merged_norms, ridge, from_inputs)
+                if statistics is not None:
+                    found.error = rules.branch_error(block, adapter.config, found.A, statistics)
             if approach == "weights":
-                merged_norms[name] = rules.merged_norm(_weight(adapter, name), A, B, block.scaling)
-            if error is None and statistics is not None:
-                error = rules.branch_error(block, adapter.config, A, statistics)
-            plain[name] = PlainBlock(A.contiguous(), B.contiguous(), block.scaling)
-            reports[name] = BlockReport(alpha, alphas, A.shape[0], error)
+                merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
+            plain[name] = PlainBlock(found.A.contiguous(), B.contiguous(), block.scaling)
+            reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error)
     return PlainLoRA(plain, adapter.config, approach, reports)
+
+
+@dataclass
+class _Merged:
+    A: Tensor
+    alpha: float | None = None
+    alphas: tuple[float, ...] = ()
+    error: float | None = None
+
+
+def _merge_a(
+    block: LoRABlock,
+    approach: str,
+    config: ResLoRAConfig,
+    statistics: Statistics | None,
+    merged_norms: dict[str, float],
+    ridge: float,
+    from_inputs: Statistics | None,
+) -> _Merged:
+    """The approaches that change A only."""
+    A = block.lora_A.detach().float().cpu()
+    if approach == "input":
+        assert statistics is not None
+        alpha = rules.alpha_by_input(block, config, statistics)
+        return _Merged((1 + alpha) * A, alpha)
+    if approach == "weights" and config.residual == "input":
+        alpha = rules.alpha_by_weights(block, config, merged_norms)
+        return _Merged((1 + alpha) * A, alpha)
+    if approach == "weights":
+        alphas = rules.alphas_eq13(block, merged_norms, from_inputs)
+        return _Merged(rules.sum_eq13(block, alphas), alphas=alphas)
+    if approach == "least_squares":
+        assert statistics is not None
+        return _Merged(rules.least_squares(block, config, statistics, ridge))
+    return _Merged(A)
 
 
 def _weight(adapter: ResLoRAAdapter, name: str) -> Tensor:

@@ -40,7 +40,7 @@ def stack(block: LoRABlock, rank: int | None) -> tuple[Tensor, Tensor, float]:
 
 
 def alpha_by_input(block: LoRABlock, config: ResLoRAConfig, statistics: Statistics) -> float:
-    """Eq. 9 for `input`, alpha = f_{n-1} / f_n of ||x||; Eq. 12 for `middle`, the sum over k of f_{n-k} / f_n of ||A x||.
+    """Eq. 9 for `input`: f_{n-1} / f_n of ||x||. Eq. 12 for `middle`: the sum over k of f_{n-k} / f_n of ||A x||.
 
     Exact where every x_{n-k} is alpha_k x_n. A chain's start has x_{n-1} = x_n (alpha 1) or nothing (alpha 0).
     """
@@ -112,7 +112,8 @@ def least_squares(block: LoRABlock, config: ResLoRAConfig, statistics: Statistic
     gram, cross = statistics.grams[block.input_name], statistics.blocks[block.name].cross
     assert cross is not None
     if ridge == 0:  # E[x x^T] can be singular: a LayerNorm's outputs lack a direction. Sums were made in float32.
-        return (A + torch.linalg.lstsq(gram, cross.T, rcond=1e-6, driver="gelsd").solution.T).float()
+        least_norm: Tensor = torch.linalg.lstsq(gram, cross.T, rcond=1e-6, driver="gelsd").solution
+        return (A + least_norm.T).float()
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     change: Tensor = torch.cholesky_solve(cross.T, torch.linalg.cholesky(gram)).T
     return (A + change).float()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# before torch is loaded: threads that spin while they wait make shared cores many times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import diffusers
 import pytest

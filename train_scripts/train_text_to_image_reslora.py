@@ -38,7 +38,8 @@ from reslora_sd.diffusion.data import Framing, load_images
 from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
-from reslora_sd.diffusion.models import Parts, load_parts
+from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.reports import check_learning, check_step, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.run_folder import RunFolder
 from reslora_sd.diffusion.validation import Validation, validation_loss
 
@@ -95,52 +96,6 @@ def make_validation(args: argparse.Namespace, steps_of_epoch: int, resolution: i
         resolution=resolution,
     )
     return validation, every
-
-
-def check_step(loss: float, step: int, run: RunFolder) -> None:
-    """Stops a run whose loss is no number, before the optimizer spreads it into the weights."""
-    if not math.isfinite(loss):
-        raise RuntimeError(
-            f"The loss of step {step} is {loss}. Training stopped; the checkpoints in {run.path} are from before. "
-            "Lower --learning_rate, use bf16 instead of fp16, or look for a broken picture."
-        )
-
-
-def check_learning(adapter: ResLoRAAdapter, step: int) -> None:
-    """Every block has to have moved: lora_B starts at zero."""
-    still = [name for name, block in adapter.blocks.items() if not block.lora_B.any()]
-    if still:
-        raise RuntimeError(
-            f"After {step} steps lora_B of {len(still)} of {len(adapter.blocks)} blocks is still zero, for example of "
-            f"{still[0]}. No gradient reaches them; please report this with the command."
-        )
-
-
-def push_to_hub(args: argparse.Namespace, run: RunFolder) -> None:
-    """Uploads the run folder without its checkpoints."""
-    from huggingface_hub import create_repo, upload_folder
-
-    repository = create_repo(args.hub_model_id or run.path.name, exist_ok=True, token=args.hub_token).repo_id
-    upload_folder(
-        repo_id=repository, folder_path=run.path, ignore_patterns=["checkpoint-*/*", ".*"], token=args.hub_token
-    )
-
-
-def describe(
-    args: argparse.Namespace, parts: Parts, adapter: ResLoRAAdapter, pictures: int, name: str
-) -> dict[str, object]:
-    """What run.json says."""
-    secrets = {"hub_token"}
-    return {
-        "method": args.method,
-        "arguments": {key: value for key, value in sorted(vars(args).items()) if key not in secrets},
-        "base_model": parts.name,
-        "dataset": {"name": name, "pictures": pictures},
-        "seed": args.seed,
-        "lora_config": adapter.config.to_dict(),
-        "trainable_parameters": adapter.num_parameters(),
-        "link_plan": adapter.link_plan().to_list(),
-    }
 
 
 def main(args: argparse.Namespace) -> None:
@@ -248,7 +203,7 @@ def main(args: argparse.Namespace) -> None:
                 optimizer.zero_grad()
         now = step + 1
         seconds = time.perf_counter() - started
-        row = {"loss": mean_loss, "lr": used_lr, "grad_norm": _finite(norm), "seconds": round(seconds, 4)}
+        row = {"loss": mean_loss, "lr": used_lr, "grad_norm": finite(norm), "seconds": round(seconds, 4)}
         bar.set_postfix(loss=f"{mean_loss:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoder.images) // held.batch_size)
@@ -270,26 +225,10 @@ def main(args: argparse.Namespace) -> None:
             adapter, parts, batches, held, total * args.gradient_accumulation_steps, run, args.merge_approach,
             validation, args.merge_rank, args.calibration_samples,
         )  # fmt: skip
-        print_result(run, result.approach, result.drift, result.largest_difference, result.active_linears)
+        print_result(run, result)
         if args.push_to_hub:
             push_to_hub(args, run)
     accelerator.end_training()
-
-
-def _finite(norm: torch.Tensor | float | None) -> float | None:
-    """The norm for the log; `None` where fp16's loss scaling made it infinite and the step was skipped."""
-    return float(norm) if norm is not None and math.isfinite(norm) else None
-
-
-def print_result(run: RunFolder, approach: str, drift: dict[str, float], largest: float, active: int) -> None:
-    """What the user reads at the end."""
-    print("\nDrift of the merged from the unmerged model, as a share of what the adaptation changes:")
-    for name, value in sorted(drift.items(), key=lambda item: -item[1]):
-        print(f"  {name:14} {100 * value:7.3f} %{'   <- exported' if name == approach else ''}")
-    print(
-        f"In a fresh pipeline {active} linears carry the LoRA; largest difference to the unmerged model {largest:.2g}."
-    )
-    print(f"Everything is in {run.path}. Use it with: pipeline.load_lora_weights({str(run.path)!r})")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     add("--across_attention", action="store_true", help="One chain through self- and cross-attention in turn.")
     add("--target_modules", nargs="+", default=["to_q", "to_k", "to_v", "to_out.0"], help="Ends of module paths.")
     add("--merge_approach", choices=sorted({one for kinds in APPROACHES.values() for one in kinds}),
-        help="How the paths are merged away (left out: exact for lora and reslora_bs, least_squares else).")  # fmt: skip
+        help="How paths are merged away (left out: exact for lora and reslora_bs, least_squares else).")  # fmt: skip
     add("--calibration_samples", type=int, default=512, help="Noisy pictures that merging takes its statistics from.")
     add("--merge_rank", type=int, help="reslora_bs: cut the exact merge to this rank by SVD.")
 

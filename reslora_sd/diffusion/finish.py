@@ -75,25 +75,34 @@ def finish(
     unmerged = _predict(unet, parts, measured)
     with adapter.disabled():
         base = _predict(unet, parts, measured)
-        pictures = {"base": validation.draw(parts.pipeline())} if validation else {}
+        base_pictures = validation.draw(parts.pipeline()) if validation else []
     adapter.remove()
     drift = {}
     for name, plain in plains.items():
         with _Loaded(unet, plain):
             drift[name] = _distance(_predict(unet, parts, measured), unmerged) / max(_distance(unmerged, base), 1e-30)
 
-    plain = plains[approach]
-    details = {"modelspec.title": run.path.name, "ss_base_model_version": _version(parts), "base_model": parts.name}
-    plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
-    plain.save_kohya(run.path / KOHYA_FILE, **details)
-    largest, active, merged_pictures = _prove(parts, run.path, measured, unmerged, base, len(plain.blocks), validation)
+    _export(plains[approach], parts, run)
+    largest, active, pictures = _prove(
+        parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
+    )
     finished = Finished(approach, drift, largest, active)
     write_json(run.path / "merge_report.json", _report(finished, plains))
     if validation:
-        for kind, drawn in {**pictures, approach: merged_pictures}.items():
-            validation.save(drawn, run, steps, kind)
+        validation.save(base_pictures, run, steps, "base")
+        validation.save(pictures, run, steps, approach)
         save_sheets(run, approach)
     return finished
+
+
+def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
+    details = {
+        "modelspec.title": run.path.name,
+        "ss_base_model_version": _version(parts),
+        "base_model": Path(parts.name).name,
+    }
+    plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
+    plain.save_kohya(run.path / KOHYA_FILE, **details)
 
 
 def _measured(batches: BatchMaker, kept_out: BatchMaker | None, start: int, at_most: int) -> Iterator[Batch]:

@@ -113,20 +113,24 @@ def load_parts(
     )
     for model in (parts.text_encoder, parts.vae, parts.unet):
         model.requires_grad_(False).eval().float()
+    _check(parts)
+    return parts
+
+
+def _check(parts: Parts) -> None:
     words, rows = len(parts.tokenizer), parts.text_encoder.config.vocab_size
     if words > rows or words < 3:  # transformers makes an empty tokenizer of a folder without one
         raise ValueError(
-            f"The tokenizer of {name} has {words} entries and its text encoder {rows}. The folder is broken."
+            f"The tokenizer of {parts.name} has {words} entries and its text encoder {rows}. The folder is broken."
         )
     kind = parts.scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"prediction_type is {kind!r}. It must be epsilon or v_prediction.")
     if kind == "epsilon" and float(parts.scheduler.alphas_cumprod[-1]) < 1e-9:
         raise ValueError(
-            f"{name} has a noise schedule with zero terminal SNR and prediction_type epsilon, which no model can learn "
-            "at the last step. Use a v_prediction model."
+            f"{parts.name} has a noise schedule with zero terminal SNR and prediction_type epsilon, which no model can "
+            "learn at the last step. Use a v_prediction model."
         )
-    return parts
 
 
 def _load(part: str, name: str | Path, loader: Any) -> Any:

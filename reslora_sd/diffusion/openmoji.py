@@ -62,7 +62,7 @@ def _code(character: str) -> str:
 
 
 def _caption(name: str) -> str:
-    return name.strip(":").replace("_", " ").replace("’", "'").lower()
+    return name.strip(":").replace("_", " ").replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").lower()
 
 
 def _is_left_out(code: str, caption: str) -> bool:

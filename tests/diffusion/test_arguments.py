@@ -5,7 +5,16 @@ import pytest
 from reslora_sd.diffusion.arguments import lora_config, make_parser, parse_arguments
 from reslora_sd.diffusion.models import DEFAULT_MODEL
 
-DIFFUSERS_FLAGS = ["pretrained_model_name_or_path", "revision", "variant", "dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column", "validation_prompt", "num_validation_images", "validation_epochs", "max_train_samples", "output_dir", "cache_dir", "seed", "resolution", "center_crop", "random_flip", "train_batch_size", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "gradient_checkpointing", "learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "snr_gamma", "use_8bit_adam", "allow_tf32", "dataloader_num_workers", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "push_to_hub", "hub_token", "prediction_type", "hub_model_id", "logging_dir", "mixed_precision", "report_to", "local_rank", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "enable_xformers_memory_efficient_attention", "noise_offset", "rank", "image_interpolation_mode"]
+DIFFUSERS_FLAGS = """
+pretrained_model_name_or_path revision variant dataset_name dataset_config_name train_data_dir image_column
+caption_column validation_prompt num_validation_images validation_epochs max_train_samples output_dir
+cache_dir seed resolution center_crop random_flip train_batch_size num_train_epochs max_train_steps
+gradient_accumulation_steps gradient_checkpointing learning_rate scale_lr lr_scheduler lr_warmup_steps
+snr_gamma use_8bit_adam allow_tf32 dataloader_num_workers adam_beta1 adam_beta2 adam_weight_decay adam_epsilon
+max_grad_norm push_to_hub hub_token prediction_type hub_model_id logging_dir mixed_precision report_to
+local_rank checkpointing_steps checkpoints_total_limit resume_from_checkpoint
+enable_xformers_memory_efficient_attention noise_offset rank image_interpolation_mode
+""".split()
 
 
 def test_every_flag_of_diffusers_script_is_known():

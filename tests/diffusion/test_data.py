@@ -78,7 +78,7 @@ def test_an_empty_caption_is_told(tmp_path, caption):
 
 
 def test_wrong_columns_are_told_with_those_that_there_are(picture_folder, tmp_path):
-    with pytest.raises(ValueError, match="--caption_column is 'label', but .* columns image, text"):
+    with pytest.raises(ValueError, match=r"--caption_column is 'label', but .* columns image, text"):
         load_images(str(picture_folder), None, caption_column="label")
     Dataset.from_dict({"a": [1]}, features=Features({"a": Value("int64")})).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="columns a, none named like a image"):

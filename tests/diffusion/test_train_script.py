@@ -231,7 +231,8 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(train, case, tmp_path, 
 
 def test_a_user_sees_the_error_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--train_data_dir", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")],
+        [sys.executable, str(SCRIPT), "--train_data_dir", str(tmp_path / "nowhere"),
+         "--output_dir", str(tmp_path / "run")],
         capture_output=True, text=True, cwd=ROOT, env=environment(),
     )  # fmt: skip
     assert done.returncode == 1
@@ -250,7 +251,7 @@ def test_another_run_is_not_overwritten_unasked(train):
 
 def test_resuming_with_other_settings_is_refused(train):
     train("--checkpointing_steps", 2)
-    with pytest.raises(ValueError, match="other settings .*residual 'input' -> 'middle'"):
+    with pytest.raises(ValueError, match=r"other settings .*residual 'input' -> 'middle'"):
         train("--resume_from_checkpoint", "latest", "--method", "reslora_ms")
 
 
@@ -292,9 +293,9 @@ def test_pictures_that_repeat_raise_an_alarm(train, monkeypatch, caplog):
 def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(train, method, tmp_path):
     """On the embedded model, whose layers do something; the merge is measured on fresh noise."""
     run = train("--method", method, "--pretrained_model_name_or_path", ROOT / "reslora_sd" / "assets" / "tiny-sd",
-                "--dataset_name", "openmoji", "--max_train_samples", 64, "--train_batch_size", 8, "--learning_rate", 2e-3,
-                "--max_train_steps", 15, "--rank", 16, "--validation_steps", 15, "--validation_samples", 16,
-                "--validation_prompt", "cat face",
+                "--dataset_name", "openmoji", "--max_train_samples", 64, "--train_batch_size", 8,
+                "--learning_rate", 2e-3, "--max_train_steps", 15, "--rank", 16, "--validation_steps", 15,
+                "--validation_samples", 16, "--validation_prompt", "cat face",
                 "--calibration_samples", 128, data=None)  # fmt: skip
     drift = json.loads((run / "merge_report.json").read_text())["end_to_end"]["drift"]
     assert drift["least_squares"] < 0.7 * min(drift["input"], drift["weights"])
@@ -315,8 +316,9 @@ def free_port():
 
 
 def command(tiny, pictures, output, *more):
-    return ["--pretrained_model_name_or_path", str(tiny), "--train_data_dir", str(pictures), "--output_dir", str(output),
-            "--rank", "4", "--learning_rate", "0.01", "--calibration_samples", "8", *more]  # fmt: skip
+    return ["--pretrained_model_name_or_path", str(tiny), "--train_data_dir", str(pictures),
+            "--output_dir", str(output), "--rank", "4", "--learning_rate", "0.01",
+            "--calibration_samples", "8", *more]  # fmt: skip
 
 
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
