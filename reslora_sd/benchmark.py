@@ -27,7 +27,7 @@ from .storage import write_json
 
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 _BASELINE = "peft"
-_QUICK_SECONDS, _SECONDS = 35.0, 180.0
+_QUICK_SECONDS, _SECONDS = 24.0, 180.0
 
 
 def make_step(

@@ -18,6 +18,7 @@ from ..plain_lora import PlainLoRA
 from ..statistics import collect_statistics
 from ..storage import write_json
 from .batches import Batch, BatchMaker
+from .loss import target_of
 from .models import Parts
 from .run_folder import ADAPTER_FILE, RunFolder
 from .validation import Validation, save_sheets
@@ -34,6 +35,8 @@ class Finished:
     drift: dict[str, float]
     """By approach: how far the merged model's prediction is from the unmerged one's, as a share of what the whole
     adaptation changes: ||merged - unmerged|| / ||unmerged - base||, over noisy latents of the training data."""
+    loss: dict[str, float]
+    """Of the base model, the unmerged one and every approach, on the same noisy latents."""
     largest_difference: float
     """Between the exported file in a fresh pipeline and the unmerged model, of any number of a prediction."""
     active_linears: int
@@ -77,22 +80,36 @@ def finish(
         base = _predict(unet, parts, measured)
         base_pictures = validation.draw(parts.pipeline()) if validation else []
     adapter.remove()
-    drift = {}
-    for name, plain in plains.items():
-        with _Loaded(unet, plain):
-            drift[name] = _distance(_predict(unet, parts, measured), unmerged) / max(_distance(unmerged, base), 1e-30)
-
+    drift, loss = _measure(plains, unet, parts, measured, unmerged, base)
     _export(plains[approach], parts, run)
     largest, active, pictures = _prove(
         parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
     )
-    finished = Finished(approach, drift, largest, active)
+    finished = Finished(approach, drift, loss, largest, active)
     write_json(run.path / "merge_report.json", _report(finished, plains))
     if validation:
         validation.save(base_pictures, run, steps, "base")
         validation.save(pictures, run, steps, approach)
         save_sheets(run, approach)
     return finished
+
+
+def _measure(
+    plains: dict[str, PlainLoRA],
+    unet: nn.Module,
+    parts: Parts,
+    batches: Sequence[Batch],
+    unmerged: Sequence[Tensor],
+    base: Sequence[Tensor],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Drift of every approach, and losses of all models, on the same batches."""
+    drift, loss = {}, {"base": _loss(base, parts, batches), "unmerged": _loss(unmerged, parts, batches)}
+    for name, plain in plains.items():
+        with _Loaded(unet, plain):
+            merged = _predict(unet, parts, batches)
+        drift[name] = _distance(merged, unmerged) / max(_distance(unmerged, base), 1e-30)
+        loss[name] = _loss(merged, parts, batches)
+    return drift, loss
 
 
 def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
@@ -130,6 +147,14 @@ def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch]) -> list[Te
         noisy = parts.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         predictions.append(unet(noisy, batch.timesteps, encoder_hidden_states=batch.embeddings).sample.float().cpu())
     return predictions
+
+
+def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch]) -> float:
+    errors = [
+        (prediction - target_of(parts.scheduler, batch.latents, batch.noise, batch.timesteps)).square().mean()
+        for prediction, batch in zip(predictions, batches, strict=True)
+    ]
+    return float(torch.stack(errors).mean())
 
 
 def _distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
@@ -204,6 +229,7 @@ def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
     return {
         "approach": finished.approach,
         "end_to_end": {
+            "loss": finished.loss,
             "drift": finished.drift,
             "drift_is": "||merged - unmerged|| / ||unmerged - base|| of the U-Net's predictions",
             "largest_difference_of_exported_file": finished.largest_difference,

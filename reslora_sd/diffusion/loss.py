@@ -34,14 +34,19 @@ def diffusion_loss(
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     prediction = unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
-    if scheduler.config.prediction_type == "epsilon":
-        target = noise
-    else:
-        target = scheduler.get_velocity(latents, noise, timesteps)
+    target = target_of(scheduler, latents, noise, timesteps)
     errors: Tensor = (prediction.float() - target.float()).square().flatten(1).mean(1)  # (batch,)
     if snr_gamma is not None:
         errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma)
     return errors.mean()
+
+
+def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the U-Net should predict: the noise, or the velocity.  -> like latents"""
+    if scheduler.config.prediction_type == "epsilon":
+        return noise
+    velocity: Tensor = scheduler.get_velocity(latents, noise, timesteps)
+    return velocity
 
 
 def min_snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:

@@ -380,6 +380,8 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
 def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):
     run = train("--validation_samples", 3, "--validation_steps", 2, "--validation_prompts", "colour 1")
     assert json.loads((run / "run.json").read_text())["dataset"]["pictures"] == 5
+    report = json.loads((run / "merge_report.json").read_text())["end_to_end"]
+    assert set(report["loss"]) == {"base", "unmerged", "none", "input", "weights", "least_squares"}
     held = [row["validation_loss"] for row in read_jsonl(run / "log.jsonl") if "validation_loss" in row]
     assert len(held) == 2 and held[0] != held[1]
     with pytest.raises(ValueError, match="--validation_samples 8 leaves none of the 8 pictures"):
