@@ -388,6 +388,25 @@ def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):
         train("--validation_samples", 8, output="other")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_base_weights_are_bit_identical_after_training_merging_and_exporting(train, method, monkeypatch):
+    from reslora_sd.diffusion import models
+
+    loaded = []
+    honest = models.load_parts
+
+    def remember(*arguments):
+        loaded.append(honest(*arguments))
+        loaded.append({name: value.clone() for name, value in loaded[0].unet.state_dict().items()})
+        return loaded[0]
+
+    monkeypatch.setattr(models, "load_parts", remember)
+    train("--method", method, "--validation_prompts", "colour 1", "--validation_steps", 2)
+    parts, before = loaded
+    after = parts.unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_time_is_logged_in_seconds(train):
     started = time.perf_counter()
     run = train()
