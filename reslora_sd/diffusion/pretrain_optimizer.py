@@ -1,0 +1,84 @@
+"""The optimiser of pretraining: orthogonalised momentum for kernels and matrices, AdamW for the rest.
+
+"Muon" (K. Jordan and others, 2024, https://kellerjordan.github.io/posts/muon): the momentum of a matrix is
+replaced by the nearest matrix with equal singular values, so that rare directions are learned as fast as
+frequent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of the singular value decomposition U S V^T, by Newton-Schulz steps.  (m, n) -> (m, n)"""
+    a, b, c = (
+        3.4445,
+        -4.7750,
+        2.0315,
+    )  # the quintic of Jordan and others: fast, singular values end in 0.7 ... 1.2
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the groups with `orthogonalise=True`, AdamW for the others.
+
+    Every group has its `lr`; the update of an orthogonalised matrix is scaled to the size of a usual AdamW
+    update (root of the mean square 0.2), so that both kinds share one learning rate.
+    """
+
+    def __init__(self, groups: Iterable[dict], lr: float, momentum: float = 0.95, betas=(0.9, 0.99)) -> None:
+        super().__init__(
+            groups,
+            {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": 0.0, "orthogonalise": False},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    change = (
+                        self._muon(parameter, group)
+                        if group["orthogonalise"]
+                        else self._adam(parameter, group)
+                    )
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+
+    def _muon(self, parameter: nn.Parameter, group: dict) -> Tensor:
+        state = self.state[parameter]
+        grad = parameter.grad
+        assert grad is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(grad)
+        state["momentum"].lerp_(grad, 1 - group["momentum"])
+        ahead = grad.lerp(state["momentum"], group["momentum"])
+        matrix = ahead.flatten(1)
+        change = orthogonalised(matrix) * (0.2 * max(matrix.shape) ** 0.5)
+        return change.view(parameter.shape)
+
+    def _adam(self, parameter: nn.Parameter, group: dict) -> Tensor:
+        state = self.state[parameter]
+        grad = parameter.grad
+        assert grad is not None
+        if not state:
+            state["step"] = 0
+            state["first"] = torch.zeros_like(grad)
+            state["second"] = torch.zeros_like(grad)
+        state["step"] += 1
+        b1, b2 = group["betas"]
+        state["first"].lerp_(grad, 1 - b1)
+        state["second"].lerp_(grad.square(), 1 - b2)
+        first = state["first"] / (1 - b1 ** state["step"])
+        second = state["second"] / (1 - b2 ** state["step"])
+        return first / (second.sqrt() + 1e-8)
