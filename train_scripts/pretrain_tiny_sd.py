@@ -120,10 +120,8 @@ def build_denoiser(args: argparse.Namespace, captions: list[str]) -> tuple[Any, 
         from transformers import CLIPTextModel, CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(Path(args.init_from, "tokenizer"))
-        text_encoder = CLIPTextModel.from_pretrained(
-            Path(args.init_from, "text_encoder"), dtype=torch.float32
-        )
-        unet = UNet2DConditionModel.from_pretrained(Path(args.init_from, "unet"), torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(Path(args.init_from, "text_encoder")).float()
+        unet = UNet2DConditionModel.from_pretrained(Path(args.init_from, "unet")).float()
         if unet.config.in_channels != args.latent_channels:
             raise ValueError(
                 f"The U-Net of {args.init_from} takes {unet.config.in_channels} latent channels, "

@@ -85,8 +85,7 @@ class Agreement:
         self.latents = latents_of(pipeline.vae, drawings.pictures)
 
     def figures(self, names: Sequence[str]) -> dict[str, float]:
-        """Mean percentiles of the true name and mean border level over one sample a name; none for no names.
-        """
+        """Mean percentiles of the true name and mean border level over one sample a name; none for no names."""
         if not names:
             return {}
         args, vae = self.args, self.pipeline.vae
@@ -129,15 +128,14 @@ def load_references(args: argparse.Namespace) -> dict[str, Drawings]:
 
 
 def load_pipeline(model: Path) -> Any:
-    """The plain diffusers pipeline in float32, without progress bars; raises `FileNotFoundError` without it.
-    """
+    """The plain diffusers pipeline in float32, without progress bars; raises `FileNotFoundError` without it."""
     from diffusers import StableDiffusionPipeline
 
     if not (model / "model_index.json").is_file():
         raise FileNotFoundError(
             f"{model} holds no diffusers pipeline (no model_index.json). Pass --model with a pipeline folder."
         )
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

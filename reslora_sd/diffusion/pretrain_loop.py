@@ -97,8 +97,7 @@ class StageSettings:
 
 
 class WorkClock:
-    """Seconds of work: a step that lasts far longer than its fellows was a pause, and counts as a usual step.
-    """
+    """Seconds of work: a step that lasts far longer than its fellows was a pause, and counts as a usual step."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -182,8 +181,7 @@ class Stage:
         write_atomically(lambda file: torch.save(state, file), self.checkpoint)
 
     def resume(self) -> bool:
-        """Take up the last checkpoint, if there is one; raises `ValueError` if it belongs to other settings.
-        """
+        """Take up the last checkpoint, if there is one; raises `ValueError` if it belongs to other settings."""
         if not self.checkpoint.is_file():
             return False
         state = torch.load(self.checkpoint, weights_only=True)
@@ -248,7 +246,7 @@ class Stage:
         for parameter, *gradients in zip(self.trained, *(gradients for _, gradients in shares)):
             parameter.grad = torch.stack(gradients).mean(0) if workers > 1 else gradients[0]
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+        self.optimizer.step(pool=pool)
         self.step += 1
         keep = min(self.settings.ema_decay, self.step / (self.step + 10))
         with torch.no_grad():

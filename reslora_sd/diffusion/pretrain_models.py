@@ -19,8 +19,7 @@ TRAINING_NAMES_FILE = "training_names.json"
 
 
 def train_tokenizer(captions: Sequence[str], vocabulary: int, tokens: int) -> Any:
-    """A `CLIPTokenizer` whose byte pairs are learned from the captions; raises `ValueError` without captions.
-    """
+    """A `CLIPTokenizer` whose byte pairs are learned from the captions; raises `ValueError` without captions."""
     from transformers import CLIPTokenizer
 
     if not captions:
@@ -61,9 +60,7 @@ def build_text_encoder(tokenizer: Any, width: int, layers: int) -> Any:
     return CLIPTextModel(config)
 
 
-def build_unet(
-    channels: Sequence[int], layers: int, text_width: int, latent_channels: int, size: int
-) -> Any:
+def build_unet(channels: Sequence[int], layers: int, text_width: int, latent_channels: int, size: int) -> Any:
     """A diffusers `UNet2DConditionModel` with cross-attention at every size."""
     from diffusers import UNet2DConditionModel
 

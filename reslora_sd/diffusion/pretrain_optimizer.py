@@ -8,6 +8,8 @@ frequent ones.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,7 @@ from torch import Tensor, nn
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """About U V^T of the singular value decomposition U S V^T, by Newton-Schulz steps.  (m, n) -> (m, n)"""
-    a, b, c = (
-        3.4445,
-        -4.7750,
-        2.0315,
-    )  # the quintic of Jordan and others: fast, singular values end in 0.7 ... 1.2
+    a, b, c = 3.4445, -4.7750, 2.0315  # the quintic of Jordan and others: quick, values end in 0.7 ... 1.2
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
@@ -35,27 +33,29 @@ class Muon(torch.optim.Optimizer):
     update (root of the mean square 0.2), so that both kinds share one learning rate.
     """
 
-    def __init__(self, groups: Iterable[dict], lr: float, momentum: float = 0.95, betas=(0.9, 0.99)) -> None:
-        super().__init__(
-            groups,
-            {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": 0.0, "orthogonalise": False},
-        )
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
+        """`lr` is for groups that bring none."""
+        defaults = {"momentum": 0.95, "betas": (0.9, 0.99), "weight_decay": 0.0, "orthogonalise": False}
+        super().__init__(groups, {"lr": lr, **defaults})
+
+    def step(self, closure: None = None, pool: Executor | None = None) -> None:  # type: ignore[override]
+        """Change every parameter that has a gradient; with a pool, its threads share the parameters."""
+        assert closure is None
+        jobs = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for parameter, _ in jobs:
+            self.state[
+                parameter
+            ]  # a defaultdict: entries are made here, since threads must not race to make them
+        for _ in (pool.map if pool else map)(self._change, jobs):
+            pass
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change every parameter that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    change = (
-                        self._muon(parameter, group)
-                        if group["orthogonalise"]
-                        else self._adam(parameter, group)
-                    )
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+    def _change(self, job: tuple[nn.Parameter, dict[str, Any]]) -> None:
+        parameter, group = job
+        change = self._muon(parameter, group) if group["orthogonalise"] else self._adam(parameter, group)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
 
-    def _muon(self, parameter: nn.Parameter, group: dict) -> Tensor:
+    def _muon(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         state = self.state[parameter]
         grad = parameter.grad
         assert grad is not None
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         change = orthogonalised(matrix) * (0.2 * max(matrix.shape) ** 0.5)
         return change.view(parameter.shape)
 
-    def _adam(self, parameter: nn.Parameter, group: dict) -> Tensor:
+    def _adam(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         state = self.state[parameter]
         grad = parameter.grad
         assert grad is not None
