@@ -1,4 +1,4 @@
-"""The figures of the base model: distances and percentiles by hand, and a whole evaluation of a tiny random model."""
+"""The figures of the base model: distances by hand, and a whole evaluation of a tiny random model."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_the_evaluation_prints_and_writes_every_figure(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures_file, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
-    text = f"--model {model} --data_dir {data} --size 32 --steps 2 --names 3 --json {figures_file} --sheet {sheet}"
-    evaluate_base.main(text.split())
+    text = f"--model {model} --data_dir {data} --size 32 --steps 2 --names 3"
+    evaluate_base.main([*text.split(), "--json", str(figures_file), "--sheet", str(sheet)])
     printed = capsys.readouterr().out
     assert "dB" in printed and "percentile" in printed and "border" in printed and "MB" in printed
     figures = json.loads(figures_file.read_text())

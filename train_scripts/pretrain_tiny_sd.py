@@ -175,11 +175,8 @@ def main(args: argparse.Namespace) -> None:
     print(f"done: {pipeline_dir}", flush=True)
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; every default is that of the shipped model but for the times."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, folders, times and what to show."""
     add = parser.add_argument
     add("--data_dir", required=True, help="parquet files (`image`, `text`) or an imagefolder with metadata")
     add("--output_dir", required=True, help="checkpoints, samples and the pipeline folder go here")
@@ -189,28 +186,28 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--leave_out_sets", nargs="*", default=["openmoji"], help="sets that no stage may see")
     add("--set_order", nargs="*", help="whose drawing of a name leads: best set first (default: by alphabet)")
     add("--left_out_names", type=int, default=40, help="names that no stage may see, for the evaluation")
-    add("--vae_minutes", type=float, default=35, help="minutes of work, pauses not counted")
+    add("--vae_minutes", type=float, default=30, help="minutes of work, pauses not counted")
     add("--unet_minutes", type=float, default=60, help="minutes of work, pauses not counted")
     add("--vae_steps", type=int, help="instead of --vae_minutes")
     add("--unet_steps", type=int, help="instead of --unet_minutes")
-    add("--vae_batch_size", type=int, default=16)
-    add("--unet_batch_size", type=int, default=32)
-    add("--vae_learning_rate", type=float, default=3e-3)
-    add("--unet_learning_rate", type=float, default=2e-3)
-    add("--vae_ema", type=float, default=0.997)
-    add("--unet_ema", type=float, default=0.998)
-    add("--warmup_steps", type=int, default=100)
+    add("--sample_prompts", nargs="*", help="prompts of the sheet (default: sixteen names)")
+    add("--sample_steps", type=int, default=25)
+    add("--guidance", type=float, default=4.0)
+    add("--save_every", type=int, default=250)
+    add("--log_every", type=int, default=50)
+    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that share each batch")
+    add("--seed", type=int, default=0)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sizes of the models and how they learn; the defaults are the shipped model's."""
+    add = parser.add_argument
     add("--size", type=int, default=64, help="pixels")
     add("--vae_channels", type=int, nargs="+", default=[16, 48, 96])
     add("--vae_layers", type=int, default=1)
     add("--latent_channels", type=int, default=4)
-    add("--kl_weight", type=float, default=2e-4, help="weight of the autoencoder's KL term")
-    add(
-        "--synthetic_drawings",
-        type=int,
-        default=12000,
-        help="drawings made in code, for the autoencoder only",
-    )
+    add("--kl_weight", type=float, default=2e-4, help="of the autoencoder's KL term")
+    add("--synthetic_drawings", type=int, default=12000, help="made in code, for the autoencoder only")
     add("--synthetic_share", type=float, default=0.35, help="share of them in the autoencoder's batches")
     add("--unet_channels", type=int, nargs="+", default=[64, 128])
     add("--unet_layers", type=int, default=2)
@@ -218,14 +215,23 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--text_layers", type=int, default=3)
     add("--tokens", type=int, default=24)
     add("--vocabulary", type=int, default=3223)
-    add("--sample_prompts", nargs="*", help="prompts of the sheet (default: sixteen names)")
-    add("--sample_steps", type=int, default=25)
-    add("--guidance", type=float, default=4.0)
-    add("--save_every", type=int, default=250)
-    add("--log_every", type=int, default=50)
-    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that share each batch")
+    add("--vae_batch_size", type=int, default=16)
+    add("--unet_batch_size", type=int, default=32)
+    add("--vae_learning_rate", type=float, default=3e-3)
+    add("--unet_learning_rate", type=float, default=2e-3)
+    add("--vae_ema", type=float, default=0.997)
+    add("--unet_ema", type=float, default=0.998)
+    add("--warmup_steps", type=int, default=100)
     add("--no_bf16", action="store_true", help="float32 throughout, instead of bfloat16 products")
-    add("--seed", type=int, default=0)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_run_arguments(parser)
+    add_recipe_arguments(parser)
     return parser.parse_args(arguments)
 
 

@@ -85,7 +85,7 @@ class Agreement:
         self.latents = latents_of(pipeline.vae, drawings.pictures)
 
     def figures(self, names: Sequence[str]) -> dict[str, float]:
-        """Mean percentiles of the true name and mean border level over one sample a name; none for no names."""
+        """Mean percentiles of the true name and mean border level, one sample a name; no names, no figures."""
         if not names:
             return {}
         args, vae = self.args, self.pipeline.vae
@@ -128,7 +128,7 @@ def load_references(args: argparse.Namespace) -> dict[str, Drawings]:
 
 
 def load_pipeline(model: Path) -> Any:
-    """The plain diffusers pipeline in float32, without progress bars; raises `FileNotFoundError` without it."""
+    """The plain diffusers pipeline in float32; raises `FileNotFoundError` where there is none."""
     from diffusers import StableDiffusionPipeline
 
     if not (model / "model_index.json").is_file():

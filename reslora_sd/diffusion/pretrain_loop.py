@@ -97,7 +97,7 @@ class StageSettings:
 
 
 class WorkClock:
-    """Seconds of work: a step that lasts far longer than its fellows was a pause, and counts as a usual step."""
+    """Seconds of work: a step that lasts far longer than the others was a pause, and counts as a usual one."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -181,7 +181,7 @@ class Stage:
         write_atomically(lambda file: torch.save(state, file), self.checkpoint)
 
     def resume(self) -> bool:
-        """Take up the last checkpoint, if there is one; raises `ValueError` if it belongs to other settings."""
+        """Take up the last checkpoint, if there is one; raises `ValueError` if it is another model's."""
         if not self.checkpoint.is_file():
             return False
         state = torch.load(self.checkpoint, weights_only=True)

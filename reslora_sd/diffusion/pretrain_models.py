@@ -19,7 +19,7 @@ TRAINING_NAMES_FILE = "training_names.json"
 
 
 def train_tokenizer(captions: Sequence[str], vocabulary: int, tokens: int) -> Any:
-    """A `CLIPTokenizer` whose byte pairs are learned from the captions; raises `ValueError` without captions."""
+    """A `CLIPTokenizer` whose byte pairs come from the captions; raises `ValueError` without captions."""
     from transformers import CLIPTokenizer
 
     if not captions:
