@@ -85,7 +85,7 @@ class Agreement:
         self.latents = latents_of(pipeline.vae, drawings.pictures)
 
     def figures(self, names: Sequence[str]) -> dict[str, float]:
-        """Mean percentiles of the true name and mean border level, one sample a name; no names, no figures."""
+        """Mean percentiles of the true name and mean border level, one sample a name; none for no name."""
         if not names:
             return {}
         args, vae = self.args, self.pipeline.vae

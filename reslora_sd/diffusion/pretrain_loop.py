@@ -97,7 +97,7 @@ class StageSettings:
 
 
 class WorkClock:
-    """Seconds of work: a step that lasts far longer than the others was a pause, and counts as a usual one."""
+    """Seconds of work: a step far longer than the others was a pause, and counts as a usual one."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
