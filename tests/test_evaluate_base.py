@@ -116,11 +116,10 @@ def test_the_evaluation_prints_and_writes_every_figure(
     assert "dB" in printed and "percentile" in printed and "border" in printed and "MB" in printed
     figures = json.loads(figures_file.read_text())
     assert figures["vae_psnr"]["drawings"] == 4
-    assert figures["agreement"]["training"]["sets"] == ["one", "two"]
-    for kind in ("training", "unseen"):
-        assert figures["agreement"][kind]["training_names"]["names"] == 3
-        assert figures["agreement"][kind]["left_out_names"]["names"] == 1
-        assert 0 <= figures["agreement"][kind]["training_names"]["percentile"] <= 1
+    assert figures["compared_with"] == ["one", "two"]
+    assert figures["training_names"]["names"] == 3
+    assert figures["left_out_names"]["names"] == 1
+    assert 0 <= figures["training_names"]["percentile"] <= 1
     with Image.open(sheet) as opened:
         assert opened.width > 8 * 32
 
@@ -131,8 +130,8 @@ def test_without_a_data_folder_openmoji_is_rendered(model: Path, tmp_path: Path)
     text = f"--model {model} --size 32 --steps 1 --names 2 --limit 6"
     figures = evaluate_base.evaluate(evaluate_base.parse_args(text.split()))
     assert figures["vae_psnr"]["drawings"] == 6
-    assert figures["agreement"]["unseen"]["training_names"] == {}
-    assert figures["agreement"]["unseen"]["left_out_names"]["names"] == 2
+    assert figures["training_names"] == {}
+    assert figures["left_out_names"]["names"] == 2
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:

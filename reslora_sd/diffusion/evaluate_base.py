@@ -113,18 +113,15 @@ def read_training_names(model: Path) -> set[str]:
     return set(json.loads(file.read_text(encoding="utf-8")))
 
 
-def load_references(args: argparse.Namespace) -> dict[str, Drawings]:
-    """The drawings to compare with: `unseen`, of the set that no training saw, and, from a data folder,
-    `training`.
-    """
+def load_references(args: argparse.Namespace) -> tuple[Drawings, Drawings]:
+    """(drawings that no training saw, for the autoencoder; drawings to compare samples with)."""
     if args.data_dir is None:
         from reslora_sd.diffusion.emoji import openmoji_drawings
 
-        return {"unseen": openmoji_drawings(args.size, args.limit)}
-    return {
-        "training": load_drawings(args.data_dir, args.size, leave_out_sets=[args.unseen_set]),
-        "unseen": load_drawings(args.data_dir, args.size, only_sets=[args.unseen_set]),
-    }
+        drawings = openmoji_drawings(args.size, args.limit)
+        return drawings, drawings
+    unseen = load_drawings(args.data_dir, args.size, only_sets=[args.unseen_set])
+    return unseen, load_drawings(args.data_dir, args.size, leave_out_sets=[args.unseen_set])
 
 
 def load_pipeline(model: Path) -> Any:
@@ -145,8 +142,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     model = Path(args.model)
     pipeline = load_pipeline(model)
     trained = read_training_names(model)
-    references = load_references(args)
-    decibels = pretrain_vae.reconstruction_psnr(pipeline.vae, references["unseen"].pictures)
+    unseen, references = load_references(args)
+    decibels = pretrain_vae.reconstruction_psnr(pipeline.vae, unseen.pictures)
+    seen, left_out = pick_names(references, trained, args.names, args.seed)
+    agreement = Agreement(pipeline, references, args)
     figures: dict[str, Any] = {
         "model": args.model,
         "vae_psnr": {
@@ -154,17 +153,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "mean": decibels.mean().item(),
             "worst": decibels.min().item(),
         },
+        "compared_with": sorted(set(references.sets)),
+        "training_names": agreement.figures(seen),
+        "left_out_names": agreement.figures(left_out),
         "megabytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file()) / 1e6,
-        "agreement": {},
     }
-    for kind, drawings in references.items():
-        seen, left_out = pick_names(drawings, trained, args.names, args.seed)
-        agreement = Agreement(pipeline, drawings, args)
-        figures["agreement"][kind] = {
-            "sets": sorted(set(drawings.sets)),
-            "training_names": agreement.figures(seen),
-            "left_out_names": agreement.figures(left_out),
-        }
     if args.sheet:
         prompts = list(SHEET_PROMPTS)
         pictures = sample_pictures(pipeline, prompts, args.steps, args.guidance, args.seed)
@@ -176,16 +169,15 @@ def describe(figures: dict[str, Any]) -> str:
     """The figures as lines to read."""
     psnr = figures["vae_psnr"]
     lines = [f"VAE on {psnr['drawings']} unseen drawings: {psnr['mean']:.2f} dB (worst {psnr['worst']:.2f})"]
-    for kind, found in figures["agreement"].items():
-        lines.append(f"samples against the {kind} drawings ({', '.join(found['sets'])}):")
-        for group in ("training_names", "left_out_names"):
-            line = "none"
-            if found[group]:
-                line = (
-                    "{names} names, percentile {percentile:.4f} "
-                    "(by the nearest drawing {percentile_nearest_drawing:.4f}), border {border:.1f}"
-                ).format(**found[group])
-            lines.append(f"  {group.replace('_', ' ')}: {line}")
+    lines.append(f"samples against the drawings of {', '.join(figures['compared_with'])}:")
+    for group in ("training_names", "left_out_names"):
+        line = "none"
+        if figures[group]:
+            line = (
+                "{names} names, percentile {percentile:.4f} "
+                "(by the nearest drawing {percentile_nearest_drawing:.4f}), border {border:.1f}"
+            ).format(**figures[group])
+        lines.append(f"  {group.replace('_', ' ')}: {line}")
     lines.append(f"folder: {figures['megabytes']:.1f} MB")
     return "\n".join(lines)
 
