@@ -196,10 +196,7 @@ def test_orthogonalised_is_near_the_polar_factor() -> None:
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     values = torch.linalg.svdvals(orthogonalised(matrix))
     assert values.min() > 0.6 and values.max() < 1.3
-    assert (
-        torch.nn.functional.cosine_similarity(orthogonalised(matrix).flatten(), (u @ v).flatten(), dim=0)
-        > 0.97
-    )
+    assert torch.nn.functional.cosine_similarity(orthogonalised(matrix).flatten(), (u @ v).flatten(), dim=0) > 0.97
     assert torch.allclose(orthogonalised(matrix.T), orthogonalised(matrix).T, atol=1e-4)
 
 
@@ -225,9 +222,7 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
 def test_a_budget_of_seconds_ends_the_stage(tmp_path: Path) -> None:
     settings = StageSettings(1e-3, 2, budget_seconds=0.05, workers=1)
     stage = Stage("line", nn.ModuleDict({"line": nn.Linear(8, 8)}), settings, tmp_path, seed=0)
-    stage.run(
-        lambda modules, generator, _: modules["line"](torch.randn(2, 8, generator=generator)).square().mean()
-    )
+    stage.run(lambda modules, generator, _: modules["line"](torch.randn(2, 8, generator=generator)).square().mean())
     assert stage.progress == 1 and stage.step > 0 and stage.checkpoint.is_file()
 
 
@@ -319,8 +314,7 @@ def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, t
     arguments = tiny_arguments(data, tmp_path, "--init_from", str(finished / "pipeline"), "--unet_steps", "1")
     script.main(script.parse_args([*arguments, "--unet_learning_rate", "1e-9", "--save_every", "50"]))
     before, after = (
-        torch.load(folder / "denoiser" / "checkpoint.pt", weights_only=True)
-        for folder in (finished, tmp_path)
+        torch.load(folder / "denoiser" / "checkpoint.pt", weights_only=True) for folder in (finished, tmp_path)
     )
     for name, value in before["averaged"].items():
         assert torch.allclose(value, after["modules"][name], atol=2e-3), name

@@ -227,9 +227,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     add_recipe_arguments(parser)
     return parser.parse_args(arguments)

@@ -43,9 +43,7 @@ def openmoji_drawings(size: int = 64, limit: int | None = None) -> Drawings:
         for stem in dict.fromkeys(("-".join(points), bare)):
             drawing = folder / f"{stem}.svg"
             if drawing.is_file():
-                data = resvg_py.svg_to_bytes(
-                    svg_string=drawing.read_text(encoding="utf-8"), width=size, height=size
-                )
+                data = resvg_py.svg_to_bytes(svg_string=drawing.read_text(encoding="utf-8"), width=size, height=size)
                 pictures.append(decode_picture(bytes(data), size))
                 captions.append(caption)
                 names.append(bare)

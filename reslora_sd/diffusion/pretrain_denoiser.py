@@ -56,7 +56,7 @@ class CaptionedLatents:
         self.mean, self.deviation = latents
         self.plan = plan
         self.plain = token_ids(tokenizer, drawings.captions)
-        styled = [f"{caption}, {group}" for caption, group in zip(drawings.captions, drawings.sets)]
+        styled = [f"{caption}, {group}" for caption, group in zip(drawings.captions, drawings.sets, strict=True)]
         self.styled = token_ids(tokenizer, styled)
         self.empty = token_ids(tokenizer, [""])[0]
         rank = {group: place for place, group in enumerate(set_order)}
@@ -71,7 +71,7 @@ class CaptionedLatents:
         names = torch.randint(len(self.rows), (size,), generator=generator).tolist()
         chance = torch.rand(size, 4, generator=generator).tolist()
         rows, ids = [], []
-        for name, (which, other, plain, drop) in zip(names, chance):
+        for name, (which, other, plain, drop) in zip(names, chance, strict=True):
             choices = self.rows[name]
             leads = len(choices) == 1 or which < plan.leading_share
             row = choices[0] if leads else choices[1 + int(other * (len(choices) - 1))]
@@ -106,4 +106,5 @@ class VelocityLoss:
             text = modules["text_encoder"](ids).last_hidden_state  # (n, tokens, width)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = modules["unet"](noisy, t, text).sample
-        return (predicted.float() - velocity).square().mean()
+        error: Tensor = predicted.float() - velocity
+        return error.square().mean()

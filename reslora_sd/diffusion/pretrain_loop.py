@@ -77,9 +77,7 @@ class StageSettings:
         for name in ("decay_from", "final_rate", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise ValueError(
-                    f"{name} must be at least 0 and below 1: got {value}. Set a share, such as 0.5."
-                )
+                raise ValueError(f"{name} must be at least 0 and below 1: got {value}. Set a share, such as 0.5.")
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the way that is done, 0 ... 1."""
@@ -147,9 +145,7 @@ class Stage:
     `folder/checkpoint.pt` is all that `resume()` needs.
     """
 
-    def __init__(
-        self, name: str, modules: nn.ModuleDict, settings: StageSettings, folder: Path, seed: int
-    ) -> None:
+    def __init__(self, name: str, modules: nn.ModuleDict, settings: StageSettings, folder: Path, seed: int) -> None:
         self.name, self.modules, self.settings, self.folder = name, modules, settings, folder
         self.averaged = copy.deepcopy(modules).eval().requires_grad_(False)
         groups = parameter_groups(modules, settings.weight_decay)
@@ -243,7 +239,7 @@ class Stage:
             group["lr"] = self.settings.rate(self.step, progress)
         workers = self.settings.workers
         shares = list(pool.map(lambda share: self._share(loss, share, progress), range(workers)))
-        for parameter, *gradients in zip(self.trained, *(gradients for _, gradients in shares)):
+        for parameter, *gradients in zip(self.trained, *(gradients for _, gradients in shares), strict=True):
             parameter.grad = torch.stack(gradients).mean(0) if workers > 1 else gradients[0]
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step(pool=pool)

@@ -23,9 +23,7 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int, tokens: int) -> An
     from transformers import CLIPTokenizer
 
     if not captions:
-        raise ValueError(
-            "The tokenizer needs captions to learn from: got none. Pass a data folder with captions."
-        )
+        raise ValueError("The tokenizer needs captions to learn from: got none. Pass a data folder with captions.")
     bytes_and_ends = 2 * 256 + 2  # CLIP's alphabet: every byte, alone and at the end of a word, and two marks
     if vocabulary < bytes_and_ends:
         raise ValueError(
@@ -43,9 +41,7 @@ def build_text_encoder(tokenizer: Any, width: int, layers: int) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     if width % 32:
-        raise ValueError(
-            f"The text width must be a multiple of 32: got {width}. Set --text_width accordingly."
-        )
+        raise ValueError(f"The text width must be a multiple of 32: got {width}. Set --text_width accordingly.")
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -107,7 +103,8 @@ def token_ids(tokenizer: Any, captions: Sequence[str]) -> Tensor:
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
     )
-    return encoded.input_ids
+    ids: Tensor = encoded.input_ids
+    return ids
 
 
 def build_pipeline(vae: nn.Module, tokenizer: Any, text_encoder: nn.Module, unet: nn.Module) -> Any:

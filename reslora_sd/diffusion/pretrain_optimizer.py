@@ -18,7 +18,7 @@ from torch import Tensor, nn
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """About U V^T of the singular value decomposition U S V^T, by Newton-Schulz steps.  (m, n) -> (m, n)"""
     a, b, c = 3.4445, -4.7750, 2.0315  # the quintic of Jordan and others: quick, values end in 0.7 ... 1.2
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x: Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
@@ -43,9 +43,7 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         jobs = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for parameter, _ in jobs:
-            self.state[
-                parameter
-            ]  # a defaultdict: entries are made here, since threads must not race to make them
+            self.state[parameter]  # a defaultdict: entries are made here, since threads must not race to make them
         for _ in (pool.map if pool else map)(self._change, jobs):
             pass
 
@@ -64,7 +62,7 @@ class Muon(torch.optim.Optimizer):
         state["momentum"].lerp_(grad, 1 - group["momentum"])
         ahead = grad.lerp(state["momentum"], group["momentum"])
         matrix = ahead.flatten(1)
-        change = orthogonalised(matrix) * (0.2 * max(matrix.shape) ** 0.5)
+        change: Tensor = orthogonalised(matrix) * (0.2 * max(matrix.shape) ** 0.5)
         return change.view(parameter.shape)
 
     def _adam(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
@@ -81,4 +79,5 @@ class Muon(torch.optim.Optimizer):
         state["second"].lerp_(grad.square(), 1 - b2)
         first = state["first"] / (1 - b1 ** state["step"])
         second = state["second"] / (1 - b2 ** state["step"])
-        return first / (second.sqrt() + 1e-8)
+        change: Tensor = first / (second.sqrt() + 1e-8)
+        return change

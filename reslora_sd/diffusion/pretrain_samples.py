@@ -54,23 +54,17 @@ def sample_pictures(
     return torch.cat(pictures)
 
 
-def write_sheet(
-    pictures: Tensor, captions: Sequence[str], file: Path, columns: int = 8, scale: int = 2
-) -> None:
+def write_sheet(pictures: Tensor, captions: Sequence[str], file: Path, columns: int = 8, scale: int = 2) -> None:
     """A PNG of pictures in rows with their captions below.  (n, 3, size, size) uint8"""
     size = pictures.shape[-1] * scale
     label, gap = 14, 4
     rows = -(-len(captions) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (size + gap) + gap, rows * (size + label + gap) + gap), (225, 225, 225)
-    )
+    sheet = Image.new("RGB", (columns * (size + gap) + gap, rows * (size + label + gap) + gap), (225, 225, 225))
     draw = ImageDraw.Draw(sheet)
-    for k, (picture, caption) in enumerate(zip(pictures, captions)):
+    for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         left = gap + (k % columns) * (size + gap)
         top = gap + (k // columns) * (size + label + gap)
-        tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
-            (size, size), Image.Resampling.LANCZOS
-        )
+        tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.LANCZOS)
         sheet.paste(tile, (left, top))
         draw.text((left, top + size + 1), caption[: size // 6], fill="black")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def _points(rng: random.Random, x: float, y: float, radius: float, count: int) -
 
 def _smooth_path(points: list[tuple[float, float]], closed: bool) -> str:
     """A path of quadratic curves through the middles between points."""
-    middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(points, points[1:] + points[:1])]
+    middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for a, b in zip(points, points[1:] + points[:1], strict=True)]
     path = "M{:.1f} {:.1f}".format(*middles[0])
     for k in range(1, len(points) + (1 if closed else -1)):
         corner, middle = points[k % len(points)], middles[k % len(points)]
@@ -49,9 +49,7 @@ def _shape(rng: random.Random, radius: float) -> str:
     x, y = rng.uniform(8, CANVAS - 8), rng.uniform(8, CANVAS - 8)
     kind = rng.randrange(6)
     if kind == 0:
-        return (
-            f'ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{radius:.1f}" ry="{radius * rng.uniform(0.4, 1.2):.1f}"'
-        )
+        return f'ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{radius:.1f}" ry="{radius * rng.uniform(0.4, 1.2):.1f}"'
     if kind == 1:
         width, height = radius * rng.uniform(0.5, 2.0), radius * rng.uniform(0.5, 2.0)
         place = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}"'

@@ -63,7 +63,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     n, _, size, _ = pictures.shape
     chance = torch.rand(n, 8, generator=generator)
     result: list[Tensor] = []
-    for picture, p in zip(pictures, chance.tolist()):
+    for picture, p in zip(pictures, chance.tolist(), strict=True):
         if p[0] < 0.5:
             picture = picture.flip(2)
         if p[1] < 0.15:
@@ -77,9 +77,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
             picture = picture[torch.randperm(3, generator=generator)]
         if p[5] < 0.2:
             floor = torch.rand(3, 1, 1, generator=generator) * 0.5
-            picture = (
-                (picture + 1) * (1 - floor) + 2 * floor - 1 if p[6] < 0.5 else (picture + 1) * (1 - floor) - 1
-            )
+            picture = (picture + 1) * (1 - floor) + 2 * floor - 1 if p[6] < 0.5 else (picture + 1) * (1 - floor) - 1
         if p[7] < 0.12 and result:
             other = result[_random(generator, 0, len(result) - 1)]
             picture = torch.minimum(picture, other)
@@ -123,14 +121,15 @@ class ReconstructionLoss:
             decoded = vae.decode(mean + deviation * noise).sample
         error = (decoded.float() - pictures).square().mean((1, 2, 3))
         divergence = 0.5 * (mean.square() + deviation.square() - 1 - 2 * deviation.log()).mean()
-        return (error + 1e-4).sqrt().mean() + self.kl_weight * divergence
+        loss: Tensor = (error + 1e-4).sqrt().mean() + self.kl_weight * divergence
+        return loss
 
 
 @torch.no_grad()
 def encode_drawings(vae: Any, pictures: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
     """(mean, deviation) of the latents of uint8 drawings, unscaled.  (n, 3, s, s) -> 2 x (n, c, s/4, s/4)"""
     means, deviations = [], []
-    for chunk in pictures.split(batch_size):
+    for chunk in torch.split(pictures, batch_size):
         posterior = vae.encode(to_unit_range(chunk)).latent_dist
         means.append(posterior.mean)
         deviations.append(posterior.std)
@@ -143,7 +142,7 @@ def reconstruction_psnr(vae: Any, pictures: Tensor, batch_size: int = 64) -> Ten
     -> (n,)
     """
     values = []
-    for chunk in pictures.split(batch_size):
+    for chunk in torch.split(pictures, batch_size):
         wanted = chunk.float() / 255
         latents = vae.encode(to_unit_range(chunk)).latent_dist.mean
         decoded = vae.decode(latents).sample.float().clamp(-1, 1) / 2 + 0.5
