@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reslora_sd.diffusion import evaluate_base, pretrain_models, pretrain_vae
-from reslora_sd.diffusion.pretrain_data import Drawings, border_level
+from reslora_sd.diffusion import evaluate_base
+from reslora_sd.pretrain import models as pretrain_models
+from reslora_sd.pretrain import vae as pretrain_vae
+from reslora_sd.pretrain.data import Drawings, border_level
 
 COLOURS = ("red", "green", "blue", "white")
 

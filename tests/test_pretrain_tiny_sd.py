@@ -16,10 +16,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from reslora_sd.diffusion import pretrain_data, pretrain_models, pretrain_vae
-from reslora_sd.diffusion.pretrain_denoiser import CaptionedLatents, CaptionPlan
-from reslora_sd.diffusion.pretrain_loop import Stage, StageSettings, WorkClock
-from reslora_sd.diffusion.pretrain_optimizer import orthogonalised
+from reslora_sd.pretrain import data as pretrain_data
+from reslora_sd.pretrain import models as pretrain_models
+from reslora_sd.pretrain import vae as pretrain_vae
+from reslora_sd.pretrain.denoiser import CaptionedLatents, CaptionPlan
+from reslora_sd.pretrain.loop import Stage, StageSettings, WorkClock
+from reslora_sd.pretrain.optimizer import orthogonalised
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_scripts" / "pretrain_tiny_sd.py"
 COLOURS = ("red", "green", "blue", "orange")
@@ -154,7 +156,7 @@ def test_augmented_drawings_keep_shape_and_range() -> None:
 
 def test_synthetic_drawings_follow_their_seed() -> None:
     pytest.importorskip("resvg_py")
-    from reslora_sd.diffusion.pretrain_synthetic import random_svg, synthetic_drawings
+    from reslora_sd.pretrain.synthetic import random_svg, synthetic_drawings
 
     first, again, other = (synthetic_drawings(3, 32, seed) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)

@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslora_sd.diffusion import pretrain_data, pretrain_models, pretrain_vae
-from reslora_sd.diffusion.pretrain_data import Drawings
-from reslora_sd.diffusion.pretrain_denoiser import CaptionedLatents, CaptionPlan, VelocityLoss
-from reslora_sd.diffusion.pretrain_loop import Stage, StageSettings, write_atomically
-from reslora_sd.diffusion.pretrain_samples import SHEET_PROMPTS, sample_pictures, write_sheet
-from reslora_sd.diffusion.pretrain_synthetic import synthetic_drawings
+from reslora_sd.pretrain import data as pretrain_data
+from reslora_sd.pretrain import models as pretrain_models
+from reslora_sd.pretrain import vae as pretrain_vae
+from reslora_sd.pretrain.data import Drawings
+from reslora_sd.pretrain.denoiser import CaptionedLatents, CaptionPlan, VelocityLoss
+from reslora_sd.pretrain.loop import Stage, StageSettings
+from reslora_sd.pretrain.samples import SHEET_PROMPTS, sample_pictures, write_sheet
+from reslora_sd.pretrain.synthetic import synthetic_drawings
+from reslora_sd.storage import replacing
 
 
 def stage_settings(args: argparse.Namespace, stage: str) -> StageSettings:
@@ -108,7 +111,8 @@ def cached_latents(args: argparse.Namespace, vae: Any, drawings: Drawings) -> tu
     mean, deviation = pretrain_vae.encode_drawings(vae, drawings.pictures)
     scale = 1.0 / mean.std().item()
     cache = {"mean": mean, "deviation": deviation, "scale": scale, "checksum": checksum}
-    write_atomically(lambda partial: torch.save(cache, partial), file)
+    with replacing(file) as temporary:
+        torch.save(cache, temporary)
     vae.register_to_config(scaling_factor=scale)
     return mean * scale, deviation * scale
 

@@ -20,10 +20,12 @@ from .openmoji import OPENMOJI
 _EMBEDDED: dict[str, Any] = {
     "max_train_steps": 200,
     "learning_rate": 1e-3,
-    "train_batch_size": 8,
+    "train_batch_size": 4,
+    "max_train_samples": 576,
     "validation_steps": 20,
     "validation_prompts": ["cat face", "rocket", "birthday cake", "red apple"],
     "validation_guidance_scale": 4.0,
+    "validation_inference_steps": 20,
     "validation_samples": 64,
 }
 """Defaults for the embedded model, where they differ from diffusers'."""
@@ -31,6 +33,7 @@ _DIFFUSERS: dict[str, Any] = {
     "learning_rate": 1e-4,
     "train_batch_size": 16,
     "validation_guidance_scale": 7.5,
+    "validation_inference_steps": 25,
     "validation_samples": 0,
 }
 _SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
@@ -100,7 +103,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--train_data_dir", help="Folder of pictures with metadata.jsonl, folder of parquet files, or a parquet file.")
     add("--image_column", help="Column of pictures (left out: found by name).")
     add("--caption_column", help="Column of captions (left out: found by name).")
-    add("--max_train_samples", type=int, help="Use at most so many pictures.")
+    add("--max_train_samples", type=int, help="Use at most so many pictures (embedded model: 576).")
     add("--resolution", type=int, help="Pixels of a side (left out: the model's own; diffusers: 512).")
     add("--center_crop", action="store_true", help="Crop the centre instead of a random place.")
     add("--random_flip", action="store_true", help="Mirror half of the pictures.")
@@ -114,7 +117,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--seed", type=int, default=42, help="Seed of everything that is drawn.")
-    add("--train_batch_size", type=int, help="Pictures of one process and step (left out: 16; embedded model: 8).")
+    add("--train_batch_size", type=int, help="Pictures of one process and step (left out: 16; embedded model: 4).")
     add("--num_train_epochs", type=int, default=100, help="Used where max_train_steps is left out.")
     add("--max_train_steps", type=int, help="Optimizer steps (left out: by epochs; embedded model: 200).")
     add("--gradient_accumulation_steps", type=int, default=1)
@@ -154,7 +157,7 @@ def _add_validation(group: argparse._ArgumentGroup) -> None:
     add("--num_validation_images", type=int, default=1, help="Pictures of each prompt, seeds seed, seed + 1, ...")
     add("--validation_negative_prompt", default="")
     add("--validation_guidance_scale", type=float, help="Left out: 7.5; embedded model: 4.")
-    add("--validation_inference_steps", type=int, default=25)
+    add("--validation_inference_steps", type=int, help="Left out: 25; embedded model: 20.")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:

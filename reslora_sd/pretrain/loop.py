@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import statistics
 import time
 from collections import deque
@@ -20,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslora_sd.diffusion.pretrain_optimizer import Muon
+from reslora_sd.pretrain.optimizer import Muon
+from reslora_sd.storage import replacing
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,6 @@ class WorkClock:
         self.seconds += min(elapsed, 4 * usual)
 
 
-def write_atomically(write: Callable[[Path], None], file: Path) -> None:
-    """Let `write` make a file beside `file`, then put it in its place: no reader meets half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    write(partial)
-    with open(partial, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(partial, file)
-
-
 def parameter_groups(modules: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for `Muon`: kernels and matrices are orthogonalised; embeddings, thin kernels, biases and norms
     are not.
@@ -174,7 +164,8 @@ class Stage:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_atomically(lambda file: torch.save(state, file), self.checkpoint)
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> bool:
         """Take up the last checkpoint, if there is one; raises `ValueError` if it is another model's."""
