@@ -5,7 +5,9 @@ RUN := $(VENV)/bin/python
 # Waiting threads sleep instead of spinning: on shared cores that is many times faster.
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
-LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+# accelerate gives a process one thread where it counts one physical core
+LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no \
+	--dynamo_backend no --num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
 SCRIPT := train_scripts/train_text_to_image_reslora.py
 
 .PHONY: demo test check format benchmark environment clean

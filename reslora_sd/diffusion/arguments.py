@@ -21,20 +21,19 @@ _EMBEDDED: dict[str, Any] = {
     "max_train_steps": 200,
     "learning_rate": 1e-3,
     "train_batch_size": 4,
-    "max_train_samples": 576,
     "validation_steps": 20,
     "validation_prompts": ["cat face", "rocket", "birthday cake", "red apple"],
     "validation_guidance_scale": 4.0,
     "validation_inference_steps": 20,
-    "validation_samples": 64,
 }
 """Defaults for the embedded model, where they differ from diffusers'."""
+_DEFAULT_DATA: dict[str, Any] = {"max_train_samples": 576, "validation_samples": 64}
+"""Defaults where no data is given, so that OpenMoji is used. Nobody's own pictures are left out unasked."""
 _DIFFUSERS: dict[str, Any] = {
     "learning_rate": 1e-4,
     "train_batch_size": 16,
     "validation_guidance_scale": 7.5,
     "validation_inference_steps": 25,
-    "validation_samples": 0,
 }
 _SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
@@ -103,7 +102,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--train_data_dir", help="Folder of pictures with metadata.jsonl, folder of parquet files, or a parquet file.")
     add("--image_column", help="Column of pictures (left out: found by name).")
     add("--caption_column", help="Column of captions (left out: found by name).")
-    add("--max_train_samples", type=int, help="Use at most so many pictures (embedded model: 576).")
+    add("--max_train_samples", type=int, help="Use at most so many pictures (without data of your own: 576).")
     add("--resolution", type=int, help="Pixels of a side (left out: the model's own; diffusers: 512).")
     add("--center_crop", action="store_true", help="Crop the centre instead of a random place.")
     add("--random_flip", action="store_true", help="Mirror half of the pictures.")
@@ -150,7 +149,7 @@ def _add_validation(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--validation_prompts", nargs="+", metavar="PROMPT", help="Prompts, or one text file with a prompt a line.")
     add("--validation_samples", type=int, help="Keep so many pictures out of training, and log their loss "
-        "(left out: 0; embedded model: 64).")  # fmt: skip
+        "(left out: 0; without data of your own: 64).")  # fmt: skip
     add("--validation_prompt", help="One prompt (diffusers' name).")
     add("--validation_steps", type=int, help="Draw every so many steps, and at step 0 (embedded model: 20).")
     add("--validation_epochs", type=int, help="Draw every so many epochs, where validation_steps is left out.")
@@ -191,7 +190,12 @@ def lora_config(arguments: argparse.Namespace) -> ResLoRAConfig:
 
 def _complete(arguments: argparse.Namespace) -> argparse.Namespace:
     embedded = Path(arguments.pretrained_model_name_or_path) == DEFAULT_MODEL
-    for name, value in (_EMBEDDED if embedded else _DIFFUSERS).items():
+    given = arguments.dataset_name is not None or arguments.train_data_dir is not None
+    defaults = {
+        **(_EMBEDDED if embedded else _DIFFUSERS),
+        **({"validation_samples": 0} if given else _DEFAULT_DATA),
+    }
+    for name, value in defaults.items():
         asked_otherwise = name == "validation_prompts" and arguments.validation_prompt is not None
         by_epochs = name == "validation_steps" and arguments.validation_epochs is not None
         if getattr(arguments, name) is None and not asked_otherwise and not by_epochs:

@@ -29,6 +29,12 @@ def test_no_arguments_mean_the_embedded_model():
     assert args.output_dir == "runs/reslora_is" and args.validation_prompts
 
 
+def test_nobodys_own_pictures_are_left_out_unasked():
+    own, none = parse_arguments(["--train_data_dir", "pictures"]), parse_arguments([])
+    assert (own.max_train_samples, own.validation_samples) == (None, 0)
+    assert (none.max_train_samples, none.validation_samples) == (576, 64)
+
+
 def test_another_model_gets_diffusers_defaults():
     args = parse_arguments(["--pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
     assert (args.learning_rate, args.train_batch_size, args.max_train_steps) == (1e-4, 16, None)
