@@ -1,4 +1,4 @@
-# make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: environment, then every check.
+# make demo: environment, then ResLoRA on the embedded model.   make test: environment, then every check.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -10,12 +10,15 @@ LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 
 	--dynamo_backend no --num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
 SCRIPT := train_scripts/train_text_to_image_reslora.py
 
-.PHONY: demo test check format benchmark environment clean
+.PHONY: demo demo-lora test check format benchmark environment clean
 
 demo: environment
-	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora --overwrite_output_dir
 	$(LAUNCH) $(SCRIPT) --method reslora_is --output_dir runs/reslora_is --overwrite_output_dir
-	@echo "Look at runs/lora/validation/steps.png and runs/reslora_is/validation/steps.png (columns are steps)."
+	@echo "Look at runs/reslora_is/validation/steps.png (a row a prompt, a column for each 20 steps) and merged.png."
+
+# the same with plain LoRA, to look at side by side
+demo-lora: environment
+	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora --overwrite_output_dir
 
 test: environment check
 
