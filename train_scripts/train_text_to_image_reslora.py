@@ -39,7 +39,15 @@ from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import load_parts
-from reslora_sd.diffusion.reports import check_learning, check_step, describe, finite, print_result, push_to_hub
+from reslora_sd.diffusion.reports import (
+    check_learning,
+    check_step,
+    describe,
+    finite,
+    print_result,
+    public,
+    push_to_hub,
+)
 from reslora_sd.diffusion.run_folder import RunFolder
 from reslora_sd.diffusion.validation import Validation, validation_loss
 
@@ -127,13 +135,11 @@ def main(args: argparse.Namespace) -> None:
     random_framing = framing.is_random(images)
     if args.cache_latents and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
+
+    # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
+    parts.to(accelerator.device, _DTYPES[accelerator.mixed_precision])
     adapter = add_reslora(parts.unet, lora_config(args))
     optimizer = make_optimizer(args, adapter, accelerator.num_processes)
-
-    # 2. Frozen models in the precision of the run; latents and embeddings once
-    parts.to(accelerator.device, _DTYPES[accelerator.mixed_precision])
-    for parameter in adapter.parameters():
-        parameter.data = parameter.data.float()
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     cache = args.cache_latents if args.cache_latents is not None else not random_framing
@@ -172,7 +178,7 @@ def main(args: argparse.Namespace) -> None:
         logger.info("%s: %s", args.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
-        accelerator.init_trackers("text2image-reslora", config={k: str(v) for k, v in vars(args).items()})
+        accelerator.init_trackers("text2image-reslora", config={k: str(v) for k, v in public(args).items()})
     if validation and every and done == 0 and accelerator.is_main_process:
         validation.save(validation.draw(parts.pipeline()), run, 0, "unmerged")
     check_every = every or steps_of_epoch
@@ -208,7 +214,7 @@ def main(args: argparse.Namespace) -> None:
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoder.images) // held.batch_size)
             row["validation_loss"] = validation_loss(parts.unet, parts.scheduler, held.between(0, rounds))
-        accelerator.log(row, step=now)
+        accelerator.log({key: value for key, value in row.items() if value is not None}, step=now)
         if accelerator.is_main_process:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and used_lr > 0:
@@ -222,8 +228,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         result = finish(
-            adapter, parts, batches, held, total * args.gradient_accumulation_steps, run, args.merge_approach,
-            validation, args.merge_rank, args.calibration_samples,
+            adapter, parts, batches, held, run, args.merge_approach, validation, step=max(done, total),
+            drawn=max(done, total) * args.gradient_accumulation_steps, rank=args.merge_rank,
+            calibration_samples=args.calibration_samples,
         )  # fmt: skip
         print_result(run, result)
         if args.push_to_hub:

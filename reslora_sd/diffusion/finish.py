@@ -48,10 +48,12 @@ def finish(
     parts: Parts,
     batches: BatchMaker,
     kept_out: BatchMaker | None,
-    steps: int,
     run: RunFolder,
     approach: str,
     validation: Validation | None,
+    *,
+    step: int,
+    drawn: int,
     rank: int | None = None,
     calibration_samples: int = 512,
 ) -> Finished:
@@ -63,7 +65,8 @@ def finish(
         batches: of the training data; calibration uses draws of noise and timesteps that training didn't.
         kept_out: of pictures that training didn't see, to measure on; `None` to measure on the training data, with
             other draws again.
-        steps: how many (micro) steps of `batches` training has used.
+        step: the last optimizer step, under which pictures are saved.
+        drawn: how many batches training has used (more than steps, with accumulation).
         rank: cuts the exact merge of `block`.
 
     Raises:
@@ -72,8 +75,8 @@ def finish(
     unet = parts.unet.eval()
     adapter.save(run.path / ADAPTER_FILE)
     count = max(1, calibration_samples // batches.batch_size)
-    measured = list(_measured(batches, kept_out, steps + count, calibration_samples))
-    plains = _merge_all(adapter, parts, batches.between(steps, steps + count), approach, rank)
+    measured = list(_measured(batches, kept_out, drawn + count, calibration_samples))
+    plains = _merge_all(adapter, parts, batches.between(drawn, drawn + count), approach, rank)
 
     unmerged = _predict(unet, parts, measured)
     with adapter.disabled():
@@ -88,8 +91,8 @@ def finish(
     finished = Finished(approach, drift, loss, largest, active)
     write_json(run.path / "merge_report.json", _report(finished, plains))
     if validation:
-        validation.save(base_pictures, run, steps, "base")
-        validation.save(pictures, run, steps, approach)
+        validation.save(base_pictures, run, step, "base")
+        validation.save(pictures, run, step, approach)
         save_sheets(run, approach)
     return finished
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 import torch
 
@@ -42,14 +43,18 @@ def push_to_hub(args: argparse.Namespace, run: RunFolder) -> None:
     )
 
 
+def public(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments without secrets, for files and trackers."""
+    return {key: value for key, value in sorted(vars(args).items()) if key != "hub_token"}
+
+
 def describe(
     args: argparse.Namespace, parts: Parts, adapter: ResLoRAAdapter, pictures: int, name: str
 ) -> dict[str, object]:
     """What run.json says."""
-    secrets = {"hub_token"}
     return {
         "method": args.method,
-        "arguments": {key: value for key, value in sorted(vars(args).items()) if key not in secrets},
+        "arguments": public(args),
         "base_model": parts.name,
         "dataset": {"name": name, "pictures": pictures},
         "seed": args.seed,

@@ -149,12 +149,17 @@ def test_random_crops_forbid_the_cache(train, tmp_path):
     assert len(losses(train("--random_flip", data=wide))) == 4
 
 
-def test_accumulation_equals_the_larger_batch(train):
-    large = train("--train_batch_size", 4, "--max_train_steps", 1, output="large")
-    one = losses(large)[0]
-    small = train("--train_batch_size", 2, "--gradient_accumulation_steps", 2, "--max_train_steps", 1, output="small")
-    assert losses(small)[0] != one  # other noise: a draw belongs to a micro step
-    assert read_jsonl(small / "log.jsonl")[0]["step"] == 1
+def test_accumulation_counts_optimizer_steps(train):
+    flags = ("--max_train_steps", 2, "--validation_steps", 2, "--validation_prompts", "colour 1")
+    run = train("--gradient_accumulation_steps", 3, *flags)
+    assert [row["step"] for row in read_jsonl(run / "log.jsonl")] == [1, 2]
+    assert {row["step"] for row in read_jsonl(run / "validation" / "index.jsonl")} == {0, 2}
+
+
+def test_the_hubs_token_is_written_nowhere(train):
+    run = train("--hub_token", "hf_secret", "--report_to", "tensorboard", "--max_train_steps", 1)
+    written = [path for path in run.rglob("*") if path.is_file()]
+    assert written and not any(b"hf_secret" in path.read_bytes() for path in written)
 
 
 @pytest.mark.parametrize("flags", [
