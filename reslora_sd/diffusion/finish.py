@@ -196,24 +196,11 @@ def _prove(
     Returns:
         Largest difference to the unmerged predictions, active linears, validation pictures.
     """
-    from diffusers import StableDiffusionPipeline
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    weight = next(parts.unet.parameters())
+    device = parts.unet.device
     parts.unet.to("cpu")  # the fresh U-Net takes its place on the device
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        parts.name,
-        revision=parts.revision,
-        variant=parts.variant,
-        dtype=weight.dtype,
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(weight.device)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = parts.pipeline(fresh_unet=True).to(device)
     pipeline.load_lora_weights(str(folder), weight_name=DIFFUSERS_FILE)
     layers = [module for module in pipeline.unet.modules() if isinstance(module, BaseTunerLayer)]
     active = sum(bool(layer.active_adapters) and not layer.disable_adapters for layer in layers)

@@ -47,8 +47,12 @@ class Parts:
             if dtype != model.dtype:
                 model.to(dtype)
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """A pipeline of these very modules, with the model's own sampler and without a second copy of anything."""
+    def pipeline(self, fresh_unet: bool = False) -> StableDiffusionPipeline:
+        """A pipeline of these very modules, with the model's own sampler and without a second copy of anything.
+
+        Args:
+            fresh_unet: read the U-Net anew from the model's files, in the precision of this one.
+        """
         from diffusers import StableDiffusionPipeline
 
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -58,7 +62,7 @@ class Parts:
             tokenizer=self.tokenizer,
             text_encoder=self.text_encoder,
             vae=self.vae,
-            unet=self.unet,
+            **({"dtype": self.unet.dtype} if fresh_unet else {"unet": self.unet}),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
