@@ -96,6 +96,13 @@ def train_vae(args: argparse.Namespace, drawings: Drawings, kept: Drawings) -> A
     return averaged
 
 
+def load_vae(folder: str) -> Any:
+    """The trained autoencoder of the pipeline folder `folder`, in float32."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(Path(folder, "vae")).float().eval().requires_grad_(False)
+
+
 def cached_latents(args: argparse.Namespace, vae: Any, drawings: Drawings) -> tuple[Tensor, Tensor]:
     """Mean and deviation of every drawing's latents, scaled to unit variance; written to a file, and read
     back.
@@ -158,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
     )
     print(f"{len(kept)} drawings of {args.left_out_names} names left out", flush=True)
 
-    vae = train_vae(args, drawings, kept)
+    vae = load_vae(args.vae_from) if args.vae_from else train_vae(args, drawings, kept)
 
     drawings = pretrain_data.with_white_margin(drawings)
     latents = cached_latents(args, vae, drawings)
@@ -192,6 +199,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pipeline_dir", help="write the pipeline folder here instead of OUTPUT_DIR/pipeline")
     add("--resume", action="store_true", help="go on from the checkpoints in OUTPUT_DIR")
     add("--init_from", help="a pipeline folder whose tokenizer, text encoder and U-Net to start from")
+    add("--vae_from", help="a pipeline folder whose autoencoder to keep: the first stage is left out")
     add("--leave_out_sets", nargs="*", default=["openmoji"], help="sets that no stage may see")
     add("--set_order", nargs="*", help="whose drawing of a name leads: best set first (default: by alphabet)")
     add("--left_out_names", type=int, default=40, help="names that no stage may see, for the evaluation")
