@@ -6,6 +6,7 @@ Paper: "ResLoRA: Identity Residual Mapping in Low-Rank Adaption", https://arxiv.
 from .adapter import ResLoRAAdapter, add_reslora, load_reslora
 from .attention import ResLoRAAttnProcessor
 from .config import ResLoRAConfig
+from .linear import ResLoRALinear
 from .merge import merge
 from .plain_lora import PlainLoRA
 from .statistics import collect_statistics
@@ -15,6 +16,7 @@ __all__ = [
     "ResLoRAAdapter",
     "ResLoRAAttnProcessor",
     "ResLoRAConfig",
+    "ResLoRALinear",
     "add_reslora",
     "collect_statistics",
     "load_reslora",

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .attention import ResLoRAAttnProcessor
+from .attention import attach_processors, check_processors
 from .blocks import LoRABlock
 from .chains import LinkPlan, link_sites, trace_unet
 from .config import ResLoRAConfig
+from .linear import ResLoRALinear, attach_linears
 from .storage import load_tensors, save_tensors
-from .tape import TAPE, branch_strength, end_tape, new_tape
+from .tape import branch_strength
+from .trace_text import trace_text
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 TRAINING_FORM = "reslora_training_form"
 _PREFIX = "residual_blocks."  # without "lora", so that diffusers' loader refuses the file instead of skipping it
-_PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
 
 class ResLoRAAdapter:
@@ -41,7 +42,7 @@ class ResLoRAAdapter:
         self.blocks = blocks
         self._plan = plan
         self._handles: list[RemovableHandle] = []
-        self._processors: dict[str, Any] = {}
+        self._restore: Callable[[nn.Module], None] | None = None
         self._trainable: dict[str, bool] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -105,54 +106,52 @@ class ResLoRAAdapter:
         return branch_strength(0.0)
 
     def remove(self) -> None:
-        """Gives the model back as it was before: processors, hooks and what was trainable. Twice does nothing."""
+        """Gives the model back as it was before: modules, hooks and what was trainable. Twice does nothing."""
         for handle in self._handles:
             handle.remove()
-        if self._processors:
-            cast(Any, self.model).set_attn_processor(dict(self._processors))  # it empties the dict that it is given
+        if self._restore is not None:
+            self._restore(self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._trainable.get(name, parameter.requires_grad))
-        self._handles, self._processors, self._trainable = [], {}, {}
+        self._handles, self._restore, self._trainable = [], None, {}
 
 
 def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
-    """Puts a block beside every target of a diffusers U-Net, freezes all else and links the blocks.
+    """Puts a block beside every target of a U-Net or a text model, freezes all else and links the blocks.
 
     A new adapter changes no output, as `lora_B` is zero. `lora_A` is drawn from torch's global generator in execution
     order: with equal seed, rank and targets, every residual starts from the same blocks.
 
     Args:
-        model: a `UNet2DConditionModel` without other adapters or special attention processors.
-        config: the settings.
+        model: a diffusers `UNet2DConditionModel` without special attention processors, or a transformers model (a
+            causal LM, a sequence classifier, an encoder) whose targets are plain `nn.Linear`; without other adapters.
+        config: the settings. The default `target_modules` are the U-Net's; `reslora_sd.text.models` has those of others.
 
     Raises:
-        TypeError: `model` is no such U-Net.
-        ValueError: targets match nothing, or the U-Net has an adapter or processors that would be lost.
+        TypeError: `model` is neither.
+        ValueError: targets match nothing or no linear, or the model has an adapter or processors that would be lost.
     """
-    if not hasattr(model, "attn_processors") or not hasattr(model, "set_attn_processor"):
-        raise TypeError(f"add_reslora takes a diffusers U-Net (pipeline.unet), not a {type(model).__name__}.")
-    unet = cast("UNet2DConditionModel", model)
-    processors = dict(unet.attn_processors)
-    _check_processors(processors)
-    plan = link_sites(trace_unet(unet, config), config)
+    is_unet = hasattr(model, "attn_processors") and hasattr(model, "set_attn_processor")
+    if not is_unet and not hasattr(model, "get_input_embeddings"):
+        raise TypeError(
+            "add_reslora takes a diffusers U-Net (pipeline.unet) or a transformers text model, not a "
+            f"{type(model).__name__}."
+        )
+    if any(isinstance(module, ResLoRALinear) for module in model.modules()):
+        raise ValueError("The model has a ResLoRA adapter already. Call its remove() before adding another.")
+    if is_unet:
+        check_processors(model)
+        sites = trace_unet(cast("UNet2DConditionModel", model), config)
+    else:
+        sites = trace_text(model, config)
+    plan = link_sites(sites, config)
     blocks = _make_blocks(model, plan, config)
 
     adapter = ResLoRAAdapter(model, config, plan, blocks)
-    adapter._processors = processors
     adapter._trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.requires_grad_(False)
-    unet.set_attn_processor(
-        {
-            name: ResLoRAAttnProcessor(_blocks_of(name.removesuffix(".processor"), blocks), config).train(
-                model.training
-            )
-            for name in processors
-        }
-    )
-    adapter._handles = [
-        model.register_forward_pre_hook(_hand_out_tape, with_kwargs=True),
-        model.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True),
-    ]
+    attach = attach_processors if is_unet else attach_linears
+    adapter._restore, adapter._handles = attach(model, blocks, config)
     return adapter
 
 
@@ -211,38 +210,6 @@ def _make_blocks(model: nn.Module, plan: LinkPlan, config: ResLoRAConfig) -> dic
         weight = model.get_submodule(site.name).weight
         blocks[site.name] = block.to(weight.device) if isinstance(weight, Tensor) else block
     return blocks
-
-
-def _blocks_of(attention: str, blocks: dict[str, LoRABlock]) -> dict[str, LoRABlock]:
-    own = (name for name in blocks if name.startswith(attention + "."))
-    return {name.removeprefix(attention + "."): blocks[name] for name in own}
-
-
-def _check_processors(processors: Mapping[str, object]) -> None:
-    for name, processor in processors.items():
-        if isinstance(processor, ResLoRAAttnProcessor):
-            raise ValueError("The U-Net has a ResLoRA adapter already. Call its remove() before adding another.")
-        if type(processor).__name__ not in _PLAIN_PROCESSORS:
-            raise ValueError(
-                f"{name} is a {type(processor).__name__}, which ResLoRA would replace. "
-                "Call unet.set_default_attn_processor() (and unet.unfuse_qkv_projections()) first."
-            )
-
-
-def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    position = 6  # of cross_attention_kwargs among the arguments of UNet2DConditionModel.forward
-    given = args[position] if len(args) > position else kwargs.get("cross_attention_kwargs")
-    strength = (given or {}).get("scale", 1.0)  # diffusers' own switch for the strength of a LoRA
-    recomputes = bool(getattr(module, "is_gradient_checkpointing", False))
-    handed = {**(given or {}), TAPE: new_tape(strength, recomputes)}
-    if len(args) > position:
-        return (*args[:position], handed, *args[position + 1 :]), kwargs
-    return args, {**kwargs, "cross_attention_kwargs": handed}
-
-
-def _take_back_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    handed = args[6] if len(args) > 6 else kwargs["cross_attention_kwargs"]
-    end_tape(handed[TAPE])
 
 
 def _file_name(name: str) -> str:

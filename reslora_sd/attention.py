@@ -1,21 +1,26 @@
-"""The attention processor that puts ResLoRA's branches beside q, k, v and o of a diffusers `Attention`."""
+"""The attention processor that puts ResLoRA's branches beside q, k, v and o of a diffusers `Attention`, and how it gets
+into a U-Net.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .blocks import LoRABlock
 from .branch import add_branches
 from .config import ResLoRAConfig
-from .tape import Tape
+from .tape import TAPE, Tape, end_tape, new_tape
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
+_PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 _SLOTS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 
 
@@ -107,3 +112,61 @@ def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Te
         key = attn.norm_k(key)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (batch, heads, tokens, inner/heads)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def check_processors(unet: nn.Module) -> None:
+    """Raises `ValueError` where the U-Net's processors are ours already, or would be lost."""
+    for name, processor in cast(Any, unet).attn_processors.items():
+        if isinstance(processor, ResLoRAAttnProcessor):
+            raise ValueError("The U-Net has a ResLoRA adapter already. Call its remove() before adding another.")
+        if type(processor).__name__ not in _PLAIN_PROCESSORS:
+            raise ValueError(
+                f"{name} is a {type(processor).__name__}, which ResLoRA would replace. "
+                "Call unet.set_default_attn_processor() (and unet.unfuse_qkv_projections()) first."
+            )
+
+
+def attach_processors(
+    unet: nn.Module, blocks: Mapping[str, LoRABlock], config: ResLoRAConfig
+) -> tuple[Callable[[nn.Module], None], list[RemovableHandle]]:
+    """Gives every `Attention` its processor, and the U-Net the hooks that make the tape.
+
+    Returns:
+        what puts the processors back into the U-Net, and the hooks' handles.
+    """
+    before = dict(cast(Any, unet).attn_processors)
+    processors = {
+        name: ResLoRAAttnProcessor(_blocks_of(name.removesuffix(".processor"), blocks), config).train(unet.training)
+        for name in before
+    }
+    cast(Any, unet).set_attn_processor(processors)
+    handles = [
+        unet.register_forward_pre_hook(_hand_out_tape, with_kwargs=True),
+        unet.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True),
+    ]
+    return functools.partial(_restore_processors, before), handles
+
+
+def _restore_processors(processors: Mapping[str, Any], unet: nn.Module) -> None:
+    cast(Any, unet).set_attn_processor(dict(processors))  # it empties the dict that it is given
+
+
+def _blocks_of(attention: str, blocks: Mapping[str, LoRABlock]) -> dict[str, LoRABlock]:
+    own = (name for name in blocks if name.startswith(attention + "."))
+    return {name.removeprefix(attention + "."): blocks[name] for name in own}
+
+
+def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    position = 6  # of cross_attention_kwargs among the arguments of UNet2DConditionModel.forward
+    given = args[position] if len(args) > position else kwargs.get("cross_attention_kwargs")
+    strength = (given or {}).get("scale", 1.0)  # diffusers' own switch for the strength of a LoRA
+    recomputes = bool(getattr(module, "is_gradient_checkpointing", False))
+    handed = {**(given or {}), TAPE: new_tape(strength, recomputes)}
+    if len(args) > position:
+        return (*args[:position], handed, *args[position + 1 :]), kwargs
+    return args, {**kwargs, "cross_attention_kwargs": handed}
+
+
+def _take_back_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    handed = args[6] if len(args) > 6 else kwargs["cross_attention_kwargs"]
+    end_tape(handed[TAPE])

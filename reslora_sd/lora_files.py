@@ -68,19 +68,30 @@ def save_kohya(lora: PlainLoRA, path: str | os.PathLike[str], details: Mapping[s
     return str(target)
 
 
-def save_peft(lora: PlainLoRA, folder: str | os.PathLike[str], base_model: str) -> str:
+def save_peft(
+    lora: PlainLoRA,
+    folder: str | os.PathLike[str],
+    base_model: str,
+    task_type: str | None,
+    trained_modules: Mapping[str, Tensor],
+) -> str:
     """`adapter_config.json` (PEFT's own LoraConfig writes it) and `adapter_model.safetensors`."""
     from peft import LoraConfig
 
     target = Path(folder)
-    tensors = {}
+    tensors = {f"{_PEFT_PREFIX}{name}": value for name, value in trained_modules.items()}
     for name, block in lora.blocks.items():
         tensors[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = block.lora_A
         tensors[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = block.lora_B
-    save_tensors(target / PEFT_FILE, tensors, _metadata(lora, {}))
-    LoraConfig(**_peft_settings(lora), base_model_name_or_path=base_model, inference_mode=True).save_pretrained(
-        str(target)
+    save_tensors(target / PEFT_FILE, tensors, _origin(lora))
+    settings = LoraConfig(
+        **_peft_settings(lora),
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+        task_type=task_type,
+        modules_to_save=sorted({name.split(".", 1)[0] for name in trained_modules}) or None,
     )
+    settings.save_pretrained(str(target))
     return str(target)
 
 
@@ -125,7 +136,6 @@ def _metadata(lora: PlainLoRA, details: Mapping[str, str]) -> dict[str, str]:
     alphas = {block.scaling * block.r for block in lora.blocks.values()}
     method = lora.config.method if lora.config else "lora"
     metadata = {
-        "format": "pt",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
@@ -134,11 +144,13 @@ def _metadata(lora: PlainLoRA, details: Mapping[str, str]) -> dict[str, str]:
         "modelspec.architecture": "stable-diffusion/lora",
         "modelspec.title": f"LoRA ({method})",
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "reslora_merge_approach": lora.approach,
     }
-    if lora.config:
-        metadata["reslora_config"] = lora.config.to_json()
-    return {**metadata, **details}
+    return {**metadata, **_origin(lora), **details}
+
+
+def _origin(lora: PlainLoRA) -> dict[str, str]:
+    settings = {"reslora_config": lora.config.to_json()} if lora.config else {}
+    return {"format": "pt", "reslora_merge_approach": lora.approach, **settings}
 
 
 def _read_diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, Any]:

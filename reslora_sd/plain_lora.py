@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import lora_files
+from .blocks import LoRABlock
 from .config import ResLoRAConfig
 
 
@@ -75,9 +76,21 @@ class PlainLoRA:
         """Writes one .safetensors file in kohya's naming, for ComfyUI and A1111; gives its path."""
         return lora_files.save_kohya(self, path, details)
 
-    def save_peft(self, folder: str | os.PathLike[str], base_model: str = "") -> str:
-        """Writes an adapter folder for `PeftModel.from_pretrained`; gives its path."""
-        return lora_files.save_peft(self, folder, base_model)
+    def save_peft(
+        self,
+        folder: str | os.PathLike[str],
+        base_model: str = "",
+        task_type: str | None = None,
+        trained_modules: Mapping[str, Tensor] | None = None,
+    ) -> str:
+        """Writes an adapter folder for `PeftModel.from_pretrained`; gives its path.
+
+        Args:
+            base_model: name or path that PEFT loads the base model from, where it is asked to.
+            task_type: PEFT's, for example `CAUSAL_LM` or `SEQ_CLS`; needed by `AutoPeftModelFor...`.
+            trained_modules: parameters that were trained whole, by their path in the model, such as a new classifier's.
+        """
+        return lora_files.save_peft(self, folder, base_model, task_type, trained_modules or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
@@ -102,8 +115,13 @@ class PlainLoRA:
             The largest rounding error of a weight; 0 for a float32 model.
 
         Raises:
-            ValueError: the model lacks one of the linears, or has another size; nothing is changed then.
+            ValueError: the model lacks one of the linears, has another size, or still has its ResLoRA adapter; nothing
+                is changed then.
         """
+        if any(isinstance(module, LoRABlock) for module in model.modules()):
+            raise ValueError(
+                "The model still has its ResLoRA adapter, which would act twice. Call adapter.remove() first."
+            )
         linears = {name: _linear(model, name, block) for name, block in self.blocks.items()}
         largest = 0.0
         with torch.no_grad():

@@ -55,6 +55,8 @@ class _Collector:
     def __init__(self, adapter: ResLoRAAdapter, window: int) -> None:
         self.adapter = adapter
         self.sums = Statistics(window)
+        self.mask: Tensor | None = None
+        """Which tokens of the running batch count, (batch, tokens) bool; `None` for all."""
         for name in adapter.blocks:
             self.sums.blocks[name] = BlockStatistics(deque(maxlen=window), deque(maxlen=window))
 
@@ -66,13 +68,24 @@ class _Collector:
                 raise RuntimeError(f"{name} did not run, so it has no statistics. Run the whole model.")
             key = block.input_name
             if key not in rows:
-                rows[key] = inputs[name].detach().flatten(0, -2).float()
+                rows[key] = self._rows(inputs[name].detach(), name)
                 norms[key] = rows[key].norm()
                 if _needs_gram(self.adapter, key):
                     self._add(self.sums.grams, key, rows[key].T @ rows[key])
                 self.sums.tokens[key] = self.sums.tokens.get(key, 0) + len(rows[key])
         for name, block in self.adapter.blocks.items():
             self._add_block(self.sums.blocks[name], block, rows, norms)
+
+    def _rows(self, x: Tensor, name: str) -> Tensor:
+        """The tokens that count.  (..., in) -> (tokens, in) float32"""
+        if self.mask is None:
+            return x.flatten(0, -2).float()
+        if self.mask.shape != x.shape[:-1]:
+            raise ValueError(
+                f"token_mask gives {tuple(self.mask.shape)}, but the input of {name} has {tuple(x.shape[:-1])} tokens. "
+                "It must be (batch, tokens), true where a token counts."
+            )
+        return x[self.mask.to(x.device)].float()
 
     def _add_block(
         self, sums: BlockStatistics, block: LoRABlock, rows: Mapping[str, Tensor], norms: Mapping[str, Tensor]
@@ -117,7 +130,11 @@ def _needs_data(block: LoRABlock, residual: str) -> bool:
 
 
 def collect_statistics(
-    adapter: ResLoRAAdapter, batches: Iterable[Any], forward: Callable[[Any], object], window: int = 32
+    adapter: ResLoRAAdapter,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    window: int = 32,
+    token_mask: Callable[[Any], Tensor] | None = None,
 ) -> Statistics:
     """Runs the adapted model over data and gathers what `merge` needs.
 
@@ -126,9 +143,10 @@ def collect_statistics(
         batches: anything that `forward` takes. Some hundred samples are enough; use data like that of training.
         forward: runs the adapted model once on a batch, for example `lambda batch: unet(*batch)`.
         window: of how many forward passes, the last ones, the norms are averaged (the paper's sliding window).
+        token_mask: gives a batch's (batch, tokens) mask, true where a token counts; padding must not. `None`: all count.
 
     Raises:
-        ValueError: there was no batch, or an input holds NaN or infinity.
+        ValueError: there was no batch, a mask has another shape, or an input holds NaN or infinity.
     """
     collector = _Collector(adapter, window)
     was_training = adapter.model.training
@@ -136,6 +154,7 @@ def collect_statistics(
     try:
         with listening(collector):
             for batch in batches:
+                collector.mask = token_mask(batch).bool() if token_mask is not None else None
                 forward(batch)
     finally:
         adapter.model.train(was_training)

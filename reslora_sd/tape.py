@@ -2,14 +2,16 @@
 
 A tape belongs to one forward pass. The U-Net's pre-hook makes a new one and puts it into `cross_attention_kwargs`,
 which diffusers hands to every attention processor: also when gradient checkpointing runs a block again, since it is an
-argument there. Nothing is kept on modules, so that threads, copies and a second forward don't meet.
+argument there. A text model's pre-hook puts it into a context variable of the thread, and `checkpoint_contexts` brings
+the right one back for a recomputation. Nothing is kept on modules, so that threads, copies and a second forward don't
+meet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, Token
 
 import torch
 from torch import Tensor
@@ -30,6 +32,8 @@ class Tape:
     def __init__(self, strength: float = 1.0, inputs: dict[str, Tensor] | None = None, keep: bool = False) -> None:
         self.strength = strength
         self.inputs = inputs
+        self.outer: Tape | None = None
+        """Tape of the forward pass inside which this one runs, in the same thread."""
         self._keep = keep
         self._records: dict[str, Tensor] = {}
         self._readers: dict[str, int] = {}
@@ -48,8 +52,8 @@ class Tape:
         if name not in self._records:
             raise RuntimeError(
                 f"{reader} needs what {name} leaves on the tape, but that block has not run in this forward pass. "
-                "Run the whole U-Net (with its own enable_gradient_checkpointing(), if any), or train with a method "
-                "without such paths (lora, reslora_bs)."
+                "Run the whole model (a U-Net with its own enable_gradient_checkpointing(), if any), or train with a "
+                "method without such paths (lora, reslora_bs)."
             )
         value = self._records[name]
         self._readers[name] -= readers
@@ -68,6 +72,7 @@ class Tape:
 
 
 _strength: ContextVar[float] = ContextVar("reslora_strength", default=1.0)
+_current: ContextVar[Tape | None] = ContextVar("reslora_tape", default=None)
 _listener: ContextVar[Callable[[dict[str, Tensor]], None] | None] = ContextVar("reslora_listener", default=None)
 
 
@@ -103,3 +108,39 @@ def listening(listener: Callable[[dict[str, Tensor]], None]) -> Iterator[None]:
             yield
     finally:
         _listener.reset(token)
+
+
+def current_tape() -> Tape | None:
+    """The tape of the text model's forward pass that runs in this thread."""
+    return _current.get()
+
+
+def enter_tape(tape: Tape) -> None:
+    """Makes `tape` the current one of this thread."""
+    tape.outer = _current.get()
+    _current.set(tape)
+
+
+def leave_tape(tape: Tape) -> None:
+    """Makes the tape current that was so before `tape`."""
+    _current.set(tape.outer)
+    tape.outer = None
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """`context_fn` of `torch.utils.checkpoint.checkpoint`: the recomputation gets the tape of its forward pass."""
+    return nullcontext(), _Recomputation(_current.get())
+
+
+class _Recomputation:
+    """Makes a tape current for a while, as often as a graph is run backward."""
+
+    def __init__(self, tape: Tape | None) -> None:
+        self.tape = tape
+        self._tokens: list[Token[Tape | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_current.set(self.tape))
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._tokens.pop())

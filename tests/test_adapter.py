@@ -171,6 +171,7 @@ def test_the_package_gives_its_public_names_and_imports_no_framework():
         "ResLoRAAdapter",
         "ResLoRAAttnProcessor",
         "ResLoRAConfig",
+        "ResLoRALinear",
         "add_reslora",
         "collect_statistics",
         "load_reslora",

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from reslora_sd import ResLoRAConfig, add_reslora
-from reslora_sd import adapter as adapter_module
+from reslora_sd import attention as attention_module
 from reslora_sd.config import RESIDUALS
-from tests.oracle import OracleProcessor
+from tests.oracle import OracleProcessor, world_of
 from tests.unets import SMALL_SD1, SMALL_SD2, SMALL_SDXL, inputs_for, move_away_from_zero, small_unet
 
 CASES = [
@@ -66,16 +66,7 @@ def test_values_and_gradients_are_those_of_the_equations(config):
     move_away_from_zero(adapter)
     loss, gradients = loss_and_gradients(unet, adapter, inputs_for(unet))
 
-    world = {
-        "residual": config.residual,
-        "pre_num": config.pre_num,
-        "first_block": config.first_block,
-        "scaling": config.lora_alpha / config.r,
-        "chains": chains_by_hand(plain),
-        "seen": {},
-        "A": {name: block.lora_A.detach().clone().requires_grad_() for name, block in adapter.blocks.items()},
-        "B": {name: block.lora_B.detach().clone().requires_grad_() for name, block in adapter.blocks.items()},
-    }
+    world = world_of(adapter, chains_by_hand(plain))
     plain.requires_grad_(False)
     plain.set_attn_processor(
         {name: OracleProcessor(name.removesuffix(".processor"), world) for name in plain.attn_processors}
@@ -175,14 +166,14 @@ def test_a_model_can_be_copied_and_pickled_right_after_a_step(residual):
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_nothing_of_a_step_stays_alive(residual, checkpointing, backward, monkeypatch):
     tapes = []
-    make = adapter_module.new_tape
+    make = attention_module.new_tape
 
     def remember(*arguments):
         tape = make(*arguments)
         tapes.append(weakref.ref(tape))
         return tape
 
-    monkeypatch.setattr(adapter_module, "new_tape", remember)
+    monkeypatch.setattr(attention_module, "new_tape", remember)
     unet = small_unet().train()
     adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
     if checkpointing:
@@ -232,7 +223,7 @@ def test_a_skipped_block_is_an_error_and_not_an_old_tensor(residual):
 def test_a_call_beside_the_hooks_is_an_error():
     unet = small_unet()
     add_reslora(unet, ResLoRAConfig(r=4))
-    with pytest.raises(RuntimeError, match=r"unet\(\.\.\.\)"):
+    with pytest.raises(RuntimeError, match=r"model\(\.\.\.\)"):
         unet.forward(**inputs_for(unet))
 
 

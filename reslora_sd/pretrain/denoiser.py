@@ -101,7 +101,8 @@ class VelocityLoss:
         n = self.batch_size
         latents, ids = self.data.batch(n, generator)
         even = (torch.arange(n) + torch.rand(n, generator=generator)) / n
-        t = ((1 - (1 - even) ** self.LEAN) * len(self.alphas_cumprod)).long()
+        last = len(self.alphas_cumprod) - 1
+        t = ((1 - (1 - even) ** self.LEAN) * (last + 1)).long().clamp(max=last)  # `even` can round to 1
         a = self.alphas_cumprod[t].view(n, 1, 1, 1)
         noise = torch.randn(latents.shape, generator=generator)
         noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
