@@ -123,9 +123,9 @@ def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
     order: with equal seed, rank and targets, every residual starts from the same blocks.
 
     Args:
-        model: a diffusers `UNet2DConditionModel` without special attention processors, or a transformers model (a
-            causal LM, a sequence classifier, an encoder) whose targets are plain `nn.Linear`; without other adapters.
-        config: the settings. The default `target_modules` are the U-Net's; `reslora_sd.text.models` has those of others.
+        model: a diffusers `UNet2DConditionModel` without special attention processors, or a transformers model
+            (a causal LM, a sequence classifier, an encoder) whose targets are plain `nn.Linear`; no other adapters.
+        config: the settings. Default `target_modules` are the U-Net's; `reslora_sd.text.models` has those of others.
 
     Raises:
         TypeError: `model` is neither.

@@ -33,8 +33,8 @@ def add_branches(
     """
     if tape is None:
         raise RuntimeError(
-            f"{blocks[0].name} got no tape. Call the model itself, model(...): calling model.forward(...) or one of its "
-            "parts leaves out the hook that makes the tape."
+            f"{blocks[0].name} got no tape. Call the model itself, model(...): calling model.forward(...) or one of "
+            "its parts leaves out the hook that makes the tape."
         )
     if tape.inputs is not None:
         tape.inputs.update({block.name: x for block in blocks})

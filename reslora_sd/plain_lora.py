@@ -122,7 +122,7 @@ class PlainLoRA:
             raise ValueError(
                 "The model still has its ResLoRA adapter, which would act twice. Call adapter.remove() first."
             )
-        linears = {name: _linear(model, name, block) for name, block in self.blocks.items()}
+        linears = self.linears_of(model)
         largest = 0.0
         with torch.no_grad():
             for name, block in self.blocks.items():
@@ -131,6 +131,14 @@ class PlainLoRA:
                 weight.copy_(exact)
                 largest = max(largest, float((weight.float() - exact).abs().max()))
         return largest
+
+    def linears_of(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """The model's linears that this LoRA belongs to, by name.
+
+        Raises:
+            ValueError: the model lacks one of them, or has another size.
+        """
+        return {name: _linear(model, name, block) for name, block in self.blocks.items()}
 
     def summary(self) -> dict[str, Any]:
         """Approach, ranks and errors as plain values, for JSON."""

@@ -143,7 +143,7 @@ def collect_statistics(
         batches: anything that `forward` takes. Some hundred samples are enough; use data like that of training.
         forward: runs the adapted model once on a batch, for example `lambda batch: unet(*batch)`.
         window: of how many forward passes, the last ones, the norms are averaged (the paper's sliding window).
-        token_mask: gives a batch's (batch, tokens) mask, true where a token counts; padding must not. `None`: all count.
+        token_mask: gives a batch's (batch, tokens) mask, true where a token counts; padding must not. `None`: all.
 
     Raises:
         ValueError: there was no batch, a mask has another shape, or an input holds NaN or infinity.

@@ -31,6 +31,7 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
+from reslora_sd.checks import check_learning, check_loss
 from reslora_sd.diffusion.arguments import lora_config, parse_arguments
 from reslora_sd.diffusion.batches import BatchMaker
 from reslora_sd.diffusion.checkpoints import find_checkpoint, register_adapter, save_checkpoint, step_of
@@ -40,16 +41,14 @@ from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.reports import (
-    check_learning,
-    check_step,
     describe,
     finite,
     print_result,
     public,
     push_to_hub,
 )
-from reslora_sd.diffusion.run_folder import RunFolder
 from reslora_sd.diffusion.validation import Validation, validation_loss
+from reslora_sd.run_folder import RunFolder
 
 logger = logging.getLogger("reslora_sd")
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -200,7 +199,7 @@ def main(args: argparse.Namespace) -> None:
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     mean_loss = float(accelerator.reduce(loss_sum, "mean"))
-                    check_step(mean_loss, step + 1, run)
+                    check_loss(mean_loss, step + 1, run.path, "a broken picture")
                     norm = accelerator.clip_grad_norm_(list(adapter.parameters()), args.max_grad_norm)
                     used_lr = lr_scheduler.get_last_lr()[0]
                 optimizer.step()

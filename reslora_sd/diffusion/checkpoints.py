@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import ResLoRAAdapter, load_adapter_state
+from ..run_folder import ADAPTER_FILE
 from ..storage import sync
-from .run_folder import ADAPTER_FILE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

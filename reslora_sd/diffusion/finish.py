@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import ResLoRAAdapter
+from ..applied import applied
 from ..lora_files import DIFFUSERS_FILE
 from ..merge import APPROACHES, merge
 from ..plain_lora import PlainLoRA
+from ..run_folder import ADAPTER_FILE, RunFolder
 from ..statistics import collect_statistics
 from ..storage import write_json
 from .batches import Batch, BatchMaker
 from .loss import target_of
 from .models import Parts
-from .run_folder import ADAPTER_FILE, RunFolder
 from .validation import Validation, save_sheets
 
 _MEASURED_PICTURES = 128
@@ -108,7 +109,7 @@ def _measure(
     """Drift of every approach, and losses of all models, on the same batches."""
     drift, loss = {}, {"base": _loss(base, parts, batches), "unmerged": _loss(unmerged, parts, batches)}
     for name, plain in plains.items():
-        with _Loaded(unet, plain):
+        with applied(plain, unet):
             merged = _predict(unet, parts, batches)
         drift[name] = _distance(merged, unmerged) / max(_distance(unmerged, base), 1e-30)
         loss[name] = _loss(merged, parts, batches)
@@ -162,24 +163,6 @@ def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch])
 
 def _distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(first, second, strict=True)))
-
-
-class _Loaded:
-    """The U-Net with a plain LoRA loaded by diffusers and PEFT, for a while."""
-
-    def __init__(self, unet: Any, plain: PlainLoRA) -> None:
-        self.unet, self.plain = unet, plain
-
-    def __enter__(self) -> None:
-        state = {f"unet.{name}.lora_A.weight": block.lora_A for name, block in self.plain.blocks.items()}
-        # the scale goes into B, so that no metadata is needed: without it, alpha is the rank
-        state |= {
-            f"unet.{name}.lora_B.weight": block.lora_B * block.scaling for name, block in self.plain.blocks.items()
-        }
-        self.unet.load_lora_adapter(state, prefix="unet")
-
-    def __exit__(self, *_: object) -> None:
-        self.unet.unload_lora()
 
 
 def _prove(

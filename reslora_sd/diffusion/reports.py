@@ -9,28 +9,9 @@ from typing import Any
 import torch
 
 from ..adapter import ResLoRAAdapter
+from ..run_folder import RunFolder
 from .finish import Finished
 from .models import Parts
-from .run_folder import RunFolder
-
-
-def check_step(loss: float, step: int, run: RunFolder) -> None:
-    """Stops a run whose loss is no number, before the optimizer spreads it into the weights."""
-    if not math.isfinite(loss):
-        raise RuntimeError(
-            f"The loss of step {step} is {loss}. Training stopped; the checkpoints in {run.path} are from before. "
-            "Lower --learning_rate, use bf16 instead of fp16, or look for a broken picture."
-        )
-
-
-def check_learning(adapter: ResLoRAAdapter, step: int) -> None:
-    """Every block has to have moved: lora_B starts at zero."""
-    still = [name for name, block in adapter.blocks.items() if not block.lora_B.any()]
-    if still:
-        raise RuntimeError(
-            f"After {step} steps lora_B of {len(still)} of {len(adapter.blocks)} blocks is still zero, for example of "
-            f"{still[0]}. No gradient reaches them; please report this with the command."
-        )
 
 
 def push_to_hub(args: argparse.Namespace, run: RunFolder) -> None:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from ..run_folder import RunFolder, read_jsonl
 from ..storage import replacing
 from .batches import Batch
 from .loss import diffusion_loss
-from .run_folder import RunFolder, read_jsonl
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, StableDiffusionPipeline

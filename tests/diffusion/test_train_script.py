@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from reslora_sd.diffusion.arguments import parse_arguments
-from reslora_sd.diffusion.run_folder import read_jsonl
+from reslora_sd.run_folder import read_jsonl
 from reslora_sd.storage import load_tensors
 from tests.conftest import make_picture_folder
 

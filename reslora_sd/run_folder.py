@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..storage import replacing, write_json
+from .storage import replacing, write_json
 
 ADAPTER_FILE = "reslora_adapter.safetensors"
 _PACKAGES = ("reslora-sd", "torch", "diffusers", "transformers", "accelerate", "datasets", "peft", "safetensors")

@@ -1,0 +1,1 @@
+"""What the language experiments need: tasks, models, methods, training and evaluation."""

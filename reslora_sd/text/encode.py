@@ -1,0 +1,114 @@
+"""Rows of a generation task as token ids: prompts and answers, lengths counted, batches padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of tokens that the loss leaves out: the prompt's and padding."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples that fit, and what was left out."""
+
+    examples: list[dict[str, list[int]]]
+    """`input_ids` and `labels` (`IGNORED` for the prompt) of prompt, answer and end of text."""
+    rows: list[Mapping[str, Any]]
+    """The rows that they come from, in the same order."""
+    too_long: int
+    """How many rows have more tokens than the limit, and are left out."""
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def encode(rows: Sequence[Mapping[str, Any]], task: Any, tokenizer: Any, max_length: int) -> Encoded:
+    """Prompt, answer and end of text of every row as tokens; rows over `max_length` tokens are counted, not cut.
+
+    Args:
+        task: a `GenerationTask`: its `prompt(row)` and `target(row)` are the two texts.
+
+    Raises:
+        ValueError: no row fits, or there is none.
+    """
+    examples, kept, too_long = [], [], 0
+    for row in rows:
+        prompt = tokenizer(task.prompt(row))["input_ids"]
+        answer = tokenizer(task.target(row), add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        if len(prompt) + len(answer) > max_length:
+            too_long += 1
+            continue
+        examples.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
+        kept.append(row)
+    if not examples:
+        raise ValueError(
+            f"None of {len(rows)} rows of {task.name} fits into {max_length} tokens. Raise --max_length, or look "
+            "at the data file."
+        )
+    return Encoded(examples, kept, too_long)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """A collator: pads a batch on the right to its longest example.  -> (batch, tokens) long each"""
+
+    pad_token_id: int
+
+    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
+        longest = max(len(one["input_ids"]) for one in examples)
+
+        def padded(key: str, fill: int) -> Tensor:
+            return torch.tensor([[*one[key], *[fill] * (longest - len(one[key]))] for one in examples])
+
+        lengths = torch.tensor([len(one["input_ids"]) for one in examples])
+        mask = torch.arange(longest) < lengths[:, None]
+        ids = padded("input_ids", self.pad_token_id)
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": padded("labels", IGNORED)}
+
+
+def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive slices of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+@torch.no_grad()
+def generate_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[str], batch_size: int, max_length: int, max_new_tokens: int
+) -> tuple[list[str | None], int]:
+    """Greedy answers with a KV cache, batched with padding on the left; `None` for prompts over `max_length` tokens.
+
+    Returns:
+        an answer for each prompt, and how many prompts were too long.
+    """
+    lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    # equal lengths together, so that little is padding
+    order = sorted((i for i, length in enumerate(lengths) if length <= max_length), key=lambda i: lengths[i])
+    answers: list[str | None] = [None] * len(prompts)
+    was_training, side = model.training, tokenizer.padding_side
+    model.eval()
+    tokenizer.padding_side = "left"
+    try:
+        for chosen in batches_of(order, batch_size):
+            batch = tokenizer([prompts[i] for i in chosen], padding=True, return_tensors="pt").to(model.device)
+            tokens = model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+            new = tokens[:, batch["input_ids"].shape[1] :]
+            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                answers[i] = text
+    finally:
+        model.train(was_training)
+        tokenizer.padding_side = side
+    return answers, len(prompts) - len(order)

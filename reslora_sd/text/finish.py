@@ -1,0 +1,135 @@
+"""After training a text model: merges, evaluation of every variant, the files for others, results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..adapter import ResLoRAAdapter
+from ..merge import default_approach
+from ..plain_lora import PlainLoRA
+from ..run_folder import RunFolder
+from ..storage import write_json
+from .arguments import MethodArguments
+from .encode import generate_answers
+from .evaluate import Batch, merge_by_every_approach, table
+from .methods import Attached
+from .trainer import StepLog, head_parameters, peak_memory_mb, save_trained
+
+PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
+Contexts = Mapping[str, Callable[[], AbstractContextManager[None]]]
+
+
+def accuracies(
+    model: nn.Module,
+    contexts: Contexts,
+    task: Any,
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    batch_size: int,
+    max_length: int,
+) -> tuple[dict[str, float], dict[str, list[str | None]]]:
+    """Share of right answers, by generation, of every variant; a prompt over the limit counts as wrong.
+
+    Returns:
+        accuracies, and the answers themselves.
+    """
+    shares, texts = {}, {}
+    prompts = [task.prompt(row) for row in rows]
+    for name, context in contexts.items():
+        with context():
+            answers, _ = generate_answers(model, tokenizer, prompts, batch_size, max_length, task.max_new_tokens)
+        right = [text is not None and task.is_correct(text, row) for text, row in zip(answers, rows, strict=True)]
+        shares[name], texts[name] = sum(right) / len(right), answers
+    return shares, texts
+
+
+def merged_variants(attached: Attached, calibration: Iterable[Batch]) -> tuple[dict[str, PlainLoRA], Contexts]:
+    """All merges of our methods (none of others), and the contexts of every variant."""
+    plains = merge_by_every_approach(attached.adapter, calibration) if attached.adapter is not None else {}
+    return plains, attached.contexts(plains)
+
+
+def export(
+    attached: Attached,
+    plains: Mapping[str, PlainLoRA],
+    folder: Path,
+    tokenizer: Any,
+    base_model: str,
+    task_type: str,
+    fused: bool,
+) -> None:
+    """Writes the training form, PEFT's folder of the default merge, and, if wanted, the fused model.
+
+    The adapter is taken out of the model. PEFT's own methods are saved by PEFT, `full` by transformers.
+    """
+    adapter, model = attached.adapter, attached.model
+    if adapter is None:
+        model.save_pretrained(str(folder / (FUSED_FOLDER if attached.method == "full" else PEFT_FOLDER)))
+        if fused and attached.method != "full":
+            _save_model(model.merge_and_unload(), tokenizer, folder)
+        return
+    save_trained(adapter, folder)
+    head = {name: parameter.detach().cpu() for name, parameter in head_parameters(model).items()}
+    plain = plains[default_approach(adapter.config.residual)]
+    plain.save_peft(folder / PEFT_FOLDER, base_model, task_type, head)
+    adapter.remove()
+    if fused:
+        plain.fuse_into(model)
+        _save_model(model, tokenizer, folder)
+
+
+def _save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(str(folder / FUSED_FOLDER))
+    tokenizer.save_pretrained(str(folder / FUSED_FOLDER))
+
+
+def describe_run(
+    args: MethodArguments, training: Any, attached: Attached, model: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What run.json says."""
+    adapter: ResLoRAAdapter | None = attached.adapter
+    return {
+        "method": args.method,
+        "arguments": {**asdict(args), **{key: training.to_sanitized_dict()[key] for key in _TRAINING}},
+        "base_model": model,
+        "dataset": dict(data),
+        "seed": training.seed,
+        "targets": list(attached.targets),
+        "lora_config": adapter.config.to_dict() if adapter else None,
+        "trainable_parameters": attached.trainable,
+        "link_plan": adapter.link_plan().to_list() if adapter else [],
+    }
+
+
+_TRAINING = (
+    "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
+    "lr_scheduler_type warmup_steps weight_decay max_grad_norm seed bf16 fp16"
+).split()
+
+
+def report(
+    run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]], log: StepLog, steps: int
+) -> dict[str, Any]:
+    """Writes results.json, prints the table, and gives what was written."""
+    found = {
+        **{key: settings[key] for key in ("method", "base_model", "dataset", "seed", "trainable_parameters")},
+        "learning_rate": settings["arguments"]["learning_rate"],
+        "steps": steps,
+        "train_seconds": round(log.seconds, 2),
+        "seconds_per_step": round(log.seconds / max(1, log.steps), 4),
+        "peak_memory_mb": log.peak_memory_mb or peak_memory_mb(),
+        "results": {name: dict(row) for name, row in results.items()},
+    }
+    write_json(run.path / "results.json", found)
+    print(table(results))
+    print(
+        f"{found['method']}: {found['trainable_parameters']:,} trainable parameters, {found['seconds_per_step']:.2f} s "
+        f"a step, {found['peak_memory_mb']:.0f} MB at most while training. Everything is in {run.path}."
+    )
+    return found

@@ -1,0 +1,139 @@
+"""transformers' Trainer around a ResLoRA adapter: checkpoints hold what trains, and a log line is written each step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from ..adapter import ResLoRAAdapter, load_adapter_state
+from ..checks import check_learning, check_loss, peak_memory_mb
+from ..run_folder import ADAPTER_FILE, RunFolder
+from ..storage import load_tensors, save_tensors
+
+HEAD_FILE = "trained_modules.safetensors"
+"""Parameters that train beside the adapter, such as a new classifier's."""
+
+
+class ResLoRATrainer(Trainer):
+    """A Trainer whose checkpoints hold the adapter's training form and a new head, not the frozen model.
+
+    Everything else is transformers' own: accumulation, mixed precision, DeepSpeed, FSDP, resume, trackers.
+
+    Args:
+        adapter: the adapter inside `model`.
+    """
+
+    def __init__(self, *args: Any, adapter: ResLoRAAdapter, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.adapter = adapter
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_trained(self.adapter, folder, state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(str(folder))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.adapter, Path(resume_from_checkpoint))
+
+
+def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters that are no block's, by their path."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and ".block.lora_" not in name
+    }
+
+
+def save_trained(adapter: ResLoRAAdapter, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the training form and the head; `state` is the whole model's, where it was gathered (FSDP, ZeRO-3)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = head_parameters(adapter.model)
+    blocks, rest = None, {name: parameter.detach().cpu() for name, parameter in head.items()}
+    if state is not None:
+        blocks = {name: state[_name_in_model(name)].cpu() for name, _ in adapter.named_parameters()}
+        rest = {name: state[name].cpu() for name in head}
+    adapter.save(folder / ADAPTER_FILE, blocks)
+    if rest:
+        save_tensors(folder / HEAD_FILE, rest, {})
+
+
+def load_trained(adapter: ResLoRAAdapter, folder: Path) -> None:
+    """Takes up what `save_trained` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or of other settings.
+    """
+    adapter.load_state_dict(load_adapter_state(folder / ADAPTER_FILE, adapter.config), str(folder))
+    head = head_parameters(adapter.model)
+    if not head:
+        return
+    stored, _ = load_tensors(folder / HEAD_FILE)
+    if stored.keys() != head.keys():
+        raise ValueError(
+            f"{folder / HEAD_FILE} holds {sorted(stored)}, but {sorted(head)} train. Resume the same task."
+        )
+    with torch.no_grad():
+        for name, parameter in head.items():
+            parameter.copy_(stored[name])
+
+
+def _name_in_model(name: str) -> str:
+    """`...q_proj.lora_A` of the adapter is `...q_proj.block.lora_A` of the model."""
+    path, letter = name.rsplit(".", 1)
+    return f"{path}.block.{letter}"
+
+
+class StepLog(TrainerCallback):
+    """A line of log.jsonl for every step: loss, learning rate, gradient norm, seconds, peak memory.
+
+    Stops a training whose loss is no number, and one in which nothing learns.
+    """
+
+    def __init__(self, run: RunFolder, adapter: ResLoRAAdapter | None, must_learn_by: int = 5) -> None:
+        self.run, self.adapter, self.must_learn_by = run, adapter, must_learn_by
+        self.seconds = 0.0
+        """Seconds of all steps so far, without evaluation and checkpoints."""
+        self.steps = 0
+        """How many steps these were; a resumed run counts its own."""
+        self.peak_memory_mb = 0.0
+        """Peak of the training, before evaluation adds to it."""
+        self._began = 0.0
+        self._of_step = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._of_step = time.perf_counter() - self._began
+        self.seconds += self._of_step
+        self.steps += 1
+        self.peak_memory_mb = peak_memory_mb()
+        if self.adapter is not None and state.global_step == self.must_learn_by:
+            check_learning(self.adapter, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss = logs["loss"]
+        check_loss(loss, state.global_step, self.run.path, "a broken row")
+        if state.is_world_process_zero:
+            norm = logs.get("grad_norm")
+            self.run.log(
+                step=state.global_step,
+                loss=loss,
+                lr=logs.get("learning_rate"),
+                grad_norm=float(norm) if norm is not None and math.isfinite(norm) else None,
+                seconds=round(self._of_step, 4),
+                memory=self.peak_memory_mb,
+            )
