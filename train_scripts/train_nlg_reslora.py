@@ -13,28 +13,25 @@ for `PeftModel.from_pretrained`), and with --save_fused fused/ (the whole model)
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
-from reslora_sd.text.models import load_causal_lm
-from reslora_sd.text.read import read_rows
-from reslora_sd.text.tasks import GENERATION_TASKS, GenerationTask
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import set_seed
 
-from reslora_sd.linear import gradient_checkpointing_kwargs
-from reslora_sd.run_folder import RunFolder
-from reslora_sd.text.arguments import MethodArguments, training_defaults
-from reslora_sd.text.encode import Encoded, Padding, batches_of, encode
+from reslora_sd.text.arguments import MethodArguments, parse_arguments
+from reslora_sd.text.encode import Padding, batches_of, encode
 from reslora_sd.text.evaluate import measure_answers
-from reslora_sd.text.finish import accuracies, describe_run, export, merged_variants, report
-from reslora_sd.text.methods import Attached, attach
-from reslora_sd.text.trainer import ResLoRATrainer, StepLog
+from reslora_sd.text.finish import accuracies, describe_run, export, merged_variants, report, write_answers
+from reslora_sd.text.methods import attach
+from reslora_sd.text.models import SMOLLM2, load_causal_lm
+from reslora_sd.text.read import keep_apart
+from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
+from reslora_sd.text.tasks import GENERATION_TASKS, read_test, read_train, task_named, test_task
+from reslora_sd.text.trainer import StepLog
 
 logger = logging.getLogger("reslora_sd")
 
@@ -49,112 +46,73 @@ class TaskArguments(MethodArguments):
     )
     test_file: str | None = field(default=None, metadata={"help": "JSON lines with the task's columns (else the Hub)."})
     max_length: int = field(default=512, metadata={"help": "Tokens of prompt and answer; longer rows are left out."})
-    eval_generation: bool = field(default=True, metadata={"help": "Generate answers of the test rows and mark them."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.model = self.model or "smollm2"
-        if self.task not in GENERATION_TASKS:
-            raise ValueError(f"--task is {self.task!r}. It must be one of {', '.join(GENERATION_TASKS)}.")
+        task_named(self.task)
+        self.model = self.model or SMOLLM2
         if self.max_length < 1:
             raise ValueError(f"--max_length is {self.max_length}. It must be 1 or more.")
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[TaskArguments, TrainingArguments]:
-    """Our settings, and transformers'.
+def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
+    """The run, in order: check, read, load, attach, train, merge, evaluate, export.
 
-    Raises:
-        ValueError: a value can't be meant.
+    Returns:
+        what results.json says, in the main process.
     """
-    parser = HfArgumentParser((TaskArguments, TrainingArguments), description=__doc__.split("\n")[0])
-    parser.set_defaults(**training_defaults(output_dir=""))
-    args, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
-    if not training.output_dir:
-        training.output_dir = f"runs/{args.task}-{args.method}"
-    return args, training
+    training.output_dir = training.output_dir or f"runs/{args.task}-{args.method}"
+    run, resumed_at = find_resumed(training, args.overwrite_output_dir)
+    task = task_named(args.task)
+    train_rows = read_train(task, args.train_file, args.max_train_samples, training.seed)
+    test_rows = read_test(task, args.test_file, args.max_eval_samples)
+    train_rows, validation_rows = keep_apart(train_rows, args.validation_samples)
 
-
-def make_trainer(
-    attached: Attached, training: TrainingArguments, encoded: Encoded, tokenizer: Any, log: StepLog
-) -> Trainer:
-    """transformers' Trainer; ours where the adapter is ours."""
-    if training.gradient_checkpointing:
-        ours = gradient_checkpointing_kwargs() if attached.adapter is not None else {"use_reentrant": False}
-        attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=ours)
-        training.gradient_checkpointing = False  # done; Trainer's own call would leave our context out
-    given: dict[str, Any] = {
-        "model": attached.model,
-        "args": training,
-        "train_dataset": encoded.examples,
-        "data_collator": Padding(tokenizer.pad_token_id),
-        "processing_class": tokenizer,
-        "callbacks": [log, *attached.callbacks],
-    }
-    return Trainer(**given) if attached.adapter is None else ResLoRATrainer(**given, adapter=attached.adapter)
-
-
-def read_data(args: TaskArguments, task: GenerationTask) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Rows to train on, and rows to test on."""
-    train = read_rows(task, args.train_file, split="train", limit=args.max_train_samples)
-    return train, read_rows(task, args.test_file, split="test", limit=args.max_eval_samples)
-
-
-def write_answers(run: RunFolder, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
-    """What each variant said to each test row."""
-    with (run.path / "answers.jsonl").open("w", encoding="utf-8") as file:
-        for number, row in enumerate(rows):
-            said = {name: answers[number] for name, answers in texts.items()}
-            file.write(json.dumps({"row": dict(row), "answers": said}, default=str) + "\n")
-
-
-def main(args: TaskArguments, training: TrainingArguments) -> None:
-    """The run, in order: check, load, attach, train, merge, evaluate, export."""
-    run = RunFolder(training.output_dir)
-    run.check(resume=training.resume_from_checkpoint is not None, overwrite=args.overwrite_output_dir)
-    task = GENERATION_TASKS[args.task]
-    train_rows, test_rows = read_data(args, task)
     set_seed(training.seed)
     model, tokenizer = load_causal_lm(args.model, dtype=getattr(torch, args.dtype))
-    encoded, tests = (encode(rows, task, tokenizer, args.max_length) for rows in (train_rows, test_rows))
+    encoded = encode(train_rows, task, tokenizer, args.max_length)
+    tests = encode(test_rows, test_task(task), tokenizer, args.max_length)
+    validation = encode(validation_rows, task, tokenizer, args.max_length) if validation_rows else None
     for name, one in (("training", encoded), ("test", tests)):
         if one.too_long:
             logger.warning("%d %s rows are over --max_length %d: left out.", one.too_long, name, args.max_length)
 
-    attached = attach(model, args, training.max_steps, training.seed)
+    attached = attach(model, args, total_steps(training, len(encoded)), training.seed)
     log = StepLog(run, attached.adapter)
-    trainer = make_trainer(attached, training, encoded, tokenizer, log)
-    data = {
-        "name": args.task, "train": args.train_file or task.hub_name, "test": args.test_file or task.hub_name,
-        "train_rows": len(encoded), "test_rows": len(tests), "too_long": encoded.too_long + tests.too_long,
-    }  # fmt: skip
-    settings = describe_run(args, training, attached, args.model, data)
-    is_main = trainer.is_world_process_zero()
-    resumed_at = 0
-    if training.resume_from_checkpoint:
-        resumed_at = int(str(training.resume_from_checkpoint).rstrip("/").rsplit("-", 1)[-1])
-    if is_main:
-        run.create(settings, resumed_at)
-        logger.info("%s trainable parameters, %d training rows", f"{attached.trainable:,}", len(encoded))
-        if attached.adapter is not None:
-            logger.info("%s", attached.adapter.link_plan())
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    if not is_main:
-        return
-
     pad = Padding(tokenizer.pad_token_id)
+    trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log)
+    data = {
+        "name": args.task,
+        "train": args.train_file or task.hub_name,
+        "test": args.test_file or test_task(task).hub_name,
+        "train_rows": len(encoded),
+        "test_rows": len(tests),
+        "too_long": encoded.too_long + tests.too_long,
+    }
+    settings = describe_run(args, training, attached, args.model, data)
+    if not train(trainer, attached, run, settings, resumed_at):
+        return None
+
     model = attached.model.eval()
     calibration = [pad(part) for part in batches_of(encoded.examples[: args.calibration_samples], args.eval_batch_size)]
     plains, contexts = merged_variants(attached, calibration)
-    batches = [pad(part) for part in batches_of(tests.examples, args.eval_batch_size)]
-    results = measure_answers(model, contexts, batches)
-    if args.eval_generation:
+    results: dict[str, dict[str, float]] = {}
+    if args.evaluate != "none":
+        results = measure_answers(
+            model, contexts, [pad(part) for part in batches_of(tests.examples, args.eval_batch_size)]
+        )
+    if args.evaluate == "all":
         shares, texts = accuracies(
-            model, contexts, task, test_rows, tokenizer, args.eval_batch_size, args.max_length
-        )  # fmt: skip
+            model, contexts, test_task(task), test_rows, tokenizer, args.eval_batch_size, args.max_length
+        )
         results = {name: {"accuracy": shares[name], **row} for name, row in results.items()}
-        write_answers(run, test_rows, texts)
+        write_answers(run.path, test_rows, texts)
+    if validation is not None:
+        batches = [pad(part) for part in batches_of(validation.examples, args.eval_batch_size)]
+        trained = {"unmerged": contexts["unmerged"]}
+        settings["validation_loss"] = measure_answers(model, trained, batches)["unmerged"]["answer_loss"]
     export(attached, plains, run.path, tokenizer, args.model, "CAUSAL_LM", args.save_fused)
-    report(run, settings, results, log, trainer.state.global_step)
+    return report(run, settings, results)
 
 
 if __name__ == "__main__":
@@ -162,6 +120,6 @@ if __name__ == "__main__":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        main(*parse_arguments())
+        main(*parse_arguments(TaskArguments, __doc__.split("\n")[0], None))
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")

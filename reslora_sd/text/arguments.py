@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import METHODS, ResLoRAConfig
 
@@ -48,8 +49,23 @@ class MethodArguments:
         },
     )
     eval_batch_size: int = field(default=32, metadata={"help": "Examples at once in evaluation."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use the first so many test rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "So many training rows at random (--seed)."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "The first so many test rows."})
+    validation_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Training rows kept apart, the same for every seed: their loss chooses settings such as the "
+            "learning rate, and the test rows don't."
+        },
+    )
+    evaluate: str = field(
+        default="all",
+        metadata={
+            "help": "all: the task's metric and losses of every variant; loss: without generated answers; none: only "
+            "the loss of the rows that --validation_samples kept apart.",
+            "choices": ["all", "loss", "none"],
+        },
+    )
     calibration_samples: int = field(
         default=256, metadata={"help": "Training rows that merging takes its statistics from."}
     )
@@ -65,6 +81,8 @@ class MethodArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}. It must be 1 or more.")
+        if self.validation_samples < 0:
+            raise ValueError(f"--validation_samples is {self.validation_samples}. It must be 0 or more.")
 
     @property
     def is_ours(self) -> bool:
@@ -84,17 +102,36 @@ class MethodArguments:
         )
 
 
-def training_defaults(**changed: Any) -> dict[str, Any]:
-    """Defaults for transformers' TrainingArguments: a real run on two cores, with a log line a step."""
-    return {
-        "max_steps": 100,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 2e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_steps": 500,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        **changed,
-    }
+Arguments = TypeVar("Arguments", bound=MethodArguments)
+
+
+def parse_arguments(kind: type[Arguments], description: str, argv: Sequence[str] | None) -> tuple[Arguments, Any]:
+    """Our settings and transformers' TrainingArguments; `--num_train_epochs` alone counts in epochs, not in steps.
+
+    Raises:
+        ValueError: a value can't be meant.
+    """
+    from transformers import HfArgumentParser, TrainingArguments
+
+    parser = HfArgumentParser((kind, TrainingArguments), description=description)
+    parser.set_defaults(output_dir="", **_TRAINING_DEFAULTS)
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = {word.partition("=")[0] for word in words}
+    if "--num_train_epochs" in flags and "--max_steps" not in flags:
+        words += ["--max_steps", "-1"]
+    args, training = parser.parse_args_into_dataclasses(words)
+    return args, training
+
+
+_TRAINING_DEFAULTS = {
+    "max_steps": 100,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "save_steps": 500,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+}
+"""A real run on two cores, with a log line a step."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -13,13 +15,13 @@ from torch import nn
 from ..adapter import ResLoRAAdapter
 from ..merge import default_approach
 from ..plain_lora import PlainLoRA
-from ..run_folder import RunFolder
+from ..run_folder import RunFolder, read_jsonl
 from ..storage import write_json
 from .arguments import MethodArguments
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
-from .trainer import StepLog, head_parameters, peak_memory_mb, save_trained
+from .trainer import head_parameters, save_trained
 
 PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
 Contexts = Mapping[str, Callable[[], AbstractContextManager[None]]]
@@ -47,6 +49,14 @@ def accuracies(
         right = [text is not None and task.is_correct(text, row) for text, row in zip(answers, rows, strict=True)]
         shares[name], texts[name] = sum(right) / len(right), answers
     return shares, texts
+
+
+def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
+    """answers.jsonl: what each variant said to each test row."""
+    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            said = {name: answers[number] for name, answers in texts.items()}
+            file.write(json.dumps({"row": dict(row), "answers": said}, default=str) + "\n")
 
 
 def merged_variants(attached: Attached, calibration: Iterable[Batch]) -> tuple[dict[str, PlainLoRA], Contexts]:
@@ -113,21 +123,21 @@ _TRAINING = (
 ).split()
 
 
-def report(
-    run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]], log: StepLog, steps: int
-) -> dict[str, Any]:
+def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Writes results.json, prints the table, and gives what was written."""
+    log = read_jsonl(run.log_path)
     found = {
         **{key: settings[key] for key in ("method", "base_model", "dataset", "seed", "trainable_parameters")},
         "learning_rate": settings["arguments"]["learning_rate"],
-        "steps": steps,
-        "train_seconds": round(log.seconds, 2),
-        "seconds_per_step": round(log.seconds / max(1, log.steps), 4),
-        "peak_memory_mb": log.peak_memory_mb or peak_memory_mb(),
+        "steps": log[-1]["step"],
+        "seconds_per_step": round(fmean(row["seconds"] for row in log), 4),
+        "peak_memory_mb": max(row["memory"] for row in log),
+        "validation_loss": settings.get("validation_loss"),
         "results": {name: dict(row) for name, row in results.items()},
     }
     write_json(run.path / "results.json", found)
-    print(table(results))
+    if results:
+        print(table(results))
     print(
         f"{found['method']}: {found['trainable_parameters']:,} trainable parameters, {found['seconds_per_step']:.2f} s "
         f"a step, {found['peak_memory_mb']:.0f} MB at most while training. Everything is in {run.path}."

@@ -21,7 +21,7 @@ HEAD_FILE = "trained_modules.safetensors"
 """Parameters that train beside the adapter, such as a new classifier's."""
 
 
-class ResLoRATrainer(Trainer):
+class ResLoRATrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose checkpoints hold the adapter's training form and a new head, not the frozen model.
 
     Everything else is transformers' own: accumulation, mixed precision, DeepSpeed, FSDP, resume, trackers.
@@ -94,7 +94,7 @@ def _name_in_model(name: str) -> str:
     return f"{path}.block.{letter}"
 
 
-class StepLog(TrainerCallback):
+class StepLog(TrainerCallback):  # type: ignore[misc]
     """A line of log.jsonl for every step: loss, learning rate, gradient norm, seconds, peak memory.
 
     Stops a training whose loss is no number, and one in which nothing learns.
@@ -102,12 +102,6 @@ class StepLog(TrainerCallback):
 
     def __init__(self, run: RunFolder, adapter: ResLoRAAdapter | None, must_learn_by: int = 5) -> None:
         self.run, self.adapter, self.must_learn_by = run, adapter, must_learn_by
-        self.seconds = 0.0
-        """Seconds of all steps so far, without evaluation and checkpoints."""
-        self.steps = 0
-        """How many steps these were; a resumed run counts its own."""
-        self.peak_memory_mb = 0.0
-        """Peak of the training, before evaluation adds to it."""
         self._began = 0.0
         self._of_step = 0.0
 
@@ -116,9 +110,6 @@ class StepLog(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._of_step = time.perf_counter() - self._began
-        self.seconds += self._of_step
-        self.steps += 1
-        self.peak_memory_mb = peak_memory_mb()
         if self.adapter is not None and state.global_step == self.must_learn_by:
             check_learning(self.adapter, state.global_step)
 
@@ -135,5 +126,5 @@ class StepLog(TrainerCallback):
                 lr=logs.get("learning_rate"),
                 grad_norm=float(norm) if norm is not None and math.isfinite(norm) else None,
                 seconds=round(self._of_step, 4),
-                memory=self.peak_memory_mb,
+                memory=peak_memory_mb(),
             )

