@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from .storage import replacing, write_json
 
 ADAPTER_FILE = "reslora_adapter.safetensors"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _PACKAGES = ("reslora-sd", "torch", "diffusers", "transformers", "accelerate", "datasets", "peft", "safetensors")
 
 
@@ -50,6 +53,9 @@ class RunFolder:
     def create(self, settings: dict[str, Any], resumed_at: int) -> None:
         """Writes run.json, and cuts the logs of a resumed run back to the step that it continues from."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if not resumed_at:
+            for stale in list_checkpoints(self.path):  # of the run that this one replaces: `latest` must not find them
+                shutil.rmtree(stale)
         for path in (self.log_path, self.index_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = [row for row in read_jsonl(path) if row["step"] <= resumed_at] if resumed_at else []
@@ -72,6 +78,37 @@ class RunFolder:
         with self.index_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **about, "file": relative, "sha256": digest}) + "\n")
         return digest
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was saved after."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match.group(1))
+
+
+def find_checkpoint(folder: Path, asked: str) -> Path:
+    """The checkpoint that `--resume_from_checkpoint` means: `latest`, a name in the output folder, or a path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if asked == "latest":
+        complete = list_checkpoints(folder)
+        if not complete:
+            raise FileNotFoundError(f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out.")
+        return complete[-1]
+    for path in (Path(asked), folder / asked):
+        if _CHECKPOINT.fullmatch(path.name) and path.is_dir():
+            return path
+    have = ", ".join(path.name for path in list_checkpoints(folder)) or "none"
+    raise FileNotFoundError(f"There is no checkpoint {asked!r}; {folder} has: {have}.")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -10,17 +10,19 @@ training script. A run that is done is not run again, so that a sweep that was s
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reslora_sd.config import METHODS
 from reslora_sd.storage import write_json
+from reslora_sd.sweep import Training, run_all
 
 SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
+REPORT = "merge_report.json"
 
 
 def run_folder(args: argparse.Namespace, method: str, rate: float, seed: int) -> Path:
@@ -28,28 +30,19 @@ def run_folder(args: argparse.Namespace, method: str, rate: float, seed: int) ->
     return Path(args.output_dir) / f"{method}-lr{rate:g}-seed{seed}"
 
 
-def train(args: argparse.Namespace, folder: Path, method: str, rate: float, seed: int, more: Sequence[str]) -> None:
-    """One training, unless it is done.
-
-    Raises:
-        RuntimeError: the training script failed.
-    """
-    if (folder / "merge_report.json").exists():
-        return
-    command = [
-        sys.executable, str(SCRIPT), "--method", method, "--learning_rate", str(rate), "--seed", str(seed),
+def training(args: argparse.Namespace, method: str, rate: float, seed: int, more: Sequence[str]) -> Training:
+    """One combination's run."""
+    flags = [
+        "--method", method, "--learning_rate", str(rate), "--seed", str(seed),
         "--max_train_steps", str(args.max_train_steps), "--validation_steps", str(args.max_train_steps),
-        "--output_dir", str(folder), "--overwrite_output_dir", *more,
+        "--overwrite_output_dir", *more,
     ]  # fmt: skip
-    print(f"{folder.name} ...", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return Training(run_folder(args, method, rate, seed), SCRIPT, flags, lambda path: (path / REPORT).exists())
 
 
 def read(folder: Path) -> dict[str, float]:
     """Held-out losses of one run, by model: base, unmerged, exported; and its drift."""
-    report = json.loads((folder / "merge_report.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     loss, approach = report["end_to_end"]["loss"], report["approach"]
     drift = report["end_to_end"]["drift"][approach]
     return {"base": loss["base"], "unmerged": loss["unmerged"], "exported": loss[approach], "drift": drift}
@@ -80,16 +73,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--max_train_steps", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; mind OMP_NUM_THREADS")
     args, more = parser.parse_known_args(argv)
+    combinations = list(itertools.product(args.seeds, args.learning_rates, args.methods))
+    run_all([training(args, method, rate, seed, more) for seed, rate, method in combinations], args.jobs)
     results: dict[str, dict[str, list[dict[str, float]]]] = {
         method: {f"{rate:g}": [] for rate in args.learning_rates} for method in args.methods
     }
-    for seed in args.seeds:
-        for rate in args.learning_rates:
-            for method in args.methods:
-                folder = run_folder(args, method, rate, seed)
-                train(args, folder, method, rate, seed, more)
-                results[method][f"{rate:g}"].append(read(folder))
+    for seed, rate, method in combinations:
+        results[method][f"{rate:g}"].append(read(run_folder(args, method, rate, seed)))
     write_json(Path(args.output_dir) / "compare.json", results)
     base = statistics.mean(run["base"] for by_rate in results.values() for runs in by_rate.values() for run in runs)
     print(f"Loss on held-out pictures, base model {base:.4f}, {len(args.seeds)} seeds:")

@@ -4,9 +4,9 @@
         --output_dir runs/compare-svamp
 
 First every method is trained at every rate with the first seed; the loss of training rows that are kept apart
-(--validation_samples) chooses its rate. At that rate it is then trained with all seeds, and evaluated on the test rows.
-compare.json, compare.md (a table) and compare.png (the sweep) are written. Flags that this script doesn't know go to the
-training script. Runs that are done are not run again: after a stop, the same command goes on.
+(--validation_samples) chooses its rate. At that rate it is then trained with all seeds, and evaluated on the test
+rows. compare.json, compare.md (a table) and compare.png (the sweep) are written. Flags that this script doesn't know
+go to the training script. Runs that are done are not run again: after a stop, the same command goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def training(
     script = FOLDER / ("train_nlg_reslora.py" if args.task in GENERATION_TASKS else "train_nlu_reslora.py")
     flags = [
         "--task", args.task, "--method", method, "--learning_rate", str(rate), "--seed", str(seed),
-        "--max_steps", str(args.max_steps), "--validation_samples", str(args.validation_samples), "--evaluate", evaluate,
+        "--max_steps", str(args.max_steps), "--validation_samples", str(args.validation_samples),
+        "--evaluate", evaluate,
     ]  # fmt: skip
     if (folder / "results.json").exists():
         flags += ["--resume_from_checkpoint", "latest"]

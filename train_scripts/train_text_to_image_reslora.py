@@ -34,7 +34,7 @@ from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.checks import check_learning, check_loss
 from reslora_sd.diffusion.arguments import lora_config, parse_arguments
 from reslora_sd.diffusion.batches import BatchMaker
-from reslora_sd.diffusion.checkpoints import find_checkpoint, register_adapter, save_checkpoint, step_of
+from reslora_sd.diffusion.checkpoints import register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import Framing, load_images
 from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
@@ -48,7 +48,7 @@ from reslora_sd.diffusion.reports import (
     push_to_hub,
 )
 from reslora_sd.diffusion.validation import Validation, validation_loss
-from reslora_sd.run_folder import RunFolder
+from reslora_sd.run_folder import RunFolder, find_checkpoint, step_of
 
 logger = logging.getLogger("reslora_sd")
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter import ResLoRAAdapter, load_adapter_state
-from ..run_folder import ADAPTER_FILE
+from ..run_folder import ADAPTER_FILE, list_checkpoints
 from ..storage import sync
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter) -> None:
@@ -56,34 +53,3 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, total_lim
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return target
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint was saved after."""
-    match = _NAME.fullmatch(checkpoint.name)
-    assert match is not None
-    return int(match.group(1))
-
-
-def find_checkpoint(folder: Path, asked: str) -> Path:
-    """The checkpoint that `--resume_from_checkpoint` means: `latest`, a name in the output folder, or a path.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if asked == "latest":
-        complete = list_checkpoints(folder)
-        if not complete:
-            raise FileNotFoundError(f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out.")
-        return complete[-1]
-    for path in (Path(asked), folder / asked):
-        if _NAME.fullmatch(path.name) and (path / ADAPTER_FILE).is_file():
-            return path
-    have = ", ".join(path.name for path in list_checkpoints(folder)) or "none"
-    raise FileNotFoundError(f"There is no checkpoint {asked!r}; {folder} has: {have}.")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..linear import gradient_checkpointing_kwargs
-from ..run_folder import RunFolder
+from ..run_folder import RunFolder, find_checkpoint, step_of
 from .methods import Attached
 from .trainer import ResLoRATrainer, StepLog
 
@@ -22,37 +20,30 @@ logger = logging.getLogger("reslora_sd")
 def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolder, int]:
     """The run folder, and the step from which the run goes on (0: from the start).
 
-    Makes a path of `--resume_from_checkpoint latest`.
+    `--resume_from_checkpoint` becomes a path.
 
     Raises:
-        ValueError: the folder can't be used, or holds no such checkpoint.
+        ValueError: the folder can't be used.
+        FileNotFoundError: it holds no such checkpoint.
     """
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
     run.check(resume=asked is not None, overwrite=overwrite)
     if asked is None:
         return run, 0
-    if str(asked).lower() in ("latest", "true"):
-        asked = get_last_checkpoint(str(run.path)) if run.path.is_dir() else None
-        if asked is None:
-            raise ValueError(
-                f"--resume_from_checkpoint: {run.path} has no checkpoint. Start without it; --save_steps says how "
-                "often one is written."
-            )
-    name = Path(asked).name
-    if not Path(asked).is_dir() or not name.removeprefix("checkpoint-").isdigit():
-        raise ValueError(f"--resume_from_checkpoint is {asked}. Name a folder checkpoint-N, or say latest.")
-    training.resume_from_checkpoint = str(asked)
-    return run, int(name.removeprefix("checkpoint-"))
+    checkpoint = find_checkpoint(run.path, str(asked))
+    training.resume_from_checkpoint = str(checkpoint)
+    return run, step_of(checkpoint)
 
 
 def total_steps(training: TrainingArguments, rows: int) -> int:
     """Optimizer steps of the whole training, over so many rows."""
     if training.max_steps > 0:
         return int(training.max_steps)
-    at_once = training.train_batch_size * training.world_size
+    at_once = int(training.train_batch_size * training.world_size)
     steps_an_epoch = math.ceil(math.ceil(rows / at_once) / training.gradient_accumulation_steps)
-    return math.ceil(steps_an_epoch * training.num_train_epochs)
+    steps: float = steps_an_epoch * training.num_train_epochs
+    return math.ceil(steps)
 
 
 def make_trainer(

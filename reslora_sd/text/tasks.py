@@ -87,8 +87,8 @@ def _checked(task: GenerationTask, rows: list[Row], place: str) -> list[Row]:
             ) from error
         if not right:
             raise ValueError(
-                f"{place}, row {number}: the answer of a row of {task.name} doesn't hold its own solution. Mend the row: "
-                f"{_shown(row)}"
+                f"{place}, row {number}: the answer doesn't hold the solution that {task.name} would look for in it. "
+                f"Mend or remove {_shown(row)}"
             )
     return rows
 

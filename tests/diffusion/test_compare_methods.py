@@ -34,7 +34,9 @@ def test_a_sweep_runs_once_and_continues(compare, tmp_path, picture_folder, tiny
     compare.main(argv)
     result = json.loads((tmp_path / "sweep" / "compare.json").read_text())
     assert result["reslora_ms"]["0.01"][0]["exported"] > 0
-    monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: pytest.fail("a run that is done was run again"))
+    monkeypatch.setattr(
+        "reslora_sd.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
+    )
     compare.main(argv)
     assert "reslora_ms" in capsys.readouterr().out
 
