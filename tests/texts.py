@@ -1,7 +1,9 @@
-"""Small text models that tests are made on, with random weights: a Llama with grouped heads, a BERT, a GPT-2."""
+"""Small text models that tests are made on, with random weights, a tokenizer of bytes, and rows of a task."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,3 +38,45 @@ def tokens_for(model: Any, batch: int = 2, length: int = 7, seed: int = 1) -> to
     """Random token ids without padding.  -> (batch, length)"""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, model.config.vocab_size, (batch, length), generator=generator)
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose tokens are bytes, with padding, start and end of text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<pad>", "<s>", "</s>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def save_small_llama(folder: Path) -> Path:
+    """A folder with a causal LM of two layers and its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    sizes = {**_SIZES, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    config = transformers.LlamaConfig(
+        **sizes, num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_svamp(path: Path, rows: int, first: int = 0) -> Path:
+    """A file in SVAMP's form."""
+    lines = [
+        {
+            "Body": f"Tom has {i + 9} pens and gives {i} away",
+            "Question": "How many are left?",
+            "Equation": f"( {i + 9}.0 - {i}.0 )",
+            "Answer": "9",
+        }
+        for i in range(first, first + rows)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path

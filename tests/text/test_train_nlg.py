@@ -1,0 +1,198 @@
+"""The generation script from end to end, on a small random Llama."""
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+
+from reslora_sd import load_reslora
+from reslora_sd.run_folder import read_jsonl
+from reslora_sd.storage import load_tensors
+from reslora_sd.text.arguments import parse_arguments
+from reslora_sd.text.encode import Padding, encode
+from reslora_sd.text.evaluate import run_model
+from reslora_sd.text.tasks import read_train, task_named
+from tests.texts import save_small_llama, write_svamp
+
+SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "train_nlg_reslora.py"
+OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_nlg_reslora", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_small_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def command(llama, tmp_path):
+    """Flags of a run of a few steps."""
+    train, test = write_svamp(tmp_path / "train.jsonl", 24), write_svamp(tmp_path / "test.jsonl", 6, first=100)
+
+    def make(*more, output="run"):
+        return [
+            "--model", str(llama), "--train_file", str(train), "--test_file", str(test), "--max_steps", "6",
+            "--per_device_train_batch_size", "4", "--learning_rate", "0.02", "--calibration_samples", "8",
+            "--use_cpu", "--output_dir", str(tmp_path / output), *map(str, more),
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def train(script, command, tmp_path):
+    def run(*more, output="run"):
+        argv = command(*more, output=output)
+        result = script.main(*parse_arguments(script.TaskArguments, "", argv))
+        return result, tmp_path / output
+
+    return run
+
+
+def losses(run):
+    return [row["loss"] for row in read_jsonl(run / "log.jsonl")]
+
+
+def answer_loss(model, folder, file):
+    """Mean cross-entropy of the answers' tokens of a file."""
+    task = task_named("svamp")
+    rows = read_train(task, str(file), None, 0)
+    batch = Padding(0)(encode(rows, task, transformers.AutoTokenizer.from_pretrained(folder), 512).examples)
+    logits = run_model(model, batch)[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_our_methods_train_merge_and_are_loaded_by_peft(train, llama, method):
+    result, run = train("--method", method)
+    assert losses(run)[-1] < losses(run)[0] and len(losses(run)) == 6
+    variants = result["results"]
+    assert {"base", "unmerged", "merged: none"} <= variants.keys()
+    assert variants["unmerged"]["kl"] == 0 < variants["base"]["kl"]
+    assert all(0 <= row["accuracy"] <= 1 and row["answer_loss"] > 0 for row in variants.values())
+    assert len(read_jsonl(run / "answers.jsonl")) == 6
+    assert json.loads((run / "run.json").read_text())["trainable_parameters"] == result["trainable_parameters"] == 896
+
+    # what others load is what was measured
+    model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), run / "peft")
+    exported = variants["merged: exact" if method in ("lora", "reslora_bs") else "merged: least_squares"]
+    assert answer_loss(model, llama, run.parent / "test.jsonl") == pytest.approx(exported["answer_loss"], rel=1e-5)
+
+
+def test_lora_and_reslora_start_from_the_same_a_and_see_the_same_rows(train):
+    runs = [train("--method", method, "--max_steps", 1, "--evaluate", "none", output=method)[1] for method in OURS]
+    firsts = [losses(run)[0] for run in runs]
+    assert firsts == pytest.approx([firsts[0]] * 4, rel=1e-6)  # B is zero: every method gives the base model
+    states = [load_tensors(run / "checkpoint-1" / "reslora_adapter.safetensors")[0] for run in runs]
+    assert all(state.keys() == states[0].keys() for state in states)
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_gradient_checkpointing_trains_the_same(train, method):
+    plain = train("--method", method, "--evaluate", "none", output="plain")[1]
+    checkpointed = train("--method", method, "--evaluate", "none", "--gradient_checkpointing", output="saving")[1]
+    assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-6)
+
+
+def test_a_resumed_run_is_the_straight_one(train, tmp_path):
+    flags = ("--method", "reslora_ms", "--save_steps", 2, "--lr_scheduler_type", "linear")
+    straight, run = train(*flags, output="straight")
+    train(*flags, "--evaluate", "none", output="resumed")
+    resumed, again = train(*flags, "--resume_from_checkpoint", "checkpoint-2", output="resumed")
+    assert losses(again) == losses(run) and resumed["results"] == straight["results"]
+    mine, theirs = (load_tensors(folder / "reslora_adapter.safetensors")[0] for folder in (run, again))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_run_at_its_end_is_only_evaluated(train):
+    flags = ("--method", "reslora_is", "--validation_samples", 4)
+    bare, run = train(*flags, "--evaluate", "none")
+    assert bare["results"] == {} and bare["validation_loss"] > 0
+    full, _ = train(*flags, "--resume_from_checkpoint", "latest")
+    assert full["validation_loss"] == bare["validation_loss"] and "unmerged" in full["results"]
+    assert full["seconds_per_step"] == bare["seconds_per_step"] and len(losses(run)) == 6
+
+
+def test_a_fused_model_needs_nothing_of_ours(train, llama):
+    _, run = train("--method", "reslora_bs", "--save_fused", "--evaluate", "none")
+    fused = transformers.AutoModelForCausalLM.from_pretrained(run / "fused")
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    load_reslora(model, run / "reslora_adapter.safetensors")
+    tokens = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(fused(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_counts_answers_only(train, llama):
+    """The first logged loss, where B is zero, is the base model's."""
+    result, run = train("--method", "lora", "--max_steps", 1, "--per_device_train_batch_size", 24, "--evaluate", "loss")
+    base = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    assert losses(run)[0] == pytest.approx(answer_loss(base, llama, run.parent / "train.jsonl"), rel=1e-5)
+    assert "accuracy" not in result["results"]["unmerged"]
+
+
+def test_too_long_rows_are_counted_and_said(train, tmp_path, caplog):
+    result, _ = train("--max_length", 85, "--evaluate", "loss", "--test_file", tmp_path / "train.jsonl")
+    assert result["dataset"]["too_long"] == 28 and "14 test rows are over --max_length 85: left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "sudoku"], "'sudoku'"),
+        (["--method", "dora"], "invalid choice|--method is 'dora'"),
+        (["--target_modules", "nowhere"], "nowhere"),
+        (["--train_file", "none.jsonl"], "There is no file none.jsonl"),
+        (["--max_length", "0"], "--max_length is 0"),
+        (["--max_length", "9"], "fits into 9 tokens"),
+        (["--eval_batch_size", "0"], "--eval_batch_size is 0"),
+        (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+        (["--model", "/nowhere"], "can't be loaded"),
+        (["--validation_samples", "24"], "24 training rows"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(train, tmp_path, capsys, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as caught:
+        train(*flags)
+    assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_there_is_not_overwritten_unasked(train):
+    _, run = train("--evaluate", "none", "--max_steps", 1)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train("--evaluate", "none")
+    train("--evaluate", "none", "--max_steps", 2, "--overwrite_output_dir")
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_two_processes_give_the_losses_of_one_with_the_joined_batch(train, command, tmp_path):
+    flags = ("--method", "reslora_ms", "--evaluate", "none")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), *command(*flags, "--per_device_train_batch_size", 2, output="two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, one = train(*flags, output="one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
