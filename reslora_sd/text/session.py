@@ -57,7 +57,7 @@ def make_trainer(
     """transformers' Trainer; with checkpoints of our own where the adapter is ours."""
     if training.gradient_checkpointing:
         ours = gradient_checkpointing_kwargs() if attached.adapter is not None else {"use_reentrant": False}
-        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # new name, and the one before
+        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # new, old name
             if hasattr(training, name):
                 setattr(training, name, {**(getattr(training, name) or {}), **ours})
     given: dict[str, Any] = {
