@@ -31,6 +31,9 @@ from reslora_sd.pretrain.samples import SHEET_PROMPTS, sample_pictures, write_sh
 from reslora_sd.pretrain.synthetic import synthetic_drawings
 from reslora_sd.storage import replacing
 
+RARE_WORDS = "man woman person men women people boy girl couple family kiss o’clock".split()
+"""Of names in dozens of variants, of which a small model can't show the difference."""
+
 
 def stage_settings(args: argparse.Namespace, stage: str) -> StageSettings:
     """The loop's settings for stage `vae` or `unet`; steps, where given, come before minutes."""
@@ -148,7 +151,6 @@ def build_denoiser(args: argparse.Namespace, captions: list[str]) -> tuple[Any, 
         unet = pretrain_models.build_unet(
             args.unet_channels, args.unet_layers, args.text_width, args.latent_channels, latent_size
         )
-    unet = unet.to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # on a CPU, the fused attention's backward is a third of a step
     return tokenizer, nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
 
@@ -171,7 +173,9 @@ def main(args: argparse.Namespace) -> None:
     latents = cached_latents(args, vae, drawings)
     tokenizer, modules = build_denoiser(args, sorted({*drawings.captions, *drawings.sets}))
     set_order = args.set_order or sorted(set(drawings.sets))
-    plan = CaptionPlan(leading_share=args.leading_share)
+    plan = CaptionPlan(
+        leading_share=args.leading_share, rare_words=tuple(args.rare_words), frequent_names=tuple(args.frequent_names)
+    )
     data = CaptionedLatents(drawings, latents, tokenizer, plan, set_order)
     alphas = pretrain_models.build_scheduler().alphas_cumprod
     loss = VelocityLoss(data, alphas, args.unet_batch_size // args.workers, bf16=not args.no_bf16)
@@ -227,6 +231,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add("--synthetic_drawings", type=int, default=12000, help="made in code, for the autoencoder only")
     add("--synthetic_share", type=float, default=0.35, help="share of them in the autoencoder's batches")
     add("--leading_share", type=float, default=0.85, help="how often a name shows its leading drawing")
+    add("--rare_words", nargs="*", default=RARE_WORDS, help="names with one of these are drawn a third as often")
+    add("--frequent_names", nargs="*", default=list(SHEET_PROMPTS), help="names that are drawn three times as often")
     add("--unet_channels", type=int, nargs="+", default=[64, 128])
     add("--unet_layers", type=int, default=2)
     add("--text_width", type=int, default=128)

@@ -30,16 +30,33 @@ class CaptionPlan:
     """How often the caption of another drawing is the plain name."""
     dropout: float = 0.1
     """How often the caption is empty, for guidance."""
+    rare_words: tuple[str, ...] = ()
+    """A name with one of these words is drawn `rare_weight` times as often: "man running" and "woman running" share
+    what there is to learn."""
+    rare_weight: float = 0.35
+    frequent_names: tuple[str, ...] = ()
+    """These captions are drawn `frequent_weight` times as often."""
+    frequent_weight: float = 3.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in ("leading_share", "plain_if_leading", "plain_otherwise", "dropout"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a share: got {value}. Set it between 0 and 1.")
+        for name in ("rare_weight", "frequent_weight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0: got {getattr(self, name)}. Set a positive weight.")
+
+    def weight(self, caption: str) -> float:
+        """How often a name is drawn, against others."""
+        if caption in self.frequent_names:
+            return self.frequent_weight
+        return self.rare_weight if set(caption.lower().split()) & set(self.rare_words) else 1.0
 
 
 class CaptionedLatents:
-    """Cached latents with their captions' tokens; draws batches by name, so that every name is seen equally
-    often.
+    """Cached latents with their captions' tokens; draws batches by name, each as often as the plan says, however many
+    sets draw it.
     """
 
     def __init__(
@@ -64,11 +81,12 @@ class CaptionedLatents:
         for row in sorted(range(len(drawings)), key=lambda row: rank[drawings.sets[row]]):
             by_name.setdefault(drawings.names[row], []).append(row)
         self.rows = [by_name[name] for name in sorted(by_name)]
+        self.weights = torch.tensor([plan.weight(drawings.captions[rows[0]]) for rows in self.rows])
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(latents, token ids) of random names.  -> (size, c, h, w), (size, tokens)"""
         plan = self.plan
-        names = torch.randint(len(self.rows), (size,), generator=generator).tolist()
+        names = torch.multinomial(self.weights, size, replacement=True, generator=generator).tolist()
         chance = torch.rand(size, 4, generator=generator).tolist()
         rows, ids = [], []
         for name, (which, other, plain, drop) in zip(names, chance, strict=True):
@@ -109,7 +127,6 @@ class VelocityLoss:
         velocity = a.sqrt() * noise - (1 - a).sqrt() * latents
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             text = modules["text_encoder"](ids).last_hidden_state  # (n, tokens, width)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = modules["unet"](noisy, t, text).sample
         error: Tensor = predicted.float() - velocity
         return error.square().mean()

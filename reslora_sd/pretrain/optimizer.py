@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(grad)
         state["momentum"].lerp_(grad, 1 - group["momentum"])
         ahead = grad.lerp(state["momentum"], group["momentum"])
-        matrix = ahead.flatten(1)
+        matrix = ahead.flatten(1).to(torch.bfloat16)  # the steps' own error is far above the rounding's
         change: Tensor = orthogonalised(matrix) * (0.2 * max(matrix.shape) ** 0.5)
         return change.view(parameter.shape)
 

@@ -105,8 +105,13 @@ class MethodArguments:
 Arguments = TypeVar("Arguments", bound=MethodArguments)
 
 
-def parse_arguments(kind: type[Arguments], description: str, argv: Sequence[str] | None) -> tuple[Arguments, Any]:
+def parse_arguments(
+    kind: type[Arguments], description: str, argv: Sequence[str] | None, **defaults: Any
+) -> tuple[Arguments, Any]:
     """Our settings and transformers' TrainingArguments; `--num_train_epochs` alone counts in epochs, not in steps.
+
+    Args:
+        defaults: of TrainingArguments, where this script's differ.
 
     Raises:
         ValueError: a value can't be meant.
@@ -114,7 +119,7 @@ def parse_arguments(kind: type[Arguments], description: str, argv: Sequence[str]
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser((kind, TrainingArguments), description=description)
-    parser.set_defaults(output_dir="", **_TRAINING_DEFAULTS)
+    parser.set_defaults(output_dir="", **{**_TRAINING_DEFAULTS, **defaults})
     words = list(sys.argv[1:] if argv is None else argv)
     flags = {word.partition("=")[0] for word in words}
     if "--num_train_epochs" in flags and "--max_steps" not in flags:

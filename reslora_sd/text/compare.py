@@ -64,7 +64,7 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def plot(swept: Sequence[Result], final: Sequence[Result], path: Path, title: str) -> None:
-    """Loss on the rows kept apart against the learning rate, a line for each method; dots are the other seeds.
+    """Loss on the rows kept apart against the learning rate, a line for each method; crosses are all seeds.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -76,8 +76,9 @@ def plot(swept: Sequence[Result], final: Sequence[Result], path: Path, title: st
     for method in dict.fromkeys(one["method"] for one in swept):
         points = sorted((one["learning_rate"], one["validation_loss"]) for one in swept if one["method"] == method)
         (line,) = axes.plot(*zip(*points, strict=True), marker="o", label=method)
-        others = [(one["learning_rate"], one["validation_loss"]) for one in final if one["method"] == method]
-        axes.scatter(*zip(*others, strict=True), color=line.get_color(), marker="x", s=30)
+        for one in final:
+            if one["method"] == method:
+                axes.plot(one["learning_rate"], one["validation_loss"], marker="x", color=line.get_color())
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of rows kept apart", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
