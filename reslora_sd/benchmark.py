@@ -27,7 +27,7 @@ from .storage import write_json
 
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 _BASELINE = "peft"
-_QUICK_SECONDS, _SECONDS = 24.0, 180.0
+QUICK_SECONDS, SECONDS = 24.0, 180.0
 
 
 def make_step(
@@ -93,6 +93,28 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
+def measure(steps: dict[str, Callable[[], None]], seconds: float) -> dict[str, Any]:
+    """Time and memory of every step beside the first one's, and where they were measured, as plain values."""
+    baseline, *_ = steps
+    rounds = time_rounds(steps, seconds)
+    peaks = {name: peak_bytes(step) for name, step in steps.items()}
+    return {
+        "rounds": len(rounds),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "methods": {
+            name: {
+                "seconds": statistics.median(took[name] for took in rounds),
+                "seconds_to_peft": statistics.median(took[name] / took[baseline] for took in rounds),
+                "peak_bytes": peaks[name],
+                "peak_to_peft": peaks[name] / peaks[baseline],
+            }
+            for name in steps
+        },
+    }
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures all methods; gives the figures as plain values."""
     from diffusers import UNet2DConditionModel
@@ -104,29 +126,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     sample = torch.randn(arguments.batch_size, unet.config.in_channels, size, size, device=device)
     times = torch.randint(0, 1000, (arguments.batch_size,), device=device)
     inputs = (sample, times, torch.randn(arguments.batch_size, arguments.tokens, width, device=device))
-    methods = [_BASELINE, *METHODS]
     steps = {
-        name: make_step(copy.deepcopy(unet), name, inputs, torch.randn_like(sample), arguments.rank) for name in methods
+        name: make_step(copy.deepcopy(unet), name, inputs, torch.randn_like(sample), arguments.rank)
+        for name in (_BASELINE, *METHODS)
     }
-    rounds = time_rounds(steps, _QUICK_SECONDS if arguments.quick else _SECONDS)
-    peaks = {name: peak_bytes(step) for name, step in steps.items()}
     return {
         "base_model": str(arguments.base_model),
         "rank": arguments.rank,
         "batch_size": arguments.batch_size,
-        "rounds": len(rounds),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "methods": {
-            name: {
-                "seconds": statistics.median(took[name] for took in rounds),
-                "seconds_to_peft": statistics.median(took[name] / took[_BASELINE] for took in rounds),
-                "peak_bytes": peaks[name],
-                "peak_to_peft": peaks[name] / peaks[_BASELINE],
-            }
-            for name in methods
-        },
+        **measure(steps, QUICK_SECONDS if arguments.quick else SECONDS),
     }
 
 
@@ -148,7 +156,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24, help="Text tokens of a caption.")
-    parser.add_argument("--quick", action="store_true", help=f"{_QUICK_SECONDS:.0f} s instead of {_SECONDS:.0f} s.")
+    finish(parser, argv, run)
+
+
+def finish(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], dict[str, Any]]
+) -> None:
+    """What every benchmark's command line ends with: `--quick`, `--json`, the run, its table."""
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SECONDS:.0f} s instead of {SECONDS:.0f} s.")
     parser.add_argument("--json", default=None, help="Also write the figures to this file.")
     arguments = parser.parse_args(argv)
     result = run(arguments)

@@ -1,10 +1,12 @@
 import json
 
 from reslora_sd import benchmark
+from reslora_sd.text import benchmark as text_benchmark
+from tests.texts import save_small_llama
 
 
 def test_the_benchmark_times_every_method_beside_peft(tmp_path, monkeypatch, tiny_pipeline_folder, capsys):
-    monkeypatch.setattr(benchmark, "_QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "QUICK_SECONDS", 0.0)
     benchmark.main(
         ["--quick", "--json", str(tmp_path / "b.json"), "--base_model", str(tiny_pipeline_folder), "--rank", "4"]
     )
@@ -13,3 +15,13 @@ def test_the_benchmark_times_every_method_beside_peft(tmp_path, monkeypatch, tin
     assert result["methods"]["peft"]["seconds_to_peft"] == 1.0
     assert all(row["peak_bytes"] > 0 for row in result["methods"].values())
     assert "to PEFT" in capsys.readouterr().out
+
+
+def test_the_text_benchmark_times_ours_and_pefts_methods(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_benchmark, "QUICK_SECONDS", 0.0)
+    text_benchmark.main(
+        ["--quick", "--json", str(tmp_path / "b.json"), "--model", str(save_small_llama(tmp_path)), "--tokens", "9"]
+    )
+    methods = json.loads((tmp_path / "b.json").read_text())["methods"]
+    assert list(methods) == ["peft", "lora", "reslora_is", "reslora_bs", "reslora_ms", "adalora", "loha", "lokr"]
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in methods.values())

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import transformers
 
+from reslora_sd.text.glue import glue_task
+
 _SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -78,5 +80,30 @@ def write_svamp(path: Path, rows: int, first: int = 0) -> Path:
         }
         for i in range(first, first + rows)
     ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def save_small_bert(folder: Path, encoder_only: bool = False) -> Path:
+    """A folder with a classifier of two layers and its tokenizer; or with the encoder alone, as published ones are."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    sizes = {**_SIZES, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, max_position_embeddings=512))
+    (model.base_model if encoder_only else model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_glue(path: Path, task: str, rows: int, first: int = 0) -> Path:
+    """A file in the form of one of GLUE's tasks, whose labels can be learned from its first text."""
+    words = ("aaaa", "zzzz", "----")
+    columns = glue_task(task).texts
+    classes = glue_task(task).labels
+    lines = []
+    for i in range(first, first + rows):
+        label = i % max(2, classes)
+        texts = {column: f"{words[label] * 2} {i}" if k == 0 else "so" for k, column in enumerate(columns)}
+        lines.append({**texts, "label": float(label) if classes == 1 else label, "idx": i})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path

@@ -31,7 +31,7 @@ from reslora_sd.pretrain.samples import SHEET_PROMPTS, sample_pictures, write_sh
 from reslora_sd.pretrain.synthetic import synthetic_drawings
 from reslora_sd.storage import replacing
 
-RARE_WORDS = "man woman person men women people boy girl couple family kiss o’clock".split()
+RARE_WORDS = "man woman person men women people boy girl couple family kiss o\u2019clock".split()
 """Of names in dozens of variants, of which a small model can't show the difference."""
 
 

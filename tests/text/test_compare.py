@@ -1,0 +1,61 @@
+"""The comparison of text methods: choosing rates, the table, the plot, and a sweep that can be stopped."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reslora_sd.text.compare import best_rates, plot, summary
+from tests.texts import save_small_llama, write_svamp
+
+SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "compare_text_methods.py"
+
+
+def result(method, rate, loss, accuracy=0.5):
+    return {
+        "method": method, "learning_rate": rate, "validation_loss": loss, "seconds_per_step": 1.0,
+        "peak_memory_mb": 100.0, "trainable_parameters": 1234,
+        "results": {"unmerged": {"accuracy": accuracy}, "merged: none": {"accuracy": 0.25}},
+    }  # fmt: skip
+
+
+def test_each_method_has_its_own_best_rate():
+    swept = [result("lora", 1e-3, 0.3), result("lora", 2e-3, 0.2), result("full", 1e-3, 0.1), result("full", 2e-3, 0.4)]
+    assert best_rates(swept) == {"lora": 2e-3, "full": 1e-3}
+    with pytest.raises(ValueError, match="No run of lora has a loss"):
+        best_rates([result("lora", 1e-3, None)])
+
+
+def test_the_table_has_means_and_deviations_and_marks_a_rate_at_the_end():
+    text = summary([result("lora", 2e-3, 0.2, 0.5), result("lora", 2e-3, 0.4, 0.7)], [1e-3, 2e-3])
+    assert "| lora | 0.002 * | unmerged | 0.6000 ± 0.1414 | 0.3000 ± 0.1414 | 1.00 | 100 | 1,234 |" in text
+    assert "| merged: none | 0.2500 ± 0.0000 |" in text
+    assert "0.002 |" in summary([result("lora", 2e-3, 0.2)], [1e-3, 2e-3, 5e-3])
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    swept = [result("lora", 1e-3, 0.3), result("lora", 2e-3, 0.2)]
+    plot(swept, [result("lora", 2e-3, 0.21)], tmp_path / "sweep.png", "svamp")
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert picture.width > 400
+
+
+def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("compare_text_methods", SCRIPT)
+    compare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compare)
+    train, test = write_svamp(tmp_path / "train.jsonl", 16), write_svamp(tmp_path / "test.jsonl", 3, first=50)
+    argv = ["--output_dir", str(tmp_path / "sweep"), "--task", "svamp", "--methods", "lora", "--learning_rates", "1e-3",
+            "1e-2", "--seeds", "1", "--max_steps", "2", "--validation_samples", "4", "--model",
+            str(save_small_llama(tmp_path / "llama")), "--train_file", str(train), "--test_file", str(test),
+            "--per_device_train_batch_size", "4", "--use_cpu"]  # fmt: skip
+    compare.main(argv)
+    found = json.loads((tmp_path / "sweep" / "compare.json").read_text())
+    assert [one["learning_rate"] for one in found["sweep"]] == [1e-3, 1e-2]
+    assert found["best"][0]["learning_rate"] == 1e-2 and "accuracy" in found["best"][0]["results"]["unmerged"]
+    assert (tmp_path / "sweep" / "compare.png").is_file()
+    monkeypatch.setattr("reslora_sd.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
+    compare.main(argv)
+    assert capsys.readouterr().out.count("| lora | 0.01 * |") == 8

@@ -1,0 +1,124 @@
+"""The classification script from end to end, on a small random BERT."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+
+from reslora_sd.run_folder import read_jsonl
+from reslora_sd.storage import load_tensors
+from reslora_sd.text.arguments import parse_arguments
+from tests.texts import save_small_bert, write_glue
+
+SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "train_nlu_reslora.py"
+OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_nlu_reslora", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return save_small_bert(tmp_path_factory.mktemp("bert"), encoder_only=True)
+
+
+@pytest.fixture
+def train(script, bert, tmp_path):
+    def run(*more, task="rte", output="run"):
+        files = [write_glue(tmp_path / f"{task}-{part}.jsonl", task, 24) for part in ("train", "test")]
+        argv = [
+            "--model", str(bert), "--task", task, "--train_file", str(files[0]), "--test_file", str(files[1]),
+            "--max_steps", str(STEPS), "--per_device_train_batch_size", "8", "--learning_rate", "0.02",
+            "--calibration_samples", "8", "--use_cpu", "--output_dir", str(tmp_path / output), *map(str, more),
+        ]  # fmt: skip
+        return script.main(*parse_arguments(script.TaskArguments, "", argv)), tmp_path / output
+
+    return run
+
+
+def losses(run):
+    return [row["loss"] for row in read_jsonl(run / "log.jsonl")]
+
+
+def logits_of(model):
+    tokens = torch.arange(3, 60).view(3, 19)
+    with torch.no_grad():
+        return model.eval()(input_ids=tokens).logits
+
+
+@pytest.mark.parametrize("method", [*OURS, "adalora", "loha", "lokr", "full"])
+def test_every_method_learns_and_its_head_trains(train, method):
+    rate = ("--learning_rate", "0.002") if method == "full" else ()
+    result, run = train("--method", method, *rate)
+    assert losses(run)[-1] < losses(run)[0]
+    assert result["results"]["unmerged"]["accuracy"] == 1
+    assert result["trainable_parameters"] > 66  # of which the head has 66
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_peft_loads_adapter_and_head(train, bert, method):
+    _, run = train("--method", method, "--save_fused")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(bert, num_labels=2)
+    loaded = peft.PeftModel.from_pretrained(model, run / "peft")
+    fused = transformers.AutoModelForSequenceClassification.from_pretrained(run / "fused")
+    torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
+    head, _ = load_tensors(run / "trained_modules.safetensors")
+    assert torch.equal(fused.classifier.weight, head["classifier.weight"])
+
+
+def test_a_resumed_run_is_the_straight_one_head_and_all(train):
+    flags = ("--method", "reslora_is", "--save_steps", 4, "--lr_scheduler_type", "linear")
+    straight, run = train(*flags, output="straight")
+    train(*flags, output="resumed")
+    resumed, again = train(*flags, "--resume_from_checkpoint", "checkpoint-4", output="resumed")
+    assert losses(again) == losses(run) and resumed["results"] == straight["results"]
+    mine, theirs = (load_tensors(folder / "trained_modules.safetensors")[0] for folder in (run, again))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_gradient_checkpointing_trains_the_same(train, method):
+    plain = train("--method", method, "--evaluate", "none", output="plain")[1]
+    checkpointed = train("--method", method, "--evaluate", "none", "--gradient_checkpointing", output="saving")[1]
+    assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-6)
+
+
+def test_scores_are_regressed(train):
+    result, _ = train(task="stsb")
+    assert {"pearson", "spearman", "loss", "kl"} == result["results"]["unmerged"].keys()
+
+
+def test_mnli_is_measured_on_both_of_its_sets(train, tmp_path):
+    other = write_glue(tmp_path / "other.jsonl", "mnli", 9)
+    result, _ = train("--test_file_mismatched", other, task="mnli")
+    assert {"accuracy (matched)", "accuracy (mismatched)"} < result["results"]["unmerged"].keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "sudoku"], "'sudoku'"),
+        (["--test_file_mismatched", "other.jsonl"], "--test_file_mismatched is for mnli"),
+        (["--max_length", "0"], "--max_length is 0"),
+        (["--train_file", "none.jsonl"], "There is no file none.jsonl"),
+        (["--task", "cola"], "lacks 'sentence'"),
+        (["--target_modules", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(train, tmp_path, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        train(*flags)
+    assert re.search(message, str(caught.value))
+    assert not (tmp_path / "run").exists()
