@@ -1,15 +1,21 @@
 """The README's code runs, and its commands name flags that exist."""
 
+import dataclasses
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import diffusers
 import pytest
+from transformers import TrainingArguments
 
 from reslora_sd.diffusion.arguments import make_parser
+from reslora_sd.text.arguments import parse_arguments
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
@@ -22,20 +28,49 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     assert diffusers
 
 
-def commands():
+def commands(script):
     text = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-    return [line for line in text.splitlines() if "train_text_to_image_reslora.py" in line]
+    return [line for line in text.splitlines() if script in line]
 
 
-@pytest.mark.parametrize("line", commands())
-def test_commands_parse(line):
+def arguments_of(line):
     words = shlex.split(line, comments=True)
     start = next(place for place, word in enumerate(words) if word.endswith(".py"))
-    make_parser().parse_args(words[start + 1 :])
+    return words[start + 1 :]
+
+
+def text_arguments(script):
+    """The class of the script's own settings."""
+    path = ROOT / "train_scripts" / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(script, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module.TaskArguments
+
+
+@pytest.mark.parametrize("line", commands("train_text_to_image_reslora.py"))
+def test_commands_parse(line):
+    make_parser().parse_args(arguments_of(line))
+
+
+@pytest.mark.parametrize("script", ["train_nlg_reslora", "train_nlu_reslora"])
+def test_commands_of_the_text_scripts_parse(script):
+    lines = commands(f"{script}.py")
+    assert len(lines) == 2
+    kind = text_arguments(script)
+    for line in lines:
+        # what DeepSpeed's settings and half precision ask of the machine is not asked here
+        words = re.sub(r"--deepspeed \S+|--bf16", "", shlex.join(arguments_of(line)))
+        args, _ = parse_arguments(kind, "", [*shlex.split(words), "--use_cpu"])
+        assert args.method.startswith("reslora")
 
 
 def test_flags_that_the_readme_names_exist():
     known = {f"--{action.dest}" for action in make_parser()._actions} | {"--no-cache_latents", "--help"}
-    others = {"--nproc_per_node", "--json", "--quick", "--adam_", "--num_cpu_threads_per_process"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - others
+    known |= {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
+    for script in ("train_nlg_reslora", "train_nlu_reslora"):
+        known |= {f"--{field.name}" for field in dataclasses.fields(text_arguments(script))}
+    others = "--nproc_per_node --json --quick --adam_ --num_cpu_threads_per_process --num_processes --no-deps"
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - set(others.split())
     assert named <= known
