@@ -20,6 +20,8 @@ from .branch import add_branches
 from .config import ResLoRAConfig
 from .tape import checkpoint_contexts, current_tape, end_tape, enter_tape, leave_tape, new_tape
 
+_CHECKPOINTING_FLAGS = ("is_activation_checkpointing", "is_gradient_checkpointing")
+
 
 class ResLoRALinear(nn.Linear):
     """W x + b + s B (middle) by Eqs. 1 to 4.  (..., in) -> (..., out)
@@ -86,7 +88,9 @@ def _restore_linears(names: tuple[str, ...], model: nn.Module) -> None:
 
 
 def _begin(module: nn.Module, args: tuple[Any, ...]) -> None:
-    recomputes = bool(getattr(module, "is_gradient_checkpointing", False)) and module.training
+    # transformers' new and old name; to ask for the old one warns where there is the new one
+    flag = next((name for name in _CHECKPOINTING_FLAGS if hasattr(type(module), name)), None)
+    recomputes = flag is not None and bool(getattr(module, flag)) and module.training
     if recomputes:
         _check_checkpointing(module)
     enter_tape(new_tape(keep=recomputes))

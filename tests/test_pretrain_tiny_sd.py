@@ -182,6 +182,22 @@ def test_a_plain_caption_mostly_means_the_leading_set(data: Path) -> None:
     assert 140 < leading.sum() < 260
 
 
+def test_rare_and_frequent_names_are_drawn_as_the_plan_says(data: Path) -> None:
+    drawings = pretrain_data.load_drawings(data, 32, only_sets=["plain"])  # 4 colours of 3 shapes
+    tokenizer = pretrain_models.train_tokenizer(drawings.captions, 560, 8)
+    latents = torch.zeros(len(drawings), 1, 1, 1)
+    plan = CaptionPlan(dropout=0, plain_if_leading=1, rare_words=("box",), frequent_names=("red circle",))
+    _, ids = CaptionedLatents(drawings, (latents, latents), tokenizer, plan, ["plain"]).batch(
+        2000, torch.Generator().manual_seed(0)
+    )
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    whole = 7 + 4 * plan.rare_weight + plan.frequent_weight
+    assert sum("box" in text for text in texts) == pytest.approx(2000 * 4 * plan.rare_weight / whole, rel=0.2)
+    assert sum("red circle" in text for text in texts) == pytest.approx(2000 * plan.frequent_weight / whole, rel=0.2)
+    with pytest.raises(ValueError, match="rare_weight must be above 0"):
+        CaptionPlan(rare_weight=0)
+
+
 def test_a_set_without_a_rank_is_refused(data: Path) -> None:
     drawings = pretrain_data.load_drawings(data, 32)
     tokenizer = pretrain_models.train_tokenizer(drawings.captions, 560, 8)
