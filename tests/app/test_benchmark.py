@@ -1,0 +1,9 @@
+"""The figures of the issue, with room for a slow machine."""
+
+from app.benchmark import measure
+
+
+def test_a_run_of_5000_pictures_opens_in_two_seconds_and_moves_in_a_tenth():
+    figures = measure()
+    assert figures["open"] < 2, figures
+    assert figures["move, median"] < 0.1, figures
