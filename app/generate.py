@@ -31,7 +31,7 @@ from reslora_sd.tape import branch_strength
 from .run import UNMERGED, Run
 from .wishes import BEST, Stopped, Wish
 
-_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _CALIBRATION_PICTURES = 128
 _NEEDS_DATA = ("input", "least_squares")
 
@@ -133,7 +133,8 @@ class Studio:
         try:
             size = max(1, int(arguments["train_batch_size"]))
             start = (run.steps or step) * int(arguments["gradient_accumulation_steps"])
-            return list(calibration_batches(arguments, parts, start, max(1, _CALIBRATION_PICTURES // size)))
+            pictures = min(_CALIBRATION_PICTURES, int(arguments["calibration_samples"]))
+            return list(calibration_batches(arguments, parts, start, max(1, pictures // size)))
         except KeyError as error:
             raise ValueError(
                 f"run.json doesn't say {error}, which this merge needs. Choose another approach."

@@ -138,7 +138,8 @@ def process(run: Path) -> psutil.Process | None:
     try:
         found = psutil.Process(number)
         same = abs(found.create_time() - began) < 1 and found.status() != psutil.STATUS_ZOMBIE
-        return found if same and str(run) in found.cmdline() else None
+        command = found.cmdline()  # empty while the program is being loaded
+        return found if same and (not command or str(run) in command) else None
     except psutil.Error:
         return None
 
@@ -194,12 +195,14 @@ def trainings(folder: Path) -> list[Path]:
 def _flags(plan: Plan, home: Path, method: str) -> list[str]:
     flags = ["--method", method, "--output_dir", str(home / method), "--max_train_steps", str(plan.steps)]
     flags += ["--train_batch_size", str(plan.batch), "--learning_rate", str(plan.learning_rate)]
-    flags += ["--rank", str(plan.rank), "--seed", str(plan.seed), "--validation_steps", str(plan.every)]
-    flags += ["--checkpointing_steps", str(plan.checkpoints), "--center_crop"]
+    flags += ["--rank", str(plan.rank), "--seed", str(plan.seed), "--center_crop"]
+    flags += ["--checkpointing_steps", str(plan.checkpoints)]
     if plan.model != EMBEDDED:
         flags += ["--pretrained_model_name_or_path", plan.model]
     if plan.pictures is not None:
         flags += ["--train_data_dir", str(plan.pictures.resolve())]
+    if plan.prompts or plan.model == EMBEDDED:  # the embedded model has prompts of its own
+        flags += ["--validation_steps", str(plan.every)]
     if plan.prompts:
         home.mkdir(parents=True, exist_ok=True)
         file = home / "prompts.txt"  # a prompt that looks like a flag stays a prompt

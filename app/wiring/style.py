@@ -44,6 +44,7 @@ details.say li { overflow-wrap: anywhere; }
 .training { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .8rem; padding: .5rem .2rem; }
 .training progress { grid-column: 1 / -1; width: 100%; height: .5rem; accent-color: #ea580c; }
 .training small { grid-column: 1 / -1; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.bar { width: 100%; height: .6rem; accent-color: #ea580c; }
 .training .state { font-weight: 600; }
 .training.running .state, .training.finishing .state { color: #ea580c; }
 .training.failed .state { color: #dc2626; }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -41,11 +44,11 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
                      elem_classes="side", format="png", buttons=["fullscreen", "download"])
             for place in range(MOST + 1)
         ]  # fmt: skip
-    go.click(
+    drawing = go.click(
         _draw(page), [chosen, prompt, negative, step, approach, seed, steps, guidance, strength], [said, *images],
-        api_visibility="private", concurrency_limit=1, concurrency_id="models", show_progress_on=[said],
+        concurrency_limit=1, concurrency_id="models", **PRIVATE,
     )  # fmt: skip
-    halt.click(_stop(page), None, said, queue=False, **PRIVATE)
+    halt.click(_stop(page), None, said, queue=False, cancels=[drawing], **PRIVATE)
     return _menus(page), [chosen, step], [step]
 
 
@@ -67,7 +70,8 @@ def _menus(page: Page) -> Any:
 
 def _stop(page: Page) -> Any:
     def stop(request: gr.Request) -> str:
-        return say("Stopping after this step of the sampler ..." if stop_session(page, request.session_hash) else "")
+        stop_session(page, request.session_hash)
+        return say("Stopped.")
 
     return stop
 
@@ -75,49 +79,88 @@ def _stop(page: Page) -> Any:
 def _draw(page: Page) -> Any:
     def draw(
         names: list[str], prompt: str, negative: str, step: int | None, approach: str, seed: float, steps: int,
-        guidance: float, strength: float, request: gr.Request, progress: gr.Progress = gr.Progress(),  # noqa: B008
+        guidance: float, strength: float, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         runs = dict(list(page.runs(names).items())[:MOST])
         session = request.session_hash or ""
         stop = page.stops[session] = threading.Event()
-        hidden: list[Any] = [gr.Image(value=None, visible=False) for _ in range(MOST + 1)]
         try:
             if not runs or step is None:
                 raise ValueError("Choose a run that has a checkpoint.")
             wish = Wish(prompt, negative, int(seed), int(steps), float(guidance), approach, float(strength))
-            yield say("Loading the model ..."), *hidden
-            yield from _pictures(page, runs, step, wish, stop, progress)
+            yield from _pictures(page, runs, step, wish, stop)
         except Stopped:
             yield say("Stopped."), *[gr.skip()] * (MOST + 1)
-        except (ValueError, OSError, ImportError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, RuntimeError, TypeError) as error:
             yield say(str(error), "bad"), *[gr.skip()] * (MOST + 1)
         finally:
+            stop.set()
             if page.stops.get(session) is stop:
                 del page.stops[session]
 
     return draw
 
 
+@dataclass
+class _News:
+    """What the drawing thread tells."""
+
+    text: str
+    share: float
+    place: int | None = None
+    picture: Any = None
+    """The update of the Image at `place`."""
+
+
 def _pictures(
-    page: Page, runs: dict[str, Run], step: int, wish: Wish, stop: threading.Event, progress: gr.Progress
+    page: Page, runs: dict[str, Run], step: int, wish: Wish, stop: threading.Event
 ) -> Iterator[tuple[Any, ...]]:
+    """Draws in a thread, so that progress can be shown between the pictures too."""
+    news: queue.SimpleQueue[_News | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            _draw_all(page, runs, step, wish, stop, news.put)
+            news.put(None)
+        except BaseException as error:  # raised again where it is shown
+            news.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    shown: list[Any] = [gr.Image(value=None, visible=False) for _ in range(MOST + 1)]
+    yield _bar("loading the model", 0.0), *shown
+    while (one := news.get()) is not None:
+        if isinstance(one, BaseException):
+            raise one
+        update = [gr.skip()] * (MOST + 1)
+        if one.place is not None:
+            update[one.place] = one.picture
+        yield _bar(one.text, one.share), *update
+    yield say("Done.", "good"), *[gr.skip()] * (MOST + 1)
+
+
+def _draw_all(
+    page: Page, runs: dict[str, Run], step: int, wish: Wish, stop: threading.Event, tell: Callable[[_News], None]
+) -> None:
     from ..generate import Request
 
-    studio = page.studio()
-    total = len(runs) + 1
-    shown: list[Any] = [gr.Image(value=None, visible=False) for _ in range(MOST + 1)]
-    for number, (name, run) in enumerate([(_BASE, next(iter(runs.values()))), *runs.items()]):
+    studio, total = page.studio(), len(runs) + 1
+    first = next(iter(runs.values()))
+    for place, (name, run) in enumerate([(_BASE, first), *runs.items()]):
 
-        def report(what: str, share: float, number: int = number, name: str = name) -> None:
-            progress((number + share) / total, desc=f"{name}: {what}")
+        def report(what: str, share: float, place: int = place, name: str = name) -> None:
+            tell(_News(f"{name}: {what}", (place + share) / total))
 
         request = Request(wish, report, stop)
-        if number == 0:
-            image, how = studio.base(run, request), "without an adapter"
-            title = "base model"
+        if place == 0:
+            image, title = studio.base(run, request), "base model"
         else:
             image, how = studio.adapted(run, step, request)
             title = f"{name}, step {step}, {how}"
         alt = f'Picture by {title}, for the prompt "{wish.prompt}" with seed {wish.seed}'
-        shown[number] = gr.Image(value=page.file(image, "drawn"), label=title, alt_text=alt, visible=True)
-        yield say(f"{number + 1} of {total} pictures" if number + 1 < total else "Done.", "good"), *shown
+        picture = gr.Image(value=page.file(image, "drawn"), label=title, alt_text=alt, visible=True)
+        tell(_News(f"{name}: done", (place + 1) / total, place, picture))
+
+
+def _bar(text: str, share: float) -> str:
+    said = html.escape(f"{text}, {100 * share:.0f} %", quote=True)
+    return f'<p class="say">{said}</p><progress class="bar" max="1" value="{share:.3f}" aria-label="{said}"></progress>'
