@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,17 +25,18 @@ class Library:
         self._read: dict[Path, tuple[object, Run]] = {}
 
     def names(self) -> dict[str, Path]:
-        """Folders by name: the method's where that is enough, with the folder's beside it elsewhere."""
+        """Folders by name: the method's for its first run, with the folders' beside it for later ones.
+
+        A name stays the same when other runs come, so that what is chosen stays chosen.
+        """
         found = [path for folder in self.folders for path in find_runs(folder)]
         if self.more is not None and self.more.is_dir():
             found += [path for path in find_runs(self.more) if path != self.more]
-        paths = list(dict.fromkeys(found))
-        methods = {path: self._run(path).method or path.name for path in paths}
-        alone = Counter(methods.values())
         names: dict[str, Path] = {}
-        for path in paths:
-            name = methods[path] if alone[methods[path]] == 1 else f"{methods[path]} ({path.parent.name}/{path.name})"
-            names[name if name not in names else f"{name} {path}"] = path
+        for path in dict.fromkeys(found):
+            method = self._run(path).method or path.name
+            possible = (method, f"{method} ({path.parent.name}/{path.name})", f"{method} ({path})")
+            names[next(name for name in possible if name not in names)] = path
         return names
 
     def get(self, names: Iterable[str]) -> dict[str, Run]:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from .. import grids, pictures
 from ..run import UNMERGED
-from .shared import PRIVATE, Page, say, tab_of, trouble, when_open
+from .shared import PRIVATE, Page, menu, say, tab_of, trouble, when_open
 
 MOST_SIDES = 6
 PLAY, PAUSE = "Play", "Pause"
@@ -61,7 +61,7 @@ def build(
     }  # fmt: skip
     menus = [tab.prompt, tab.seed, tab.kind, tab.position, tab.steps, notes]
     for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.kind.input):
-        update = trigger(_menus(page), [*asked, tab.opened], menus, **PRIVATE)
+        update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **PRIVATE)
         update.then(**to_show).then(grid, [part, *inputs], outputs, **PRIVATE)
     tab.position.change(**to_show)
     for one in pair:
@@ -136,20 +136,27 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
 
 
 def _menus(page: Page) -> Any:
-    def menus(names: list[str], prompt: str | None, seed: int | None, kind: str, step: int) -> tuple[Any, ...]:
+    def menus(
+        names: list[str], prompt: str | None, seed: int | None, kind: str, step: int, before: Sequence[int]
+    ) -> tuple[Any, ...]:
         runs = page.runs(names)
         prompts = list(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
-        prompt = prompt if prompt in prompts else next(iter(prompts), None)
-        seeds = pictures.seeds_of(runs, prompt) if prompt is not None else []
-        seed = seed if seed in seeds else next(iter(seeds), None)
+        new_prompt = prompt if prompt in prompts else next(iter(prompts), None)
+        seeds = pictures.seeds_of(runs, new_prompt) if new_prompt is not None else []
+        new_seed = seed if seed in seeds else next(iter(seeds), None)
         known = pictures.kinds(runs)
-        kind = kind if kind in known else known[0]
-        steps = pictures.steps_of(runs, prompt, seed, kind) if prompt is not None and seed is not None else []
-        place = min(range(len(steps)), key=lambda place: abs(steps[place] - step), default=0)
-        slider = gr.Slider(maximum=max(1, len(steps) - 1), value=place, interactive=len(steps) > 1)
+        new_kind = kind if kind in known else known[0]
+        steps: list[int] = []
+        if new_prompt is not None and new_seed is not None:
+            steps = pictures.steps_of(runs, new_prompt, new_seed, new_kind)
+        slider = gr.skip()
+        if steps != before:
+            place = min(range(len(steps)), key=lambda place: abs(steps[place] - step), default=0)
+            slider = gr.Slider(maximum=max(1, len(steps) - 1), value=place, interactive=len(steps) > 1)
+        said = trouble(runs)
         return (
-            gr.Dropdown(prompts, value=prompt), gr.Dropdown(seeds, value=seed), gr.Dropdown(known, value=kind),
-            slider, steps, gr.HTML(value=(said := trouble(runs)), visible=bool(said)),
+            menu(gr.Dropdown, prompts, new_prompt, prompt), menu(gr.Dropdown, seeds, new_seed, seed),
+            menu(gr.Dropdown, known, new_kind, kind), slider, steps, gr.HTML(value=said, visible=bool(said)),
         )  # fmt: skip
 
     return menus

@@ -11,7 +11,7 @@ import gradio as gr
 
 from .. import adapter_view, drawings
 from ..runs import signature
-from .shared import PRIVATE, Page, say
+from .shared import PRIVATE, Page, menu, say
 
 _DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawings"}
 """matplotlib is no friend of threads."""
@@ -49,18 +49,18 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
 def _draw(page: Page) -> Any:
     def draw(names: list[str], a: str | None, b: str | None, name: str | None, approach: str | None) -> tuple[Any, ...]:
         runs = page.runs(names)
-        name = name if name in runs else (b if b in runs else next(iter(runs), None))
-        if name is None:
+        new = name if name in runs else (b if b in runs else next(iter(runs), None))
+        if new is None:
             nothing = say("Choose a run above.")
             return gr.Dropdown([], value=None), nothing, "", "", "", None, gr.Dropdown([], value=None), None
-        run = runs[name]
+        run = runs[new]
         known = adapter_view.approaches(run)
-        approach = approach if approach in known else next(iter(known), None)
+        listed = approach if approach in known else next(iter(known), None)
         title, heat = _heat(page, names, a, b)
         return (
-            gr.Dropdown(list(runs), value=name), say(adapter_view.plan_summary(run)),
+            menu(gr.Dropdown, list(runs), new, name), say(adapter_view.plan_summary(run)),
             _plan(run.path, signature(run.path)), title, heat, adapter_view.end_table(run),
-            gr.Dropdown(known, value=approach), adapter_view.merge_table(run, approach),
+            menu(gr.Dropdown, known, listed, approach), adapter_view.merge_table(run, listed),
         )  # fmt: skip
 
     return draw

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import compare, curves, inside, train, try_it
-from .shared import PRIVATE, Page, pair_of, tab_of, when_open
+from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import TOGGLE_DARK
 
 _EVERY = 3.0
@@ -72,10 +72,14 @@ def _keep_current(
 def _choices(page: Page) -> Any:
     def choices(names: list[str] | None, a: str | None, b: str | None) -> tuple[Any, ...]:
         known = list(page.library.names())
-        names = [name for name in names or [] if name in known] or known[:2]
-        a, b = pair_of(page.runs(names), a, b)
-        state = hash(page.library.state())
-        return gr.CheckboxGroup(known, value=names), gr.Dropdown(names, value=a), gr.Dropdown(names, value=b), state
+        kept = [name for name in names or [] if name in known] or known[:2]
+        new_a, new_b = pair_of(page.runs(kept), a, b)
+        return (
+            menu(gr.CheckboxGroup, known, kept, names),
+            menu(gr.Dropdown, kept, new_a, a),
+            menu(gr.Dropdown, kept, new_b, b),
+            hash(page.library.state()),
+        )
 
     return choices
 
@@ -94,8 +98,8 @@ def _look(page: Page) -> Any:
 def _pair(page: Page) -> Any:
     def pair(names: list[str], a: str | None, b: str | None) -> tuple[Any, Any]:
         runs = page.runs(names)
-        a, b = pair_of(runs, a, b)
-        return gr.Dropdown(list(runs), value=a), gr.Dropdown(list(runs), value=b)
+        new_a, new_b = pair_of(runs, a, b)
+        return menu(gr.Dropdown, list(runs), new_a, a), menu(gr.Dropdown, list(runs), new_b, b)
 
     return pair
 

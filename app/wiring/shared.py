@@ -66,6 +66,11 @@ class Page:
         return gr.Image(value=self.file(view.image, "picture"), label=view.title, alt_text=view.alt, visible=True)
 
 
+def menu(kind: Any, choices: Sequence[Any], value: Any, before: Any, **more: Any) -> Any:
+    """The update of a menu. Its value is sent only where it changes: the user may have chosen again meanwhile."""
+    return kind(choices=list(choices), **more) if value == before else kind(choices=list(choices), value=value, **more)
+
+
 def when_open(draw: Callable[..., Any], name: str, outputs: int) -> Callable[..., Any]:
     """A function that takes the open tab first, and skips `draw` while that isn't `name`."""
 

@@ -42,9 +42,13 @@ details.say li { overflow-wrap: anywhere; }
 .drawing { overflow-x: auto; color: var(--body-text-color); }
 .drawing svg { display: block; height: auto; }
 .training { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .8rem; padding: .5rem .2rem; }
-.training progress { grid-column: 1 / -1; width: 100%; height: .5rem; accent-color: #ea580c; }
+.training progress { grid-column: 1 / -1; }
+progress { appearance: none; width: 100%; height: .5rem; border: 0; border-radius: 4px; overflow: hidden;
+  background: var(--block-border-color); }
+progress::-webkit-progress-bar { background: var(--block-border-color); }
+progress::-webkit-progress-value { background: #ea580c; }
+progress::-moz-progress-bar { background: #ea580c; }
 .training small { grid-column: 1 / -1; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
-.bar { width: 100%; height: .6rem; accent-color: #ea580c; }
 .training .state { font-weight: 600; }
 .training.running .state, .training.finishing .state { color: #ea580c; }
 .training.failed .state { color: #dc2626; }

@@ -14,7 +14,7 @@ from ..files import inside
 from ..run import UNMERGED, Run
 from ..runs import read_run
 from ..uploads import CAPTIONS, KINDS, save_uploads
-from .shared import PRIVATE, Page, say
+from .shared import PRIVATE, Page, menu, say
 
 _PROMPTS = ("cat face", "rocket", "birthday cake", "red apple")
 _BUILT_IN, _UPLOAD, _PATH = "OpenMoji drawings", "Upload pictures", "Folder on this machine"
@@ -175,10 +175,9 @@ def _watch(page: Page) -> Any:
         paths = training.trainings(page.trainings)[:12]
         runs = {str(path.relative_to(page.trainings)): read_run(path) for path in paths}
         rows = "".join(_row(name, training.status(run)) for name, run in runs.items())
-        which = which if which in runs else next(iter(runs), None)
-        latest = {name: run for name, run in runs.items() if which and name.split("/")[0] == which.split("/")[0]}
-        latest = dict(sorted(latest.items()))
-        return rows or say("No training yet."), gr.Dropdown(list(runs), value=which), *_live(page, latest)
+        kept = which if which in runs else next(iter(runs), None)
+        latest = {name: run for name, run in sorted(runs.items()) if kept and name.split("/")[0] == kept.split("/")[0]}
+        return rows or say("No training yet."), menu(gr.Dropdown, list(runs), kept, which), *_live(page, latest)
 
     return watch
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ..run import Run
 from ..wishes import APPROACHES, BEST, Stopped, Wish
-from .shared import PRIVATE, Page, say
+from .shared import PRIVATE, Page, menu, say
 
 _BASE = "base"
 MOST = 4
@@ -63,7 +63,7 @@ def stop_session(page: Page, session: str | None) -> bool:
 def _menus(page: Page) -> Any:
     def menus(names: list[str], step: int | None) -> Any:
         found = sorted({one for run in page.runs(names).values() for one in run.checkpoints})
-        return gr.Dropdown(found, value=step if step in found else (found[-1] if found else None))
+        return menu(gr.Dropdown, found, step if step in found else (found[-1] if found else None), step)
 
     return menus
 

@@ -25,6 +25,7 @@ def serving(runs: Sequence[Path], trainings: Path, *flags: str) -> Iterator[str]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "app", *map(str, runs), "--trainings", str(trainings), *flags]
     log = trainings.parent / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:

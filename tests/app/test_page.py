@@ -7,6 +7,7 @@ import re
 import pytest
 from PIL import Image
 
+from app import training
 from tests.app.browser import chromium, open_page, picture, serving, show_tab
 from tests.app.conftest import PROMPTS
 
@@ -19,7 +20,12 @@ def browser():
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    return tmp_path_factory.mktemp("server") / "here"
+    folder = tmp_path_factory.mktemp("server") / "here"
+    yield folder
+    for run in training.trainings(folder):  # of a test that failed before it stopped them
+        found = training.process(run)
+        if found is not None:
+            found.kill()
 
 
 @pytest.fixture(scope="module")
