@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from .run import Run, is_step
+from .run import Run, is_number, is_step
 
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
@@ -80,15 +80,15 @@ def plan_summary(run: Run) -> str:
 
 def approaches(run: Run) -> list[str]:
     """Merge approaches that the report has, the exported one first."""
-    exported, others = run.report.get("approach"), run.report.get("other_approaches")
-    found = [exported] if isinstance(exported, str) else []
+    others = run.report.get("other_approaches")
+    found = [run.exported] if run.exported else []
     return found + [name for name in others if name not in found] if isinstance(others, dict) else found
 
 
 def merged_blocks(run: Run, approach: str | None = None) -> dict[str, dict[str, Any]]:
     """{block: its factor, rank, error and norm} of an approach; of the exported one by default."""
     others = run.report.get("other_approaches")
-    if approach is None or approach == run.report.get("approach"):
+    if approach is None or approach == run.exported:
         blocks = run.report.get("blocks")
     else:
         blocks = others.get(approach) if isinstance(others, dict) else None
@@ -100,7 +100,7 @@ def merged_blocks(run: Run, approach: str | None = None) -> dict[str, dict[str, 
 def number(values: Mapping[str, Any], key: str) -> float | None:
     """A finite number, or `None`."""
     value = values.get(key)
-    return float(value) if isinstance(value, (int, float)) and abs(value) < float("inf") else None
+    return float(value) if value is not None and is_number(value) else None
 
 
 def merge_table(run: Run, approach: str | None = None) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def merge_table(run: Run, approach: str | None = None) -> pd.DataFrame:
     rows = []
     for name, values in merged_blocks(run, approach).items():
         alpha, alphas = number(values, "alpha"), values.get("alphas")
-        several = [one for one in alphas if isinstance(one, (int, float))] if isinstance(alphas, list) else []
+        several = [one for one in alphas if is_number(one)] if isinstance(alphas, list) else []
         factor = f"{alpha:.4f}" if alpha is not None else ", ".join(f"{one:.3f}" for one in several)
         error, norm, rank = number(values, "error"), number(values, "norm"), number(values, "r")
         rows.append(
@@ -132,7 +132,7 @@ def end_table(run: Run) -> pd.DataFrame:
         lost, moved = number(loss, name), number(drift, name)
         rows.append(
             (
-                f"{name} (exported)" if name == run.report.get("approach") else name,
+                f"{name} (exported)" if name == run.exported else name,
                 "" if lost is None else f"{lost:.4f}",
                 "" if moved is None else f"{100 * moved:.2f} %",
             )

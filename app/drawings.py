@@ -6,6 +6,7 @@ import html
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -136,12 +137,17 @@ def _draw_blocks(
 
 
 def _label(axes: Axes, places: Sequence[str], lanes: Sequence[str]) -> None:
-    axes.set_xticks(range(len(places)), [short_place(place) for place in places], parse_math=False)
-    axes.set_yticks(range(len(lanes)), lanes, parse_math=False)
+    axes.set_xticks(range(len(places)), [_drawn(short_place(place)) for place in places], parse_math=False)
+    axes.set_yticks(range(len(lanes)), [_drawn(lane) for lane in lanes], parse_math=False)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(len(lanes) - 0.5, -0.5)
     axes.tick_params(axis="x", labelrotation=35 if len(places) > 6 else 0)
     _ink(axes)
+
+
+def _drawn(text: str) -> str:
+    """What a drawing can hold of a name: no control characters, and not more than fits."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)[:32]
 
 
 def _ink(axes: Axes) -> None:
@@ -154,7 +160,9 @@ def _ink(axes: Axes) -> None:
 def _svg(figure: Figure, alt: str) -> str:
     """The drawing to put into a page: it scales with it, takes its text colour, and has a text of its own."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser draws the text, with its own
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     said = html.escape(alt, quote=True)

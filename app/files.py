@@ -52,7 +52,7 @@ def read_json(path: Path, notes: Notes) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        value = _DECODER.decode(text)
+        value = _parse(text)
     except (ValueError, RecursionError) as error:
         notes.add(f"{path.name} is no JSON: {str(error)[:120]}.")
         return {}
@@ -70,7 +70,7 @@ def read_lines(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, Any]]]
         if not line.strip():
             continue
         try:
-            row = _DECODER.decode(line)
+            row = _parse(line)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -79,6 +79,20 @@ def read_lines(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, Any]]]
             notes.add(f"{path.name}, line {number} is broken: {line[:60]!r}; left out.")
         else:
             notes.add(f"The last line of {path.name} is cut off, or still being written; left out.")
+
+
+def _parse(text: str) -> Any:
+    value = _DECODER.decode(text)
+    return _clean(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def _clean(value: Any) -> Any:
+    """Without halves of surrogate pairs, which JSON can spell and no page can be sent."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return {_clean(key): _clean(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _text(path: Path, notes: Notes) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from .files import Notes
 from .run import UNMERGED, Key, Picture, Run
@@ -38,9 +39,10 @@ def note_gaps(run: Run, notes: Notes) -> None:
     if run.settings and not run.method:
         notes.add("run.json names no method.")
     known = [row["step"] for row in run.log]
-    missing = sorted(set(range(known[0], known[-1])) - set(known)) if known else []
+    missing = known[-1] - known[0] + 1 - len(known) if known else 0
     if missing:
-        notes.add(f"log.jsonl lacks {len(missing)} steps between its first and last, such as step {missing[0]}.")
+        first = next(step + 1 for step, after in pairwise(known) if after > step + 1)
+        notes.add(f"log.jsonl lacks {missing} steps between its first and last, such as step {first}.")
     if run.state == "finished" and known and run.steps and known[-1] < run.steps:
         notes.add(f"log.jsonl ends at step {known[-1]}, and the run has {run.steps}.")
     if run.state == "cut off":

@@ -32,6 +32,7 @@ from .run import UNMERGED, Run
 from .wishes import BEST, Stopped, Wish
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+_WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
 _NEEDS_DATA = ("input", "least_squares")
 
@@ -100,6 +101,9 @@ class Studio:
         name = str(run.settings.get("base_model", ""))
         self._check_model(name)
         more = tuple(arguments.get(key) for key in ("revision", "variant", "prediction_type", "cache_dir"))
+        for value in more[:3]:
+            if value is not None and (not isinstance(value, str) or ".." in value or not _WORD.fullmatch(value)):
+                raise ValueError(f"run.json names the revision or variant {value!r}, which is none.")
         if self._parts is None or self._parts[0] != (name, *more):
             self._parts = None  # two large models don't fit beside each other
             parts = load_parts(name, *more)
@@ -114,7 +118,7 @@ class Studio:
         file = _adapter_file(run, step)
         key = (run.path, step, approach, file.stat().st_mtime_ns)
         if key not in self._merged:
-            if run.final(step) and run.report.get("approach") == approach:
+            if run.final(step) and run.exported == approach:
                 self._merged[key] = PlainLoRA.load(run.path / DIFFUSERS_FILE)
             else:
                 statistics = None

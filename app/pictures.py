@@ -72,14 +72,14 @@ def decode(data: bytes, name: str) -> Image.Image:
 def kinds(runs: Mapping[str, Run]) -> list[str]:
     """What can be chosen to look at: unmerged, as exported, base, then each merge approach that was drawn."""
     found = dict.fromkeys(key.kind for run in runs.values() for key in run.pictures)
-    exported = {run.report.get("approach") for run in runs.values()} & found.keys()
+    exported = {run.exported for run in runs.values()} & found.keys()
     first = [UNMERGED] * (UNMERGED in found) + [MERGED] * bool(exported)
     return first + sorted(kind for kind in found if kind not in first) or [UNMERGED]
 
 
 def kind_of(run: Run, kind: str) -> str:
     """The kind of the index that a choice means for one run."""
-    return str(run.report.get("approach", "")) if kind == MERGED else kind
+    return run.exported if kind == MERGED else kind
 
 
 def steps_of(runs: Mapping[str, Run], prompt: str, seed: int, kind: str) -> list[int]:

@@ -64,6 +64,12 @@ class Run:
     """`finished`, `being written`, `cut off` or `no run`."""
 
     @property
+    def exported(self) -> str:
+        """The merge approach of the exported LoRA; empty without a report."""
+        approach = self.report.get("approach")
+        return approach if isinstance(approach, str) else ""
+
+    @property
     def last_step(self) -> int:
         """The last step of the log; 0 without one."""
         return int(self.log[-1]["step"]) if self.log else 0
@@ -87,5 +93,10 @@ class Run:
 
 
 def is_step(value: object) -> bool:
-    """A whole number from 0 up."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """A whole number from 0 to a thousand million: more is damage."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+
+
+def is_number(value: object) -> bool:
+    """A number that can be plotted."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

@@ -14,7 +14,7 @@ from typing import Any
 
 from .files import Notes, read_json, read_lines
 from .findings import note_gaps, repeated
-from .run import UNMERGED, Key, Picture, Real, Run, is_step
+from .run import UNMERGED, Key, Picture, Real, Run, is_number, is_step
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
 _FILES = ("run.json", "log.jsonl", "validation/index.jsonl", "validation/real.jsonl", "merge_report.json")
@@ -85,11 +85,7 @@ def _read_log(path: Path, notes: Notes) -> list[dict[str, Any]]:
         if not is_step(row.get("step")):
             notes.add(f"log.jsonl, line {number}: no step; left out.")
             continue
-        rows[row["step"]] = {
-            key: value
-            for key, value in row.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
-        }
+        rows[row["step"]] = {key: value for key, value in row.items() if is_number(value)}
     return [rows[step] for step in sorted(rows)]
 
 

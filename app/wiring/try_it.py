@@ -40,7 +40,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     said = gr.HTML(elem_id="try-said")
     with gr.Row(elem_id="tried"):
         images = [
-            gr.Image(label=_BASE, interactive=False, min_width=150, visible=place == 0, elem_id=f"tried-{place}",
+            gr.Image(label=_BASE, interactive=False, min_width=150, visible=False, elem_id=f"tried-{place}",
                      elem_classes="side", format="png", buttons=["fullscreen", "download"])
             for place in range(MOST + 1)
         ]  # fmt: skip
@@ -91,8 +91,8 @@ def _draw(page: Page) -> Any:
             yield from _pictures(page, runs, step, wish, stop)
         except Stopped:
             yield say("Stopped."), *[gr.skip()] * (MOST + 1)
-        except (ValueError, OSError, ImportError, RuntimeError, TypeError) as error:
-            yield say(str(error), "bad"), *[gr.skip()] * (MOST + 1)
+        except Exception as error:  # whatever run.json makes a library raise is told, and the page goes on
+            yield say(str(error) or type(error).__name__, "bad"), *[gr.skip()] * (MOST + 1)
         finally:
             stop.set()
             if page.stops.get(session) is stop:
