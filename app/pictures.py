@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def store(image: Image.Image, folder: Path, name: str) -> Path:
     path = folder / digest / f"{name}.png"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(f".{threading.get_ident()}.tmp")  # two requests can store it at once
         image.save(temporary, format="PNG", compress_level=1)
         os.replace(temporary, path)
     return path

@@ -131,11 +131,10 @@ def _pictures(
     while (one := news.get()) is not None:
         if isinstance(one, BaseException):
             raise one
-        update = [gr.skip()] * (MOST + 1)
         if one.place is not None:
-            update[one.place] = one.picture
-        yield _bar(one.text, one.share), *update
-    yield say("Done.", "good"), *[gr.skip()] * (MOST + 1)
+            shown[one.place] = one.picture
+        yield _bar(one.text, one.share), *shown  # all of them each time: a browser that lags skips some of these
+    yield say("Done.", "good"), *shown
 
 
 def _draw_all(

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -100,6 +101,13 @@ def test_a_picture_that_is_written_again_is_read_again(made_up):
     before = open_picture(path.parent, path.name)
     Image.new("RGB", (17, 17), "red").save(path)
     assert open_picture(path.parent, path.name).size != before.size
+
+
+def test_requests_at_the_same_time_can_store_the_same_picture(tmp_path):
+    image = Image.effect_noise((300, 300), 50).convert("RGB")
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda place: store(image, tmp_path / str(place % 4), "x"), range(64)))
+    assert all(path.is_file() for path in paths) and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_stored_picture_is_the_same_to_the_last_pixel(tmp_path):
