@@ -37,6 +37,6 @@ def test_commands_parse(line):
 def test_flags_that_the_readme_names_exist():
     known = {f"--{action.dest}" for action in make_parser()._actions} | {"--no-cache_latents", "--help"}
     others = {"--nproc_per_node", "--json", "--quick", "--adam_", "--num_cpu_threads_per_process"}
-    others |= {"--host", "--port", "--allow", "--trainings"}  # of the page
+    others |= {"--host", "--port", "--allow", "--trainings", "--side"}  # of the page
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - others
     assert named <= known

@@ -20,7 +20,7 @@ def build(page: Page) -> gr.Blocks:
     blocks: gr.Blocks
     with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
         with gr.Row(elem_id="head"):
-            gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title")
+            gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
             dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
         with gr.Row(elem_classes="tight"):
             chosen = gr.CheckboxGroup([], label="Runs", elem_id="runs", scale=3, min_width=260)

@@ -24,11 +24,15 @@ def save(page: Any, path: Path, whole: bool = False) -> None:
 
 
 def take(browser: Any, address: str, folder: Path) -> None:
-    """Compare at a desk and on a phone, the grid, the curves, the adapter."""
-    page = open_page(browser, address, 1280, 860)
+    """Compare, the grid, the curves, the adapter."""
+    page = open_page(browser, address, 1280, 910)
     page.wait_for_selector("#side-1 img")
     page.wait_for_timeout(1000)
     save(page, folder / "page_compare.png")
+    show_tab(page, "Grid")
+    page.wait_for_selector("#grid img")
+    page.wait_for_timeout(1000)
+    save(page, folder / "page_grid.png", whole=True)
     show_tab(page, "Curves")
     page.wait_for_selector("#curve-memory svg")
     page.wait_for_timeout(2000)
@@ -39,11 +43,6 @@ def take(browser: Any, address: str, folder: Path) -> None:
     page.wait_for_timeout(1000)
     save(page, folder / "page_inside.png")
     page.context.close()
-    phone = open_page(browser, address, 390, 800, "dark")
-    phone.wait_for_selector("#side-1 img")
-    phone.wait_for_timeout(1000)
-    save(phone, folder / "page_phone.png")
-    phone.context.close()
 
 
 def main() -> None:

@@ -39,10 +39,9 @@ while True:
     monkeypatch.setattr(training, "SCRIPT", script)
     home = tmp_path / "runs"
     yield home
-    for run in trainings(home):
-        found = process(run)
-        if found is not None:
-            found.kill()
+    for child in training._started:
+        child.kill()
+        child.wait(timeout=20)
 
 
 def wait_for(state, run, seconds=20):
