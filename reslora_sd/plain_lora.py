@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ class PlainBlock:
     def delta_weight(self) -> Tensor:
         """(out, in), float32"""
         return self.scaling * (self.lora_B.float() @ self.lora_A.float())
+
+    def norm(self) -> float:
+        """||delta W||_F, from the thin factors."""
+        A, B = self.lora_A.detach().double(), self.lora_B.detach().double()
+        return abs(self.scaling) * math.sqrt(max(float(((B.T @ B) * (A @ A.T)).sum()), 0.0))
 
 
 @dataclass(frozen=True)
@@ -141,11 +147,17 @@ class PlainLoRA:
         return {name: _linear(model, name, block) for name, block in self.blocks.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Approach, ranks and errors as plain values, for JSON."""
+        """Approach, ranks, errors and ||delta W||_F as plain values, for JSON."""
         return {
             "approach": self.approach,
             "blocks": {
-                name: {"alpha": report.alpha, "alphas": list(report.alphas), "r": report.r, "error": report.error}
+                name: {
+                    "alpha": report.alpha,
+                    "alphas": list(report.alphas),
+                    "r": report.r,
+                    "error": report.error,
+                    "norm": self.blocks[name].norm(),
+                }
                 for name, report in self.reports.items()
             },
         }

@@ -88,6 +88,7 @@ def test_reading_back_gives_the_same_lora(residual, form, tmp_path):
     assert list(again.blocks) == sorted(plain.blocks) or set(again.blocks) == set(plain.blocks)
     for name, block in plain.blocks.items():
         torch.testing.assert_close(again.blocks[name].delta_weight(), block.delta_weight())
+        assert block.norm() == pytest.approx(float(block.delta_weight().double().norm()), rel=1e-5)
     if form != "peft":
         assert again.config == adapter.config and again.approach == plain.approach
 

@@ -72,5 +72,6 @@ def test_flags_that_the_readme_names_exist():
     for script in ("train_nlg_reslora", "train_nlu_reslora"):
         known |= {f"--{field.name}" for field in dataclasses.fields(text_arguments(script))}
     others = "--nproc_per_node --json --quick --adam_ --num_cpu_threads_per_process --num_processes --no-deps"
+    others += " --host --port --allow --trainings --side"  # of the page
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - set(others.split())
     assert named <= known

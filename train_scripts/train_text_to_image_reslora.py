@@ -31,7 +31,7 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
-from reslora_sd.checks import check_learning, check_loss
+from reslora_sd.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.diffusion.arguments import lora_config, parse_arguments
 from reslora_sd.diffusion.batches import BatchMaker
 from reslora_sd.diffusion.checkpoints import register_adapter, save_checkpoint
@@ -40,6 +40,7 @@ from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.real import save_real_pictures
 from reslora_sd.diffusion.reports import (
     describe,
     finite,
@@ -49,6 +50,7 @@ from reslora_sd.diffusion.reports import (
 )
 from reslora_sd.diffusion.validation import Validation, validation_loss
 from reslora_sd.run_folder import RunFolder, find_checkpoint, step_of
+from reslora_sd.stopping import until_stopped
 
 logger = logging.getLogger("reslora_sd")
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -173,7 +175,9 @@ def main(args: argparse.Namespace) -> None:
         accelerator.load_state(str(checkpoint))
         done = step_of(checkpoint)
     if accelerator.is_main_process:
-        run.create(describe(args, parts, adapter, len(images), images.name), done)
+        run.create(describe(args, parts, adapter, len(images), images.name, total), done)
+        if validation:
+            save_real_pictures(run, validation.prompts, images, kept_out, resolution)
         logger.info("%s: %s", args.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
@@ -186,7 +190,7 @@ def main(args: argparse.Namespace) -> None:
     unet.train()
     dtype = _DTYPES[accelerator.mixed_precision]
     bar = tqdm(range(done, total), initial=done, total=total, desc=args.method, disable=quiet)
-    for step in bar:
+    for step in until_stopped(bar, heed=accelerator.num_processes == 1):
         started = time.perf_counter()
         loss_sum = torch.zeros((), device=accelerator.device)
         for micro in range(step * args.gradient_accumulation_steps, (step + 1) * args.gradient_accumulation_steps):
@@ -208,7 +212,8 @@ def main(args: argparse.Namespace) -> None:
                 optimizer.zero_grad()
         now = step + 1
         seconds = time.perf_counter() - started
-        row = {"loss": mean_loss, "lr": used_lr, "grad_norm": finite(norm), "seconds": round(seconds, 4)}
+        row = {"loss": mean_loss, "lr": used_lr, "grad_norm": finite(norm), "seconds": round(seconds, 4),
+               "memory": peak_memory_mb()}  # fmt: skip
         bar.set_postfix(loss=f"{mean_loss:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoder.images) // held.batch_size)
@@ -222,6 +227,11 @@ def main(args: argparse.Namespace) -> None:
             save_checkpoint(accelerator, run.path, now, args.checkpoints_total_limit)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             validation.save(validation.draw(parts.pipeline()), run, now, "unmerged")
+    if done < total and now < total:
+        save_checkpoint(accelerator, run.path, now, args.checkpoints_total_limit)
+        print(f"Stopped after step {now} of {total}. Go on with --resume_from_checkpoint latest.")
+        accelerator.end_training()
+        return
 
     # 5. Merge, export, prove
     accelerator.wait_for_everyone()

@@ -20,6 +20,7 @@ from ..run_folder import ADAPTER_FILE, RunFolder
 from ..statistics import collect_statistics
 from ..storage import write_json
 from .batches import Batch, BatchMaker
+from .calibration import predict
 from .loss import target_of
 from .models import Parts
 from .validation import Validation, save_sheets
@@ -84,7 +85,8 @@ def finish(
         base = _predict(unet, parts, measured)
         base_pictures = validation.draw(parts.pipeline()) if validation else []
     adapter.remove()
-    drift, loss = _measure(plains, unet, parts, measured, unmerged, base)
+    others = () if adapter.config.residual == "none" else tuple(name for name in plains if name != approach)
+    drift, loss, drawn_by = _measure(plains, unet, parts, measured, unmerged, base, validation, others)
     _export(plains[approach], parts, run)
     largest, active, pictures = _prove(
         parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
@@ -92,8 +94,8 @@ def finish(
     finished = Finished(approach, drift, loss, largest, active)
     write_json(run.path / "merge_report.json", _report(finished, plains))
     if validation:
-        validation.save(base_pictures, run, step, "base")
-        validation.save(pictures, run, step, approach)
+        for name, found in {"base": base_pictures, **drawn_by, approach: pictures}.items():
+            validation.save(found, run, step, name)
         save_sheets(run, approach)
     return finished
 
@@ -105,15 +107,20 @@ def _measure(
     batches: Sequence[Batch],
     unmerged: Sequence[Tensor],
     base: Sequence[Tensor],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Drift of every approach, and losses of all models, on the same batches."""
+    validation: Validation | None,
+    to_draw: Sequence[str],
+) -> tuple[dict[str, float], dict[str, float], dict[str, list[Any]]]:
+    """Drift of every approach, losses of all models on the same batches, validation pictures of those `to_draw`."""
     drift, loss = {}, {"base": _loss(base, parts, batches), "unmerged": _loss(unmerged, parts, batches)}
+    pictures = {}
     for name, plain in plains.items():
         with applied(plain, unet):
             merged = _predict(unet, parts, batches)
+            if validation and name in to_draw:
+                pictures[name] = validation.draw(parts.pipeline())
         drift[name] = _distance(merged, unmerged) / max(_distance(unmerged, base), 1e-30)
         loss[name] = _loss(merged, parts, batches)
-    return drift, loss
+    return drift, loss, pictures
 
 
 def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
@@ -144,13 +151,7 @@ def _merge_all(
 @torch.no_grad()
 def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch]) -> list[Tensor]:
     """The U-Net's predictions on noisy latents, float32 on the CPU."""
-    weight = next(unet.parameters())
-    predictions = []
-    for batch in batches:
-        batch = batch.to(weight.device, weight.dtype)
-        noisy = parts.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        predictions.append(unet(noisy, batch.timesteps, encoder_hidden_states=batch.embeddings).sample.float().cpu())
-    return predictions
+    return [predict(unet, parts, batch).float().cpu() for batch in batches]
 
 
 def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch]) -> float:

@@ -30,7 +30,7 @@ def public(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(
-    args: argparse.Namespace, parts: Parts, adapter: ResLoRAAdapter, pictures: int, name: str
+    args: argparse.Namespace, parts: Parts, adapter: ResLoRAAdapter, pictures: int, name: str, steps: int
 ) -> dict[str, object]:
     """What run.json says."""
     return {
@@ -39,6 +39,7 @@ def describe(
         "base_model": parts.name,
         "dataset": {"name": name, "pictures": pictures},
         "seed": args.seed,
+        "steps": steps,
         "lora_config": adapter.config.to_dict(),
         "trainable_parameters": adapter.num_parameters(),
         "link_plan": adapter.link_plan().to_list(),

@@ -83,15 +83,18 @@ def test_a_run_leaves_what_the_design_says(train, method):
                      "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}  # fmt: skip
     rows = read_jsonl(run / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds"} for row in rows)
+    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "memory"} for row in rows)
     index = read_jsonl(run / "validation" / "index.jsonl")
     assert {row["step"] for row in index if row["merge_approach"] == "unmerged"} == {0, 2, 4}
     approach = "exact" if method in ("lora", "reslora_bs") else "least_squares"
-    assert {row["merge_approach"] for row in index if row["step"] == 4} == {"base", "unmerged", approach}
+    others = {"lora": set(), "reslora_bs": {"none"}}.get(method, {"none", "input", "weights"})
+    assert {row["merge_approach"] for row in index if row["step"] == 4} == {"base", "unmerged", approach, *others}
+    assert [row["prompt"] for row in read_jsonl(run / "validation" / "real.jsonl")] == ["colour 1", "colour 2"]
     assert all((run / "validation" / row["file"]).is_file() for row in index)
     described = json.loads((run / "run.json").read_text())
-    assert described["method"] == method and len(described["link_plan"]) == 48
+    assert described["method"] == method and len(described["link_plan"]) == 48 and described["steps"] == 4
     report = json.loads((run / "merge_report.json").read_text())
+    assert all(block["norm"] > 0 for block in report["blocks"].values())
     assert report["approach"] == approach and report["end_to_end"]["active_linears_in_fresh_pipeline"] == 48
     if approach == "exact":
         assert report["end_to_end"]["drift"]["exact"] < 1e-4
@@ -380,6 +383,35 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
     resumed = train(*flags, "--resume_from_checkpoint", "latest", output="killed")
     assert_same(resumed, train("--max_train_steps", 6, output="straight"))
     assert not list(resumed.glob(".checkpoint*"))
+
+
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_can_be_continued(
+    train, tiny_pipeline_folder, picture_folder, tmp_path
+):
+    """The process asks itself to stop in its third step, as `kill` or a page would."""
+    code = f"""
+import os, signal, sys
+import reslora_sd.run_folder
+log = reslora_sd.run_folder.RunFolder.log
+def log_then_ask(self, **row):
+    log(self, **row)
+    if row["step"] == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+reslora_sd.run_folder.RunFolder.log = log_then_ask
+sys.argv[0] = {str(SCRIPT)!r}
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+    flags = ("--max_train_steps", "6", "--train_batch_size", "2")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command(tiny_pipeline_folder, picture_folder, tmp_path / "stopped", *flags)],
+        env=environment(), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Stopped after step 3 of 6" in done.stdout
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert not (tmp_path / "stopped" / "merge_report.json").exists()
+    resumed = train(*flags, "--resume_from_checkpoint", "latest", output="stopped")
+    assert_same(resumed, train("--max_train_steps", 6, output="straight"))
 
 
 def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):

@@ -1,0 +1,62 @@
+"""Opens the page over run folders: python -m app [RUN ...]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DEMO = (Path("runs/lora"), Path("runs/reslora_is"))
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked.
+
+    Raises:
+        ValueError: a folder isn't there, or without folders the demo's aren't.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m app", description="Shows training runs side by side, step by step, in the browser."
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders, or folders of them "
+                        f"(left out: {' and '.join(map(str, DEMO))}, which make demo leaves)")  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than 127.0.0.1 let everybody "
+                        "in who reaches it: there is no password (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--port", type=int, help="(left out: the first free one from 7860)")
+    parser.add_argument("--trainings", type=Path, default=Path("runs/here"), metavar="FOLDER",
+                        help="where trainings that the page starts go (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--allow", nargs="+", type=Path, default=[], metavar="FOLDER", help="folders outside "
+                        "the runs that run.json may name for its base model and its data")  # fmt: skip
+    args = parser.parse_args(argv)
+    missing = [path for path in args.runs if not path.is_dir()]
+    if missing:
+        raise ValueError(
+            f"There is no folder {missing[0]}. Give the --output_dir of a training, or a folder of several."
+        )
+    if not args.runs:
+        args.runs = [path for path in DEMO if path.is_dir()]
+        if not args.runs:
+            raise ValueError(
+                f"There are no runs in {DEMO[0]} and {DEMO[1]}. Make them with `make demo`, or name run folders."
+            )
+    if args.port is not None and not 0 < args.port < 65536:
+        raise ValueError(f"--port is {args.port}. It must be from 1 to 65535.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and serves until Ctrl-C."""
+    try:
+        args = parse_arguments(argv)
+        from .server import serve
+
+        serve(args.runs, args.trainings, args.allow, args.host, args.port)
+    except ImportError as error:
+        sys.exit(f"Error: {error}. The page needs: pip install -e '.[app]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

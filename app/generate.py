@@ -1,0 +1,252 @@
+"""Draws pictures with the adapter of a run, for one request at a time; each request has a U-Net of its own.
+
+The only file here that needs torch. The U-Nets of requests share the frozen weights and nothing else, so that a request
+that fails or is stopped leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
+from reslora_sd.applied import applied
+from reslora_sd.diffusion.calibration import calibration_batches, predict
+from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
+from reslora_sd.diffusion.openmoji import OPENMOJI
+from reslora_sd.lora_files import DIFFUSERS_FILE
+from reslora_sd.merge import APPROACHES, default_approach
+from reslora_sd.run_folder import ADAPTER_FILE
+from reslora_sd.tape import branch_strength
+
+from .run import UNMERGED, Run
+from .wishes import BEST, Stopped, Wish
+
+_HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+_WORD = re.compile(r"\w[\w./-]*")
+_CALIBRATION_PICTURES = 128
+_NEEDS_DATA = ("input", "least_squares")
+
+
+@dataclass
+class Request:
+    """One picture on its way.
+
+    Args:
+        report: is called with what is going on, and the share of it that is done.
+        stop: set from outside when nobody wants the picture any more.
+    """
+
+    wish: Wish
+    report: Callable[[str, float], None]
+    stop: threading.Event
+
+
+class Studio:
+    """Keeps one base model and the latest merged LoRAs.
+
+    Args:
+        allowed: folders that run.json may name for its base model and its data, beside the embedded ones and the Hub.
+    """
+
+    def __init__(self, allowed: Sequence[Path] = ()) -> None:
+        self.allowed = [folder.resolve() for folder in allowed]
+        self._lock = threading.Lock()
+        self._parts: tuple[tuple[Any, ...], Parts] | None = None
+        self._merged: OrderedDict[tuple[Path, int, str, int], PlainLoRA] = OrderedDict()
+
+    def base(self, run: Run, request: Request) -> Image.Image:
+        """The picture of the run's base model.
+
+        Raises:
+            Stopped: `request.stop` was set.
+            ValueError: the run's base model can't be used.
+        """
+        with self._lock:
+            parts = self._load(run)
+            return _draw(replace(parts, unet=_own_unet(parts)), run, request)
+
+    def adapted(self, run: Run, step: int, request: Request) -> tuple[Image.Image, str]:
+        """The picture of a run at a step that has a checkpoint, and how the adapter was used.
+
+        Raises:
+            Stopped: `request.stop` was set.
+            ValueError: there is no such checkpoint, or something that run.json names can't be used.
+        """
+        wish = request.wish
+        with self._lock:
+            parts = self._load(run)
+            own = replace(parts, unet=_own_unet(parts))
+            adapter = load_reslora(own.unet, _adapter_file(run, step))
+            if wish.approach == UNMERGED:
+                with branch_strength(wish.strength):
+                    return _draw(own, run, request), UNMERGED
+            approach = _fitting(wish.approach, adapter.config.residual)
+            plain = self._merge(run, step, approach, adapter, own, request)
+            adapter.remove()
+            with applied(_scaled(plain, wish.strength), own.unet):
+                return _draw(own, run, request), f"merged ({approach})"
+
+    def _load(self, run: Run) -> Parts:
+        arguments = _arguments(run)
+        name = str(run.settings.get("base_model", ""))
+        self._check_model(name)
+        more = tuple(arguments.get(key) for key in ("revision", "variant", "prediction_type", "cache_dir"))
+        for value in more[:3]:
+            if value is not None and (not isinstance(value, str) or ".." in value or not _WORD.fullmatch(value)):
+                raise ValueError(f"run.json names the revision or variant {value!r}, which is none.")
+        if self._parts is None or self._parts[0] != (name, *more):
+            self._parts = None  # two large models don't fit beside each other
+            parts = load_parts(name, *more)
+            if torch.cuda.is_available():
+                parts.to(torch.device("cuda"), torch.float16)
+            self._parts = ((name, *more), parts)
+        return self._parts[1]
+
+    def _merge(
+        self, run: Run, step: int, approach: str, adapter: ResLoRAAdapter, own: Parts, request: Request
+    ) -> PlainLoRA:
+        file = _adapter_file(run, step)
+        key = (run.path, step, approach, file.stat().st_mtime_ns)
+        if key not in self._merged:
+            if run.final(step) and run.exported == approach:
+                self._merged[key] = PlainLoRA.load(run.path / DIFFUSERS_FILE)
+            else:
+                statistics = None
+                if approach in _NEEDS_DATA:
+                    batches = _reporting(self._batches(run, own, step), request)
+                    statistics = collect_statistics(adapter, batches, lambda batch: predict(own.unet, own, batch))
+                self._merged[key] = merge(adapter, approach, statistics)
+            while len(self._merged) > 8:
+                self._merged.popitem(last=False)
+        return self._merged[key]
+
+    def _batches(self, run: Run, parts: Parts, step: int) -> list[Any]:
+        """Calibration data, made before the adapter listens, so that what is missing is told at once."""
+        arguments = _arguments(run)
+        self._check_data(arguments)
+        try:
+            size = max(1, int(arguments["train_batch_size"]))
+            start = (run.steps or step) * int(arguments["gradient_accumulation_steps"])
+            pictures = min(_CALIBRATION_PICTURES, int(arguments["calibration_samples"]))
+            return list(calibration_batches(arguments, parts, start, max(1, pictures // size)))
+        except KeyError as error:
+            raise ValueError(
+                f"run.json doesn't say {error}, which this merge needs. Choose another approach."
+            ) from error
+
+    def _check_model(self, name: str) -> None:
+        if not name:
+            raise ValueError("run.json names no base model, so nothing can be drawn.")
+        if Path(name) != DEFAULT_MODEL:
+            self._check_name("base model", name)
+
+    def _check_data(self, arguments: dict[str, Any]) -> None:
+        for key in ("train_data_dir", "dataset_name", "cache_dir"):
+            value = arguments.get(key)
+            if value is not None and value != OPENMOJI:
+                self._check_name(key, str(value))
+
+    def _check_name(self, what: str, name: str) -> None:
+        """A file may name what is on the Hub, and folders that were allowed at the start; nothing else is opened."""
+        path = Path(name)
+        if path.exists() or path.is_absolute() or not _HUB_NAME.fullmatch(name) or ".." in name:
+            if any(path.resolve().is_relative_to(folder) for folder in self.allowed):
+                return
+            raise ValueError(
+                f"run.json names the {what} {name!r}, which is outside the folders of this page. If you trust it, "
+                "start the page with --allow and its folder."
+            )
+
+
+def _arguments(run: Run) -> dict[str, Any]:
+    arguments = run.settings.get("arguments")
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _adapter_file(run: Run, step: int) -> Path:
+    folder = run.path / f"checkpoint-{step}"
+    file = (run.path if run.final(step) else folder) / ADAPTER_FILE
+    if not file.is_file():
+        have = ", ".join(map(str, run.checkpoints)) or "none"
+        raise ValueError(f"{run.method} has no checkpoint of step {step}. Choose one of: {have}.")
+    return file
+
+
+def _fitting(approach: str, residual: str) -> str:
+    """The approach that was asked for, or the residual's own where it has only one that is exact."""
+    if approach == BEST or approach not in APPROACHES[residual]:
+        return default_approach(residual)
+    return approach
+
+
+def _own_unet(parts: Parts) -> Any:
+    """A U-Net with modules of its own around the same frozen weights; it costs no memory."""
+    with torch.device("meta"):
+        twin: Any = type(parts.unet).from_config(parts.unet.config)
+    twin.load_state_dict(parts.unet.state_dict(), assign=True)
+    return twin.requires_grad_(False).eval()
+
+
+def _scaled(plain: PlainLoRA, strength: float) -> PlainLoRA:
+    blocks = {name: replace(block, scaling=block.scaling * strength) for name, block in plain.blocks.items()}
+    return replace(plain, blocks=blocks)
+
+
+def _reporting(batches: list[Any], request: Request) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        if request.stop.is_set():
+            raise Stopped
+        request.report("statistics for the merge, once", number / len(batches))
+        yield batch
+
+
+@torch.no_grad()
+def _draw(parts: Parts, run: Run, request: Request) -> Image.Image:
+    wish, side = request.wish, _arguments(run).get("resolution") or parts.resolution
+
+    def on_step(pipeline: Any, number: int, _timestep: object, values: dict[str, Any]) -> dict[str, Any]:
+        request.report("drawing", (number + 1) / wish.steps)
+        if request.stop.is_set():
+            pipeline._interrupt = True  # diffusers' own way to leave the loop
+        return values
+
+    if request.stop.is_set():
+        raise Stopped
+    with _plain_errors():
+        picture: Image.Image = (
+            parts.pipeline()(
+                prompt=wish.prompt,
+                negative_prompt=wish.negative_prompt,
+                generator=torch.Generator("cpu").manual_seed(wish.seed),
+                guidance_scale=wish.guidance,
+                num_inference_steps=wish.steps,
+                height=side,
+                width=side,
+                callback_on_step_end=on_step,
+            )
+            .images[0]
+            .convert("RGB")
+        )
+    if request.stop.is_set():
+        raise Stopped
+    return picture
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise ValueError(
+            "The graphics card has too little memory left. Stop a training, or draw on another."
+        ) from error

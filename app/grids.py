@@ -1,0 +1,162 @@
+"""One picture of many, as the paper's Fig. 3: a row for each method, a column for each step; and the same in motion."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from .pictures import View, real_view, steps_of, view
+from .run import Run
+
+_INK, _FAINT, _EMPTY = "#1c1917", "#78716c", "#e7e5e4"
+_GAP = 4
+FORMATS = {"GIF": "gif", "WebP": "webp"}
+
+
+def chosen_steps(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many steps, the first and the last among them, evenly spread."""
+    if len(steps) <= most:
+        return list(steps)
+    if most == 1:
+        return [steps[-1]]
+    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+
+
+def grid(
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, most: int = 11, cell: int = 128
+) -> Image.Image:
+    """Rows: methods, in a band for each prompt. Columns: steps, and the real picture where there is one.
+
+    Args:
+        most: columns of steps.
+        cell: pixels of a cell's side.
+    """
+    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)}), most)
+    reals = {prompt: real_view(runs, prompt) for prompt in prompts}
+    columns = [*(f"step {step}" for step in steps), *(["real"] if any(reals.values()) else [])]
+    left = 16 + max(int(_font(16).getlength(name)) for name in (*runs, "x"))
+    top, band, line = 40, 30, cell + _GAP
+    height = top + len(prompts) * (band + len(runs) * line + 8) + 4
+    width = max(left + len(columns) * line + 12, 360)
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, label in enumerate(columns):
+        middle = left + place * line + cell / 2
+        pen.text((middle, 14), label, _FAINT, _font(13), anchor="ma")
+    for row, prompt in enumerate(prompts):
+        y = top + row * (band + len(runs) * line + 8)
+        pen.text((left, y + 4), _fitted(f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, "
+                                        f"seed {seed}", width - left - 12, 15), _INK, _font(15))  # fmt: skip
+        for number, (name, run) in enumerate(runs.items()):
+            corner = y + band + number * line
+            pen.text((left - 10, corner + cell / 2), name, _INK, _font(16), anchor="rm")
+            found = [view(name, run, prompt, seed, kind, step) for step in steps]
+            for place, one in enumerate(found):
+                _paste(sheet, one, (left + place * line, corner), cell)
+        real = reals[prompt]
+        if real is not None:
+            corner = y + band + (len(runs) - 1) * line // 2
+            _paste(sheet, real, (left + len(steps) * line, corner), cell)
+    return sheet
+
+
+def frame(
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, step: int, share: float, cell: int = 224
+) -> Image.Image:
+    """One moment: methods beside each other for one prompt, or a row for each and a column for each prompt.
+
+    Args:
+        share: of the way from the first step to the last, 0 to 1; drawn as a bar.
+    """
+    names = list(runs)
+    many = len(prompts) > 1
+    across, down = (prompts, names) if many else (names, prompts)
+    left = 20 + max(int(_font(15).getlength(name)) for name in names) if many else 8
+    line, top = cell + 8, 76
+    sheet = Image.new("RGB", (max(left + len(across) * line, 240), top + len(down) * line), "white")
+    pen = ImageDraw.Draw(sheet)
+    quoted = ", ".join(f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}" for prompt in prompts)
+    pen.text((12, 8), f"step {step}", _INK, _font(22))
+    if not many:
+        pen.text((sheet.width - 12, 14), _fitted(quoted, sheet.width - 150, 14), _FAINT, _font(14), anchor="ra")
+    pen.rectangle((12, 40, sheet.width - 12, 44), _EMPTY)
+    pen.rectangle((12, 40, 12 + share * (sheet.width - 24), 44), "#ea580c")
+    for column, above in enumerate(across):
+        x = left + column * line
+        pen.text((x + cell / 2, 53), _fitted(above, cell, 15), _INK, _font(15), anchor="ma")
+        for row, beside in enumerate(down):
+            name, prompt = (beside, above) if many else (above, beside)
+            y = top + row * line
+            _paste(sheet, view(name, runs[name], prompt, seed, kind, step), (x, y), cell)
+            if many and column == 0:
+                pen.text((left - 10, y + cell / 2), name, _INK, _font(15), anchor="rm")
+    return sheet
+
+
+def animation(
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, form: str = "GIF", milliseconds: int = 500
+) -> bytes:
+    """The steps one after the other; the last one stays a while.
+
+    Raises:
+        ValueError: another form than GIF or WebP, or there is no picture.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"The form is {form!r}. It must be one of {', '.join(FORMATS)}.")
+    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)}), 60)
+    if not steps or not runs:
+        raise ValueError("There is no picture to put into motion. Choose a run that has pictures of this prompt.")
+    span = max(steps[-1] - steps[0], 1)
+    frames = [
+        frame(runs, prompts, seed, kind, step, (step - steps[0]) / span, 224 if len(prompts) < 3 else 144)
+        for step in steps
+    ]
+    times = [milliseconds] * (len(frames) - 1) + [4 * milliseconds]
+    if form == "GIF":  # Pillow's own choice of colours takes a second a frame
+        frames = [one.quantize(255, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for one in frames]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, format=FORMATS[form].upper(), save_all=True, append_images=frames[1:], duration=times, loop=0
+    )
+    return buffer.getvalue()
+
+
+def describe(runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str) -> str:
+    """The alternative text of a grid or an animation."""
+    steps = sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)})
+    span = f"steps {steps[0]} to {steps[-1]}" if steps else "no steps"
+    said = ", ".join(f'"{prompt}"' for prompt in prompts)
+    return f"{' and '.join(runs)} side by side at {span}, {kind}, for {said} with seed {seed}"
+
+
+def _paste(sheet: Image.Image, one: View, corner: tuple[int, int], cell: int) -> None:
+    if one.image is None:
+        pen = ImageDraw.Draw(sheet)
+        pen.rectangle((*corner, corner[0] + cell - 1, corner[1] + cell - 1), _EMPTY)
+        pen.text((corner[0] + cell / 2, corner[1] + cell / 2), "missing", _FAINT, _font(12), anchor="mm")
+        return
+    whole = cell % one.image.width == 0 and one.image.size[0] == one.image.size[1]
+    how = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS  # small pictures keep their pixels
+    scaled = one.image.resize((cell, max(1, round(cell * one.image.height / one.image.width))), how)
+    sheet.paste(scaled.crop((0, 0, cell, min(cell, scaled.height))), corner)
+
+
+@functools.lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: Pillow's own font has Latin letters only."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _fitted(text: str, width: float, size: int) -> str:
+    font = _font(size)
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + " ...") > width:
+        text = text[:-1]
+    return text + " ..."

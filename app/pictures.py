@@ -1,0 +1,154 @@
+"""Pictures of runs: opened safely, told in words, put side by side, into one grid, into one animation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .files import inside
+from .run import UNMERGED, Key, Run
+
+MERGED = "merged, as exported"
+"""Choice of pictures: the approach that each run's own export has."""
+_MOST_PIXELS = 4096 * 4096
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture to show, or the reason that there is none."""
+
+    title: str
+    alt: str
+    image: Image.Image | None = None
+    missing: str = ""
+
+
+def open_picture(folder: Path, relative: str) -> Image.Image:
+    """A picture below `folder`, decoded, RGB.
+
+    Raises:
+        ValueError: it lies outside, isn't there, is too large, or is no whole PNG, JPEG or WebP.
+    """
+    try:
+        path = inside(folder, relative)
+        stat = path.stat()
+        return _decode(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise ValueError(f"{relative!r} can't be read: {_reason(error)}.") from error
+
+
+@functools.lru_cache(maxsize=512)
+def _decode(path: Path, mtime_ns: int, size: int) -> Image.Image:
+    """Time and size belong to the cache's key: a picture that is written again is read again."""
+    return decode(path.read_bytes(), path.name)
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """An RGB picture from the bytes of a PNG, JPEG or WebP.
+
+    Raises:
+        ValueError: it is damaged, too large, or of another kind.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than 4096 x 4096.")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name!r} is no whole picture: {_reason(error)}.") from error
+
+
+def kinds(runs: Mapping[str, Run]) -> list[str]:
+    """What can be chosen to look at: unmerged, as exported, base, then each merge approach that was drawn."""
+    found = dict.fromkeys(key.kind for run in runs.values() for key in run.pictures)
+    exported = {run.exported for run in runs.values()} & found.keys()
+    first = [UNMERGED] * (UNMERGED in found) + [MERGED] * bool(exported)
+    return first + sorted(kind for kind in found if kind not in first) or [UNMERGED]
+
+
+def kind_of(run: Run, kind: str) -> str:
+    """The kind of the index that a choice means for one run."""
+    return run.exported if kind == MERGED else kind
+
+
+def steps_of(runs: Mapping[str, Run], prompt: str, seed: int, kind: str) -> list[int]:
+    """Steps at which any of the runs has such a picture."""
+    return sorted(
+        {
+            key.step
+            for run in runs.values()
+            for key in run.pictures
+            if key.prompt == prompt and key.seed == seed and key.kind == kind_of(run, kind)
+        }
+    )
+
+
+def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
+    """Seeds that any of the runs drew a prompt with."""
+    return sorted({key.seed for run in runs.values() for key in run.pictures if key.prompt == prompt})
+
+
+def view(name: str, run: Run, prompt: str, seed: int, kind: str, step: int) -> View:
+    """A run's picture at a step."""
+    kind = kind_of(run, kind)
+    title = f"{name}, step {step}"
+    alt = f'Picture by {name} at step {step}, {kind or "merged"}, for the prompt "{prompt}" with seed {seed}'
+    picture = run.pictures.get(Key(prompt, seed, kind, step))
+    if picture is None:
+        return View(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
+    try:
+        return View(title, alt, open_picture(run.path / "validation", picture.file))
+    except ValueError as error:
+        return View(title, f"Unreadable: {alt}", missing=f"{name}, step {step}: {error}")
+
+
+def real_view(runs: Mapping[str, Run], prompt: str) -> View | None:
+    """The data set's own picture of a prompt, where a run has one."""
+    for run in runs.values():
+        real = run.real.get(prompt)
+        if real is None:
+            continue
+        seen = {"training": "seen in training", "held out": "held out of training"}.get(real.seen, "not in training")
+        title = f"real, {seen}"
+        try:
+            image = open_picture(run.path / "validation", real.file)
+        except ValueError as error:
+            return View(title, "Unreadable picture of the data set", missing=str(error))
+        return View(title, f'Real picture of the data set for the prompt "{prompt}", {seen}', image)
+    return None
+
+
+def views(runs: Mapping[str, Run], prompt: str, seed: int, kind: str, step: int) -> list[View]:
+    """What stands side by side: one picture a run, and the real one last."""
+    found = [view(name, run, prompt, seed, kind, step) for name, run in runs.items()]
+    real = real_view(runs, prompt)
+    return [*found, real] if real else found
+
+
+def store(image: Image.Image, folder: Path, name: str) -> Path:
+    """A PNG of the picture below `folder`, named by its content; written once."""
+    digest = hashlib.sha256(image.tobytes() + str(image.size).encode()).hexdigest()[:24]
+    path = folder / digest / f"{name}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{threading.get_ident()}.tmp")  # two requests can store it at once
+        image.save(temporary, format="PNG", compress_level=1)
+        os.replace(temporary, path)
+    return path
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the system's path in it."""
+    return getattr(error, "strerror", None) or str(error).split("<")[0].strip() or type(error).__name__

@@ -1,0 +1,101 @@
+"""A run folder that no training made: for measuring, and for tests of what a run can lack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+_LANES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
+_STAGES = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
+
+
+def make_run(
+    folder: Path,
+    method: str = "lora",
+    steps: int = 200,
+    every: int = 1,
+    prompts: tuple[str, ...] = ("cat face", "rocket"),
+    seeds: tuple[int, ...] = (42,),
+    side: int = 64,
+) -> Path:
+    """Writes run.json, log.jsonl, a picture for each prompt, seed and `every` steps, and a merge report."""
+    validation = folder / "validation"
+    validation.mkdir(parents=True)
+    approach = "exact" if method == "lora" else "least_squares"
+    settings = {
+        "method": method,
+        "arguments": {"max_train_steps": steps},
+        "base_model": "made-up",
+        "seed": 42,
+        "steps": steps,
+        "link_plan": _link_plan(method),
+    }
+    (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "log.jsonl").write_text(
+        "".join(json.dumps(_log(step, steps, method)) + "\n" for step in range(1, steps + 1))
+    )
+    lines = []
+    for step in range(every, steps + 1, every):
+        (validation / f"step-{step:06d}").mkdir()
+        for number, prompt in enumerate(prompts):
+            for seed in seeds:
+                lines.append(_draw(validation, step, number, prompt, seed, side))
+    (validation / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "merge_report.json").write_text(json.dumps(_report(approach, method)), encoding="utf-8")
+    return folder
+
+
+def _log(step: int, steps: int, method: str) -> dict[str, Any]:
+    pace = 40 if method == "lora" else 30
+    row = {
+        "step": step,
+        "loss": 0.5 + math.exp(-step / pace),
+        "lr": 1e-3,
+        "grad_norm": 0.2,
+        "seconds": 0.5,
+        "memory": 700,
+    }
+    return {**row, "validation_loss": 0.5 + math.exp(-step / pace)} if step % 10 == 0 or step == steps else row
+
+
+def _draw(validation: Path, step: int, number: int, prompt: str, seed: int, side: int) -> dict[str, Any]:
+    image = Image.new("RGB", (side, side), (step % 256, 60 * number % 256, seed % 256))
+    file = f"step-{step:06d}/unmerged-{number:02d}-{seed}.png"
+    image.save(validation / file, compress_level=1)
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    return {"step": step, "prompt": prompt, "seed": seed, "merge_approach": "unmerged", "file": file, "sha256": digest}
+
+
+def _link_plan(method: str) -> list[dict[str, Any]]:
+    plan: list[dict[str, Any]] = []
+    for number, stage in enumerate(_STAGES):
+        for lane in _LANES:
+            attention = f"{stage}.attentions.0.transformer_blocks.0"
+            before = f"{_STAGES[number - 1]}.attentions.0.transformer_blocks.0.{lane}"
+            linked = method != "lora" and number in (2, 3)
+            plan.append(
+                {
+                    "name": f"{attention}.{lane}",
+                    "chain": lane,
+                    "out_features": 64,
+                    "tokens": 256 if number in (0, 4) else 64,
+                    "predecessors": [before] if linked else [],
+                    "reason": "" if linked else "the first",
+                }
+            )
+    return plan
+
+
+def _report(approach: str, method: str) -> dict[str, Any]:
+    norm = 1.0 if method == "lora" else 1.5
+    blocks: dict[str, Any] = {
+        link["name"]: {"alpha": None, "alphas": [], "r": 16, "error": 0.02 * place, "norm": norm + 0.01 * place}
+        for place, link in enumerate(_link_plan(method))
+    }
+    end = {"loss": {"base": 0.7, "unmerged": 0.5, approach: 0.51}, "drift": {approach: 0.05}}
+    return {"approach": approach, "blocks": blocks, "other_approaches": {}, "end_to_end": end}

@@ -1,0 +1,82 @@
+"""Uploaded pictures become a folder that the training script takes; what is too large or of another kind is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .pictures import decode
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+CAPTIONS = "metadata.jsonl"
+MOST_FILES = 500
+MOST_BYTES_EACH = 20_000_000
+MOST_BYTES = 400_000_000
+
+
+def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
+    """Decodes every picture, writes it anew as PNG, and writes metadata.jsonl; gives how many there are.
+
+    Args:
+        caption: of pictures that an uploaded metadata.jsonl doesn't name; empty for the file's own name.
+
+    Raises:
+        ValueError: too many or too large files, another kind, a damaged picture, or captions without their picture.
+    """
+    _check(files)
+    pictures = {file.name: file for file in files if file.suffix.lower() in KINDS}
+    table = next((file for file in files if file.name == CAPTIONS), None)
+    captions = _captions(table, set(pictures)) if table is not None else {}
+    if not pictures:
+        raise ValueError(f"There is no picture among the files. Upload {', '.join(KINDS)}.")
+    images = [(name, decode(file.read_bytes(), name)) for name, file in pictures.items()]
+    folder.mkdir(parents=True)
+    lines = []
+    for number, (name, image) in enumerate(images):
+        image.save(folder / f"{number:04d}.png")
+        text = captions.get(name) or caption.strip() or _spoken(name)
+        lines.append(json.dumps({"file_name": f"{number:04d}.png", "text": text}, ensure_ascii=False))
+    (folder / CAPTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(images)
+
+
+def _check(files: Sequence[Path]) -> None:
+    if len(files) > MOST_FILES:
+        raise ValueError(f"There are {len(files)} files. At most {MOST_FILES} can be uploaded; give a path instead.")
+    other = [file.name for file in files if file.suffix.lower() not in KINDS and file.name != CAPTIONS]
+    if other:
+        raise ValueError(
+            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS} if there are captions."
+        )
+    sizes = {file.name: file.stat().st_size for file in files}
+    for name, size in sizes.items():
+        if size > MOST_BYTES_EACH:
+            raise ValueError(f"{name!r} has {size / 1e6:.0f} MB. A file may have {MOST_BYTES_EACH / 1e6:.0f} MB.")
+    if sum(sizes.values()) > MOST_BYTES:
+        raise ValueError(
+            f"The files have {sum(sizes.values()) / 1e6:.0f} MB together, more than {MOST_BYTES / 1e6:.0f}."
+        )
+
+
+def _captions(table: Path, names: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, text = row["file_name"], row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{CAPTIONS}, line {number}: no JSON object with file_name and text.") from error
+        if name not in names or not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{CAPTIONS}, line {number}: {name!r} was not uploaded, or has no text.")
+        found[name] = text
+    return found
+
+
+def _spoken(name: str) -> str:
+    """`red-apple_2.png` says red apple."""
+    words = re.sub(r"[\W_\d]+", " ", Path(name).stem).strip()
+    return words or "a picture"

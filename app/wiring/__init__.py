@@ -1,0 +1,1 @@
+"""What joins the views to Gradio's components; one file a tab."""

@@ -1,0 +1,83 @@
+"""The tab Inside the adapter: link plan, merge report, and where one run's blocks became larger than another's."""
+
+from __future__ import annotations
+
+import functools
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .. import adapter_view, drawings
+from ..runs import signature
+from .shared import PRIVATE, Page, menu, say
+
+_DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawings"}
+"""matplotlib is no friend of threads."""
+
+
+def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
+    """Lays the tab out; gives the function that draws it, its inputs and outputs."""
+    run = gr.Dropdown([], label="Run to look into", elem_id="look-into")
+    summary = gr.HTML()
+    plan = gr.HTML(elem_id="plan", elem_classes="wide")
+    gr.HTML(
+        '<p class="say">Square: starts a chain. Circle: follows another block. Arrow: residual path, '
+        "faint for those from further back. Colour: relative error of the branch after the merge.</p>"
+    )
+    heat_title = gr.HTML()
+    heat = gr.HTML(elem_id="heat", elem_classes="wide")
+    with gr.Row():
+        end = gr.Dataframe(
+            headers=["model", "loss", "drift"], datatype="str", label="The whole model after each merge", elem_id="end",
+            interactive=False, wrap=True,
+        )  # fmt: skip
+    approach = gr.Dropdown([], label="Merge to list", elem_id="merge-approach")
+    blocks = gr.Dataframe(
+        headers=["block", "factor", "rank", "error of its branch", "norm of its change"], datatype="str",
+        label="Every block", interactive=False, max_height=360, elem_id="blocks",
+    )  # fmt: skip
+    draw = _draw(page)
+    inputs: list[Any] = [chosen, *pair, run, approach]
+    outputs: list[Any] = [run, summary, plan, heat_title, heat, end, approach, blocks]
+    run.input(draw, inputs, outputs, **_DRAW)
+    approach.input(draw, inputs, outputs, **_DRAW)
+    return draw, inputs, outputs
+
+
+def _draw(page: Page) -> Any:
+    def draw(names: list[str], a: str | None, b: str | None, name: str | None, approach: str | None) -> tuple[Any, ...]:
+        runs = page.runs(names)
+        new = name if name in runs else (b if b in runs else next(iter(runs), None))
+        if new is None:
+            nothing = say("Choose a run above.")
+            return gr.Dropdown([], value=None), nothing, "", "", "", None, gr.Dropdown([], value=None), None
+        run = runs[new]
+        known = adapter_view.approaches(run)
+        listed = approach if approach in known else next(iter(known), None)
+        title, heat = _heat(page, names, a, b)
+        return (
+            menu(gr.Dropdown, list(runs), new, name), say(adapter_view.plan_summary(run)),
+            _plan(run.path, signature(run.path)), title, heat, adapter_view.end_table(run),
+            menu(gr.Dropdown, known, listed, approach), adapter_view.merge_table(run, listed),
+        )  # fmt: skip
+
+    return draw
+
+
+def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[str, str]:
+    runs = page.runs(names)
+    if a not in runs or b not in runs or a == b or a is None or b is None:
+        return say("The heat map needs two runs. Choose them above."), ""
+    svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))
+    head = f"Frobenius norm of each merged block's change: {b} minus {a} (the paper's Figs. 5 and 7)"
+    return f"<h3>{html.escape(head)}</h3>{say(note)}", svg
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(path: Path, _now: object) -> str:
+    """Half a second's drawing, kept while the run's files stay as they are."""
+    from ..runs import read_run
+
+    return drawings.link_plan(read_run(path))

@@ -1,0 +1,112 @@
+"""The page: what is above the tabs, the tabs, and what keeps them up to date."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from . import compare, curves, inside, train, try_it
+from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
+from .style import TOGGLE_DARK
+
+_EVERY = 3.0
+"""Seconds between looks at the folders."""
+_TABS = ("compare", "curves", "inside", "try", "train")
+
+
+def build(page: Page) -> gr.Blocks:
+    """The whole page; nothing is read before somebody opens it."""
+    blocks: gr.Blocks
+    with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
+        with gr.Row(elem_id="head"):
+            gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
+            dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+        with gr.Row(elem_classes="tight"):
+            chosen = gr.CheckboxGroup([], label="Runs", elem_id="runs", scale=3, min_width=260)
+            first = gr.Dropdown([], label="A", elem_id="run-a", scale=1, min_width=120)
+            second = gr.Dropdown([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
+        notes = gr.HTML(elem_id="notes", visible=False)
+        seen, tab = gr.State(0), gr.State("compare")
+        pair = (first, second)
+        drawers: dict[str, Any] = {}
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                opened = compare.build(page, chosen, pair, notes, seen)
+            with gr.Tab("Curves", id="curves"):
+                drawers["curves"] = curves.build(page, chosen, pair, opened)
+            with gr.Tab("Inside the adapter", id="inside"):
+                drawers["inside"] = inside.build(page, chosen, pair)
+            with gr.Tab("Try it", id="try"):
+                drawers["try"] = try_it.build(page, chosen)
+            with gr.Tab("Train here", id="train"):
+                drawers["train"] = train.build(page)
+        dark.click(None, None, None, js=TOGGLE_DARK)
+        _keep_current(page, blocks, (tabs, tab), drawers, (chosen, *pair, seen))
+        blocks.unload(_left(page))
+    blocks.queue(default_concurrency_limit=8, max_size=64)
+    return blocks
+
+
+def _keep_current(
+    page: Page, blocks: gr.Blocks, tab: tuple[gr.Tabs, gr.State], drawers: dict[str, Any], above: Any
+) -> None:
+    """Draws a tab when it is opened and when its inputs change, and all anew when files have changed."""
+    chosen, first, second, seen = above
+    tabs, open_tab = tab
+    choose = {"fn": _choices(page), "inputs": [chosen, first, second], "outputs": [chosen, first, second, seen]}
+    blocks.load(**choose, **PRIVATE)
+    blocks.load(*drawers["train"], **PRIVATE)
+    chosen.change(_pair(page), [chosen, first, second], [first, second], **PRIVATE)
+    clock = gr.Timer(_EVERY)
+    clock.tick(_look(page), [seen, chosen, first, second], [chosen, first, second, seen], **PRIVATE)
+    tabs.select(tab_of(_TABS), None, open_tab, **PRIVATE)
+    for name, (draw, inputs, outputs) in drawers.items():
+        only_open = when_open(draw, name, len(outputs))
+        # a training that starts or ends changes no file of a run
+        often = [clock.tick] if name == "train" else []
+        for trigger in (open_tab.change, chosen.change, first.change, second.change, seen.change, *often):
+            trigger(only_open, [open_tab, *inputs], outputs, **PRIVATE)
+
+
+def _choices(page: Page) -> Any:
+    def choices(names: list[str] | None, a: str | None, b: str | None) -> tuple[Any, ...]:
+        known = list(page.library.names())
+        kept = [name for name in names or [] if name in known] or known[:2]
+        new_a, new_b = pair_of(page.runs(kept), a, b)
+        return (
+            menu(gr.CheckboxGroup, known, kept, names),
+            menu(gr.Dropdown, kept, new_a, a),
+            menu(gr.Dropdown, kept, new_b, b),
+            hash(page.library.state()),
+        )
+
+    return choices
+
+
+def _look(page: Page) -> Any:
+    choices = _choices(page)
+
+    def look(seen: int, names: list[str], a: str | None, b: str | None) -> tuple[Any, ...]:
+        if hash(page.library.state()) == seen:
+            return tuple(gr.skip() for _ in range(4))
+        return tuple(choices(names, a, b))
+
+    return look
+
+
+def _pair(page: Page) -> Any:
+    def pair(names: list[str], a: str | None, b: str | None) -> tuple[Any, Any]:
+        runs = page.runs(names)
+        new_a, new_b = pair_of(runs, a, b)
+        return menu(gr.Dropdown, list(runs), new_a, a), menu(gr.Dropdown, list(runs), new_b, b)
+
+    return pair
+
+
+def _left(page: Page) -> Any:
+    def left(request: gr.Request) -> None:
+        """Somebody closed the page: nobody waits for the picture any more. Trainings go on."""
+        try_it.stop_session(page, request.session_hash)
+
+    return left

@@ -1,0 +1,119 @@
+"""What all tabs know: the runs, where to put pictures for the browser, and how text from files gets into a page."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from ..library import Library
+from ..pictures import View, store
+from ..run import Run
+
+if TYPE_CHECKING:
+    from ..generate import Studio
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events of the page alone: no public API, no spinner over what is shown."""
+
+
+@dataclass
+class Page:
+    """One server's runs and folders."""
+
+    library: Library
+    cache: Path
+    """Where pictures are put for the browser; the run folders themselves are not served."""
+    trainings: Path
+    """Where trainings that the page starts put their runs."""
+    allowed: Sequence[Path] = ()
+    """Folders that run.json may name, and whose pictures can be trained on."""
+    local: bool = True
+    """Whether only this machine reaches the page; then a typed path may be any that the user can read."""
+    stops: dict[str, threading.Event] = field(default_factory=dict)
+    """By session: set when it doesn't want its picture any more."""
+    _studio: Studio | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
+        """The chosen runs, in the order of the list."""
+        return self.library.get(names or [])
+
+    def studio(self) -> Studio:
+        """Made at the first request: it needs torch, which takes seconds to load."""
+        from ..generate import Studio
+
+        with self._lock:
+            if self._studio is None:
+                folders = [*self.allowed, *self.library.folders, self.trainings]
+                self._studio = Studio(folders)
+            return self._studio
+
+    def file(self, image: Image.Image, name: str) -> str:
+        """A PNG for the browser."""
+        return str(store(image, self.cache, name))
+
+    def picture(self, view: View) -> gr.Image:
+        """The update of an Image: the picture with its text, or an empty frame that says what is missing."""
+        if view.image is None:
+            return gr.Image(value=None, label=view.missing or view.title, alt_text=view.alt, visible=True)
+        return gr.Image(value=self.file(view.image, "picture"), label=view.title, alt_text=view.alt, visible=True)
+
+
+def menu(kind: Any, choices: Sequence[Any], value: Any, before: Any, **more: Any) -> Any:
+    """The update of a menu. Its value is sent only where it changes: the user may have chosen again meanwhile."""
+    return kind(choices=list(choices), **more) if value == before else kind(choices=list(choices), value=value, **more)
+
+
+def when_open(draw: Callable[..., Any], name: str, outputs: int) -> Callable[..., Any]:
+    """A function that takes the open tab first, and skips `draw` while that isn't `name`."""
+
+    def only(tab: str, *values: Any) -> Any:
+        if tab != name:
+            return gr.skip() if outputs == 1 else tuple(gr.skip() for _ in range(outputs))
+        return draw(*values)
+
+    return only
+
+
+def tab_of(names: Sequence[str]) -> Callable[[gr.SelectData], str]:
+    """Gives the name of the tab that was selected."""
+
+    def selected(event: gr.SelectData) -> str:
+        return names[event.index] if isinstance(event.index, int) else str(event.index)
+
+    return selected
+
+
+def pair_of(runs: Mapping[str, Run], first: str | None, second: str | None) -> tuple[str | None, str | None]:
+    """A and B: as before where both are still chosen, else LoRA against the first other."""
+    names = list(runs)
+    a = first if first in names else next((name for name in names if runs[name].method == "lora"), None)
+    a = a or (names[0] if names else None)
+    b = second if second in names and second != a else next((name for name in names if name != a), a)
+    return a, b
+
+
+def say(text: str, tone: str = "note") -> str:
+    """A paragraph of plain text; `tone` is note, good or bad."""
+    role = ' role="alert"' if tone == "bad" else ""
+    return f'<p class="say {tone}"{role}>{html.escape(text)}</p>' if text else ""
+
+
+def trouble(runs: Mapping[str, Run]) -> str:
+    """Warnings in the open, and what is missing to unfold."""
+    parts = []
+    for name, run in runs.items():
+        parts += [say(f"{name}: {warning}", "bad") for warning in run.repeated]
+    notes = [(name, note) for name, run in runs.items() for note in run.notes]
+    if notes:
+        items = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(note)}</li>" for name, note in notes)
+        some = f"{len(notes)} notes on what is missing or broken" if len(notes) > 1 else "One note on what is missing"
+        parts.append(f'<details class="say note" open><summary>{some}</summary><ul>{items}</ul></details>')
+    return "".join(parts)

@@ -1,0 +1,52 @@
+"""What somebody asks to be drawn, checked; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .run import UNMERGED
+
+BEST = "best merge"
+"""`exact` for lora and reslora_bs, `least_squares` for the others."""
+APPROACHES = (UNMERGED, BEST, "least_squares", "input", "weights", "none", "exact")
+_LONGEST = 1000
+
+
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """The one who asked doesn't want the picture any more."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One prompt and how to draw it.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 42
+    steps: int = 20
+    """Of the sampler, 1 to 150."""
+    guidance: float = 4.0
+    """1 to 30."""
+    approach: str = BEST
+    strength: float = 1.0
+    """Factor on the adapter, 0 to 2; 0 is the base model."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError("The prompt is empty. Type what to draw.")
+        if max(len(self.prompt), len(self.negative_prompt)) > _LONGEST:
+            raise ValueError(f"The prompt has {len(self.prompt)} letters. It may have {_LONGEST}.")
+        if self.approach not in APPROACHES:
+            raise ValueError(f"The merge is {self.approach!r}. It must be one of {', '.join(APPROACHES)}.")
+        for name, value, low, high in (
+            ("seed", self.seed, 0, 2**63 - 1),
+            ("number of steps", self.steps, 1, 150),
+            ("guidance", self.guidance, 1, 30),
+            ("strength", self.strength, 0, 2),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"The {name} is {value}. It must be from {low} to {high}.")

@@ -1,0 +1,75 @@
+"""Curves: what is plotted, and how soon one run comes as far as another."""
+
+import pytest
+
+from app.curves import METRICS, colours, mark, reach, reach_text, smooth, table
+from app.library import Library
+from app.run import Run
+
+
+def run_of(losses, held=None):
+    held = held or {}
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
+    for row in rows:
+        if row["step"] in held:
+            row["validation_loss"] = held[row["step"]]
+    return Run(None, log=rows)
+
+
+def test_smoothing_is_the_weighted_mean_of_what_came_before():
+    values = [3.0, 1.0, 2.0]
+    assert smooth(values, 0) == values
+    weights = [0.25, 0.5, 1.0]
+    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    assert smooth(values, 0.5)[2] == pytest.approx(expected)
+    assert smooth([5.0] * 4, 0.9) == pytest.approx([5.0] * 4)  # without a pull to 0 at the start
+
+
+def test_all_runs_are_in_one_table_with_the_chosen_step_marked(made_up_pair):
+    library = Library(made_up_pair)
+    runs = library.get(library.names())
+    found = table(runs, "loss", 0, 15)
+    assert set(found["run"]) == {"lora", "reslora_is", mark(15)}
+    assert list(found[found["run"] == mark(15)]["step"]) == [15, 15]
+    assert len(found[found["run"] == "lora"]) == 20
+    assert set(colours(list(runs), 15)) == set(found["run"])
+    for metric in METRICS:
+        assert not table(runs, metric).empty
+
+
+def test_a_metric_that_no_run_has_gives_an_empty_table():
+    assert table({"x": run_of([1.0])}, "memory", 0.9, 3).empty
+
+
+def test_a_long_run_is_thinned_out_but_keeps_its_last_step():
+    found = table({"x": run_of([1.0] * 10_000)}, "loss")
+    assert len(found) <= 310 and found["step"].max() == 10_000
+
+
+def test_the_figure_is_the_first_step_at_or_below_the_others_lowest_held_out_loss():
+    a = run_of([1.0] * 40, {10: 0.9, 20: 0.6, 30: 0.7, 40: 0.65})
+    b = run_of([1.0] * 40, {10: 0.8, 20: 0.61, 30: 0.6, 40: 0.5})
+    found = reach(a, b)
+    assert (found.metric, found.goal, found.steps_of_reference, found.steps_of_other) == (
+        "validation_loss",
+        0.6,
+        20,
+        30,
+    )
+    large, rule = reach_text("lora", "is", found)
+    assert large == "30 steps, against 20" and "held-out" in rule and "0.6000, at step 20" in rule
+    assert reach(b, a).steps_of_other is None
+    assert reach_text("is", "lora", reach(b, a))[0] == "not reached"
+
+
+def test_without_a_held_out_loss_it_is_of_the_smoothed_training_loss():
+    a = run_of([2.0 - 0.01 * step for step in range(100)])
+    b = run_of([2.0 - 0.02 * step for step in range(100)])
+    found = reach(a, b, 0.0)
+    assert (found.metric, found.steps_of_reference, found.steps_of_other) == ("loss", 100, 51)
+    assert "training loss, smoothed" in reach_text("a", "b", found)[1]
+
+
+def test_a_run_without_losses_has_no_figure():
+    assert reach(run_of([1.0, 0.9]), Run(None)) is None
+    assert reach_text("a", "b", None)[0] == "no figure"

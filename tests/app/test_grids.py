@@ -1,0 +1,63 @@
+"""The grid of the paper's Fig. 3, and the animation."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from app.grids import animation, chosen_steps, describe, grid
+from app.library import Library
+
+
+@pytest.fixture
+def runs(made_up_pair):
+    library = Library(made_up_pair)
+    return library.get(library.names())
+
+
+def colours_in(image):
+    return {colour for _, colour in image.getcolors(image.width * image.height)}
+
+
+def test_a_grid_has_a_row_a_method_and_a_column_a_step(runs):
+    sheet = grid(runs, ["rocket"], 42, "unmerged", cell=32)
+    assert {(step, 60, 42) for step in (5, 10, 15, 20)} <= colours_in(sheet)
+    cells = [(x, y) for x in range(sheet.width) for y in range(sheet.height) if sheet.getpixel((x, y)) == (10, 60, 42)]
+    assert len(cells) == 2 * 32 * 32  # both methods, at the size that was asked for
+    assert len({x for x, _ in cells}) == 32 and len({y for _, y in cells}) == 64
+
+
+def test_a_missing_picture_leaves_its_cell_empty(runs, made_up_pair):
+    (made_up_pair[0] / "validation" / "step-000010" / "unmerged-01-42.png").unlink()
+    library = Library(made_up_pair)
+    sheet = grid(library.get(library.names()), ["rocket"], 42, "unmerged", cell=32)
+    assert sum(count for count, colour in sheet.getcolors(10**6) if colour == (10, 60, 42)) == 32 * 32
+
+
+def test_the_first_and_the_last_step_are_always_among_the_columns():
+    assert chosen_steps([0, 10, 20, 30, 40, 50, 57], 3) == [0, 30, 57]
+    assert chosen_steps([1, 2], 5) == [1, 2] and chosen_steps([1, 2, 3], 1) == [3] and chosen_steps([], 4) == []
+
+
+@pytest.mark.parametrize("form", ["GIF", "WebP"])
+def test_an_animation_has_a_frame_a_step(runs, form):
+    with Image.open(io.BytesIO(animation(runs, ["rocket", "cat face"], 42, "unmerged", form))) as moving:
+        assert moving.n_frames == 4 and moving.format == form.upper()
+
+
+def test_what_cannot_be_animated_is_told(runs):
+    with pytest.raises(ValueError, match="must be one of GIF, WebP"):
+        animation(runs, ["rocket"], 42, "unmerged", "MP4")
+    with pytest.raises(ValueError, match="no picture to put into motion"):
+        animation(runs, ["nothing"], 42, "unmerged")
+
+
+def test_prompts_of_any_script_and_length_are_drawn(runs):
+    sheet = grid(runs, ["кошка " * 200, "\n\u202e$x^2$ <b>"], 42, "unmerged", cell=16)
+    assert sheet.width >= 360
+
+
+def test_a_grid_is_told_in_words(runs):
+    assert describe(runs, ["rocket"], 42, "unmerged") == (
+        'lora and reslora_is side by side at steps 5 to 20, unmerged, for "rocket" with seed 42'
+    )

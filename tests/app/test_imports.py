@@ -1,0 +1,51 @@
+"""Reading a run never needs torch, and views never need Gradio."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_READ = """
+import sys
+from pathlib import Path
+from app import adapter_view, curves, drawings, grids, pictures
+from app.library import Library
+library = Library([Path(path) for path in sys.argv[1:]])
+runs = library.get(library.names())
+name, run = next(iter(runs.items()))
+assert run.log and drawings.link_plan(run) and not curves.table(runs, "loss").empty
+grids.grid(runs, run.prompts(), 42, "unmerged")
+pictures.views(runs, "rocket", 42, "unmerged", 5)
+import app.training, app.uploads, app.wishes
+heavy = {"torch", "diffusers", "transformers", "gradio", "reslora_sd"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_reading_drawing_and_starting_load_neither_torch_nor_gradio(made_up_pair):
+    command = [sys.executable, "-W", "error", "-c", _READ, *map(str, made_up_pair)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_is_built_without_torch(made_up):
+    code = """
+import sys
+from pathlib import Path
+from app.library import Library
+from app.wiring.page import build
+from app.wiring.shared import Page
+build(Page(Library([Path(sys.argv[1])]), Path("/tmp"), Path("/tmp")))
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(made_up)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.name)
+def test_only_the_wiring_knows_gradio(path):
+    assert "import gradio" not in path.read_text(encoding="utf-8")

@@ -1,0 +1,325 @@
+"""The page in Debian's Chromium, on real runs of the embedded model. Screenshots are left in tests/artefacts."""
+
+import io
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from app import training
+from tests.app.browser import chromium, open_page, picture, serving, show_tab
+from tests.app.conftest import PROMPTS
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server") / "here"
+    yield folder
+    for run in training.trainings(folder):  # of a test that failed before it stopped them
+        found = training.process(run)
+        if found is not None:
+            found.kill()
+
+
+@pytest.fixture(scope="module")
+def address(real_runs, trainings):
+    with serving(list(real_runs.values()), trainings) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    page = open_page(browser, address)
+    page.wait_for_selector("#side-1 img")
+    yield page
+    assert page.strays == []  # nothing came from elsewhere, and no script failed
+    page.context.close()
+
+
+def alts(page, where="#sides"):
+    return page.eval_on_selector_all(f"{where} img", "found => found.map(one => one.alt)")
+
+
+def wait_for_step(page, step):
+    page.wait_for_selector(f"#side-1 img[alt*='at step {step},']")
+
+
+def choose(page, label, option):
+    page.get_by_label(label, exact=True).first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_it_opens_on_both_methods_at_their_last_step_beside_the_real_picture(page):
+    assert alts(page) == [
+        'Picture by lora at step 4, unmerged, for the prompt "red apple" with seed 42',
+        'Picture by reslora_is at step 4, unmerged, for the prompt "red apple" with seed 42',
+        'Real picture of the data set for the prompt "red apple", not in training',
+    ]
+    picture(page, "compare-1440-light")
+
+
+def test_the_slider_moves_both_sides_and_arrow_keys_do_too(page):
+    page.keyboard.press("ArrowLeft")
+    wait_for_step(page, 2)
+    assert "by lora at step 2" in alts(page)[0]
+    page.locator("#step input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for_step(page, 0)
+    page.wait_for_selector("#step input[type=range][aria-valuetext='Step 0, of 0 to 4']")
+    page.keyboard.press("End")
+    wait_for_step(page, 4)
+
+
+def test_it_plays_and_pauses(page):
+    page.get_by_role("button", name="Play").click()
+    wait_for_step(page, 0)  # after the last one it begins anew
+    wait_for_step(page, 2)
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Play").wait_for()
+    page.wait_for_timeout(1000)
+    before = alts(page)
+    page.wait_for_timeout(1500)
+    assert alts(page) == before
+
+
+def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
+    choose(page, "Prompt", PROMPTS[1])
+    page.wait_for_selector("#side-0 img[alt*='bold']")
+    assert f'for the prompt "{PROMPTS[1]}" with seed 42' in alts(page)[0]
+    assert len(alts(page)) == 2  # this prompt has no real picture
+    choose(page, "Which pictures", "merged, as exported")
+    page.wait_for_selector("#side-1 img[alt*='least_squares']")
+    assert ", exact," in alts(page)[0]
+    assert page.locator("b", has_text=re.compile("^bold$")).count() == 0
+
+
+def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page):
+    show_tab(page, "Wipe")
+    page.wait_for_selector("#wipe img[alt*='reslora_is']")
+    assert alts(page, "#wipe") == [
+        'Picture by lora at step 4, unmerged, for the prompt "red apple" with seed 42',
+        'Picture by reslora_is at step 4, unmerged, for the prompt "red apple" with seed 42',
+    ]
+    before = page.locator("#wipe").evaluate("found => found.innerHTML")
+    page.locator("#wipe-at input[type=range]").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("old => document.querySelector('#wipe').innerHTML !== old", arg=before)
+    picture(page, "wipe-1440-light")
+
+
+def test_the_grid_and_the_animation_can_be_downloaded(page):
+    show_tab(page, "Grid")
+    page.wait_for_selector("#grid img[alt^='Grid: lora and reslora_is side by side at steps 0 to 4']")
+    page.wait_for_selector("#download-grid:not([disabled])")
+    with page.expect_download() as download:
+        page.locator("#download-grid").click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.format == "PNG" and sheet.width > 400
+    page.locator("#animate").click()
+    page.wait_for_selector("#moving img[alt^='Animation: lora and reslora_is']")
+    with page.expect_download() as download:
+        page.locator("#download-animation").click()
+    with Image.open(download.value.path()) as moving:
+        assert moving.format == "GIF" and moving.n_frames == 3
+    picture(page, "grid-1440-light")
+
+
+def test_curves_of_all_runs_are_on_one_plot_with_the_step_and_the_figure(page):
+    show_tab(page, "Curves")
+    page.wait_for_selector("#reach .large")
+    assert "Steps that reslora_is needs to reach lora's loss" in page.locator("#reach").inner_text()
+    assert "loss on held-out pictures" in page.locator("#reach .rule").inner_text()
+    for metric in ("loss", "validation_loss", "grad_norm", "seconds", "memory"):
+        plot = page.locator(f"#curve-{metric} svg.marks, #curve-{metric} svg").first
+        plot.wait_for()
+        page.wait_for_function(f"document.querySelector('#curve-{metric}').textContent.includes('step 4 (chosen)')")
+        assert {"lora", "reslora_is"} <= set(page.locator(f"#curve-{metric} text").all_text_contents())
+    picture(page, "curves-1440-light")
+
+
+def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
+    show_tab(page, "Inside the adapter")
+    page.wait_for_selector("#plan svg[aria-label^='Link plan of reslora_is: 88 blocks, 64 with a residual path']")
+    page.wait_for_selector("#heat svg[aria-label*='in reslora_is minus that in lora']")
+    page.wait_for_selector("#end >> text=least_squares (exported) >> visible=true")
+    choose(page, "Merge to list", "weights")
+    page.wait_for_selector("#blocks >> text=1.0000 >> visible=true")
+    picture(page, "inside-1440-light")
+
+
+def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
+    show_tab(page, "Try it")
+    draw(page, 2)
+    page.wait_for_selector("#tried-2 img")
+    assert alts(page, "#tried") == [
+        'Picture by base model, for the prompt "rocket" with seed 42',
+        'Picture by lora, step 4, merged (exact), for the prompt "rocket" with seed 42',
+        'Picture by reslora_is, step 4, merged (least_squares), for the prompt "rocket" with seed 42',
+    ]
+    page.wait_for_selector("#try-said >> text=Done.")
+    picture(page, "try-1440-light")
+
+
+def draw(page, steps):
+    show_tab(page, "Try it")
+    page.locator("#wish textarea").fill("rocket")
+    page.locator("#try-steps input[type=number]").fill(str(steps))
+    page.locator("#draw").click()
+
+
+def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_another_visitor(page, browser, address):
+    draw(page, 50)
+    page.wait_for_selector("#try-said progress[aria-label^='base: drawing']")
+    other = open_page(browser, address)
+    draw(other, 2)
+    picture(page, "drawing-1440-light")
+    page.locator("#stop-drawing").click()
+    page.wait_for_selector("#try-said >> text=Stopped.")
+    other.wait_for_selector("#try-said >> text=Done.")
+    assert len(alts(other, "#tried")) == 3
+    assert page.locator("#tried-2 img").count() == 0
+    draw(other, 50)
+    other.wait_for_selector("#try-said progress[aria-label*='drawing']")
+    draw(page, 2)
+    page.wait_for_timeout(500)
+    page.locator("#stop-drawing").click()  # while it waits for its turn
+    other.wait_for_timeout(1500)
+    assert "drawing" in other.locator("#try-said").inner_text()
+    other.locator("#stop-drawing").click()
+    other.wait_for_selector("#try-said >> text=Stopped.")
+    assert other.strays == []
+    other.context.close()
+
+
+def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page_closes(page, browser, address):
+    show_tab(page, "Train here")
+    page.locator("#prompts textarea").fill("red apple")
+    page.locator("#training-steps input").fill("400")
+    page.locator("#training-every input").fill("400")
+    page.locator("#start-training").click()
+    page.wait_for_selector("#train-said >> text=Started lora and reslora_is")
+    page.wait_for_selector(".training.running >> nth=1", timeout=180_000)
+    page.wait_for_selector("#live-loss >> text=Training loss", timeout=60_000)
+    picture(page, "train-1440-light")
+    choose(page, "Training", "first/lora")
+    page.locator("#stop-training").click()
+    page.wait_for_selector(".training.stopped >> text=first/lora", timeout=120_000)
+    page.context.close()  # nothing is lost: another visitor finds both
+    again = open_page(browser, address)
+    show_tab(again, "Train here")
+    again.wait_for_selector(".training.stopped >> text=first/lora")
+    again.wait_for_selector(".training.running >> text=first/reslora_is")
+    choose(again, "Training", "first/reslora_is")
+    again.locator("#stop-training").click()
+    again.wait_for_selector(".training.stopped >> text=first/reslora_is", timeout=120_000)
+    again.wait_for_selector("#runs >> text=lora (first/lora)")
+    assert "gone on from" in again.locator(".training").first.inner_text()
+    assert again.strays == []
+    again.context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address, width, scheme):
+    page = open_page(browser, address, width, 900, scheme)
+    page.wait_for_selector("#side-1 img")
+    assert ("dark" in page.evaluate("document.body.className")) == (scheme == "dark")
+    for tab, ready in (
+        ("Compare", "#side-1 img"),
+        ("Curves", "#curve-memory svg"),
+        ("Inside the adapter", "#plan svg"),
+        ("Try it", "#draw"),
+        ("Train here", "#start-training"),
+    ):
+        show_tab(page, tab)
+        page.wait_for_selector(ready)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        picture(page, f"{tab.split()[0].lower()}-{width}-{scheme}")
+    assert page.strays == []
+    page.context.close()
+
+
+def test_everything_is_reached_by_the_tab_key_alone_with_a_visible_focus(page):
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            """() => { const one = document.activeElement;
+            const outline = getComputedStyle(one).outlineStyle + getComputedStyle(one).outlineWidth;
+            return [one.id || one.closest('[id]')?.id || '', one.getAttribute('aria-label') || one.innerText || '',
+            outline, one.tagName]; }"""
+        )
+        reached.add(found[0])
+        reached.add(found[1].strip())
+    wanted = {"Play", "Wipe", "Grid", "Compare", "Prompt", "Seed", "Which pictures", "range slider for Step"}
+    missing = {name for name in wanted if not any(name in one for one in reached)}
+    assert not missing, (missing, reached)
+
+
+def test_every_picture_has_a_text(page):
+    show_tab(page, "Grid")
+    page.wait_for_selector("#grid img[alt^='Grid']")
+    visible = "found => found.filter(one => one.offsetParent).map(one => one.alt)"
+    assert all(page.eval_on_selector_all("#sides img, #wipe img, #grid img", visible))
+
+
+def test_a_damaged_run_shows_what_there_is_and_a_repeated_picture_raises_an_alarm(browser, made_up_pair, tmp_path):
+    broken, whole = made_up_pair
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    index = whole / "validation" / "index.jsonl"
+    rows = [{**json.loads(line), "sha256": "0" * 64} for line in index.read_text().splitlines()]
+    rows = [{**row, "prompt": evil if row["prompt"] == "rocket" else row["prompt"]} for row in rows]
+    index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (broken / "run.json").write_text(json.dumps({"method": evil}))
+    (broken / "merge_report.json").write_text("{")
+    (broken / "validation" / "step-000020" / "unmerged-00-42.png").write_bytes(b"no picture")
+    with serving([broken, whole, tmp_path / "lora" / "validation"], tmp_path / "server" / "here") as address:
+        page = open_page(browser, address)
+        dialogs = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.wait_for_selector("#notes >> text=merge_report.json is no JSON")
+        page.wait_for_selector("#notes [role=alert] >> text=The adapter is not active")
+        assert evil in page.locator("#runs").inner_text()
+        choose(page, "Prompt", "cat face")
+        page.wait_for_selector("#side-0 >> text=is no whole picture")
+        for tab in ("Curves", "Inside the adapter", "Try it", "Train here"):
+            show_tab(page, tab)
+            page.wait_for_timeout(500)
+        picture(page, "damaged-1440-light")
+        assert dialogs == [] and page.strays == []
+        assert page.locator("#notes script, #notes img").count() == 0
+        page.context.close()
+
+
+def test_a_run_that_grows_is_shown_as_it_grows(browser, made_up, tmp_path):
+    (made_up / "merge_report.json").unlink()
+    with serving([made_up], tmp_path / "server" / "here") as address:
+        page = open_page(browser, address)
+        page.wait_for_selector("#side-0 img[alt*='at step 20,']")
+        folder = made_up / "validation" / "step-000025"
+        folder.mkdir()
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), "green").save(buffer, format="PNG")
+        (folder / "new.png").write_bytes(buffer.getvalue())
+        row = {
+            "step": 25,
+            "prompt": "cat face",
+            "seed": 42,
+            "merge_approach": "unmerged",
+            "file": "step-000025/new.png",
+        }
+        with (made_up / "validation" / "index.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        page.wait_for_selector("#step >> text=Step 20, of 5 to 25")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector("#side-0 img[alt*='at step 25,']")
+        page.context.close()

@@ -1,0 +1,116 @@
+"""Opening pictures of runs, and telling them in words."""
+
+import json
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from app.library import Library
+from app.pictures import MERGED, decode, kinds, open_picture, real_view, steps_of, store, view, views
+from app.runs import read_run
+
+
+def pair(made_up_pair):
+    library = Library(made_up_pair)
+    return library.get(library.names())
+
+
+def test_both_sides_show_the_same_prompt_seed_and_step(made_up_pair):
+    left, right = views(pair(made_up_pair), "rocket", 42, "unmerged", 10)
+    assert left.image.getpixel((0, 0)) == right.image.getpixel((0, 0)) == (10, 60, 42)
+    assert left.title == "lora, step 10"
+    assert right.alt == 'Picture by reslora_is at step 10, unmerged, for the prompt "rocket" with seed 42'
+
+
+def test_steps_are_those_that_any_run_has(made_up_pair):
+    runs = pair(made_up_pair)
+    assert steps_of(runs, "rocket", 42, "unmerged") == [5, 10, 15, 20]
+    (made_up_pair[1] / "validation" / "step-000010" / "unmerged-01-42.png").unlink()
+    changed = {name: read_run(run.path) for name, run in runs.items()}
+    assert steps_of(changed, "rocket", 42, "unmerged") == [5, 10, 15, 20]
+    missing = view("reslora_is", changed["reslora_is"], "rocket", 42, "unmerged", 10)
+    assert missing.image is None and missing.missing == "No picture of reslora_is at step 10"
+
+
+def test_each_merged_approach_is_a_choice_and_as_exported_means_each_runs_own(real_runs):
+    library = Library(list(real_runs.values()))
+    runs = library.get(library.names())
+    assert kinds(runs) == ["unmerged", MERGED, "base", "exact", "input", "least_squares", "none", "weights"]
+    left, right, real = views(runs, "red apple", 42, MERGED, 4)
+    assert left.image and right.image and "exact" in left.alt and "least_squares" in right.alt
+    assert real.image.size == left.image.size and real.alt.startswith(
+        'Real picture of the data set for the prompt "red'
+    )
+    assert real_view(runs, "no such prompt") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_a_corrupt_picture_is_told_and_nothing_more(made_up, content):
+    (made_up / "validation" / "step-000010" / "unmerged-00-42.png").write_bytes(content)
+    found = view("lora", read_run(made_up), "cat face", 42, "unmerged", 10)
+    assert found.image is None and "is no whole picture" in found.missing
+
+
+def test_a_picture_that_was_cut_off_is_told(made_up):
+    path = made_up / "validation" / "step-000010" / "unmerged-00-42.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    found = view("lora", read_run(made_up), "cat face", 42, "unmerged", 10)
+    assert found.image is None and "is no whole picture" in found.missing
+
+
+def test_a_link_that_leads_out_of_the_run_is_refused(made_up):
+    secret = made_up.parent / "secret.png"
+    Image.new("RGB", (8, 8), "red").save(secret)
+    path = made_up / "validation" / "step-000010" / "unmerged-00-42.png"
+    path.unlink()
+    os.symlink(secret, path)
+    found = view("lora", read_run(made_up), "cat face", 42, "unmerged", 10)
+    assert found.image is None and "lies outside" in found.missing
+
+
+def test_real_pictures_outside_the_run_are_refused(made_up):
+    Image.new("RGB", (8, 8), "red").save(made_up.parent / "secret.png")
+    row = {"prompt": "rocket", "file": "../../secret.png", "seen": "training"}
+    (made_up / "validation" / "real.jsonl").write_text(json.dumps(row) + "\n")
+    assert real_view({"lora": read_run(made_up)}, "rocket").image is None
+    with pytest.raises(ValueError, match="lies outside"):
+        open_picture(made_up / "validation", "../../secret.png")
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def png(side):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+    with pytest.raises(ValueError, match="bomb"):
+        decode(png(60_000), "large.png")
+    with pytest.raises(ValueError, match="more than 4096"):
+        decode(png(5000), "large.png")
+
+
+def test_a_picture_that_is_written_again_is_read_again(made_up):
+    path = made_up / "validation" / "step-000010" / "unmerged-00-42.png"
+    before = open_picture(path.parent, path.name)
+    Image.new("RGB", (17, 17), "red").save(path)
+    assert open_picture(path.parent, path.name).size != before.size
+
+
+def test_requests_at_the_same_time_can_store_the_same_picture(tmp_path):
+    image = Image.effect_noise((300, 300), 50).convert("RGB")
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda place: store(image, tmp_path / str(place % 4), "x"), range(64)))
+    assert all(path.is_file() for path in paths) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_stored_picture_is_the_same_to_the_last_pixel(tmp_path):
+    image = Image.effect_noise((20, 30), 50).convert("RGB")
+    with Image.open(store(image, tmp_path, "x")) as stored:
+        assert stored.tobytes() == image.tobytes()

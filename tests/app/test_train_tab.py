@@ -1,0 +1,86 @@
+"""What the tab Train here does with what is typed and uploaded, without a browser."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app import training
+from app.library import Library
+from app.wiring import train
+from app.wiring.shared import Page
+
+
+@pytest.fixture
+def make_page(made_up, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(training, "start", lambda plan, folder: started.append(plan))
+
+    def make(**changes):
+        page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", **changes)
+        page.started = started
+        return page
+
+    return make
+
+
+def start(page, source="OpenMoji drawings", files=None, caption="", path="", prompts="x", name="first",
+          model="embedded", steps=10, rank=4):  # fmt: skip
+    methods = ["lora", "reslora_is"]
+    return train._start(page)(source, files, caption, path, prompts, name, methods, model, steps, 2, 1e-3, rank, 1, 5)
+
+
+def test_uploaded_pictures_become_the_folder_that_both_methods_train_on(make_page, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    page = make_page()
+    assert "Started lora and reslora_is" in start(
+        page, "Upload pictures", [str(tmp_path / "red.png")], "a photo of rex"
+    )
+    (plan,) = page.started
+    assert plan.pictures == page.trainings / "first" / "pictures"
+    assert "a photo of rex" in (plan.pictures / "metadata.jsonl").read_text()
+    assert "holds pictures already" in start(page, "Upload pictures", [str(tmp_path / "red.png")])
+
+
+def test_a_typed_folder_may_be_any_on_this_machine_but_only_an_allowed_one_from_others(make_page, picture_folder):
+    assert "Started" in start(make_page(), "Folder on this machine", path=str(picture_folder))
+    open_to_all = make_page(local=False)
+    assert "no folder" in start(open_to_all, "Folder on this machine", path=str(picture_folder))
+    assert "no folder" in start(open_to_all, "Folder on this machine", path="/etc")
+    assert "no folder" in start(open_to_all, model=str(picture_folder))
+    allowed = make_page(local=False, allowed=[picture_folder.parent])
+    assert "Started" in start(allowed, "Folder on this machine", path=str(picture_folder))
+    assert "no folder" in start(allowed, "Folder on this machine", path=f"{picture_folder}/../../..")
+
+
+@pytest.mark.parametrize("name", ["../x", "<b>", "", "a/b"])
+def test_a_name_that_is_no_folders_is_refused_before_anything_is_written(make_page, tmp_path, name):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    page = make_page()
+    said = start(page, "Upload pictures", [str(tmp_path / "red.png")], name=name)
+    assert "The name is" in said and "<b>" not in said
+    assert not page.started and not page.trainings.exists()
+
+
+def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page, made_up):
+    page = make_page()
+    page.trainings.mkdir()
+    for name in (None, "../lora", str(made_up), "nothing"):
+        for handler in (train._stop(page), train._resume(page)):
+            assert 'class="say bad"' in handler(name)
+
+
+def test_a_number_that_was_deleted_is_told(make_page):
+    assert 'class="say bad"' in start(make_page(), steps=None)
+
+
+def test_the_list_shows_every_training_as_text(make_page):
+    page = make_page()
+    run = page.trainings / "first" / "lora"
+    run.mkdir(parents=True)
+    (run / "training.json").write_text("{}")
+    (run / "train.log").write_text("Error: <script>alert(1)</script>\n")
+    rows, which, _, _ = train._watch(page)(None)
+    assert "&lt;script&gt;" in rows and "<script>" not in rows and "failed" in rows
+    assert which.value == "first/lora"
+    assert isinstance(page.trainings, Path)

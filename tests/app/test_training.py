@@ -1,0 +1,156 @@
+"""Trainings that the page starts: flags, states, stopping, and that their state is in the folder alone."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from app import training
+from app.runs import read_run
+from app.training import Plan, last_words, process, resume, start, status, stop, trainings
+from reslora_sd.diffusion.arguments import parse_arguments
+
+
+@pytest.fixture
+def idle(monkeypatch, tmp_path):
+    """A script that writes what a run has, and then waits until it is asked to stop."""
+    script = tmp_path / "scripts" / "idle.py"
+    script.parent.mkdir()
+    script.write_text(
+        """
+import json, pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+print("Error: from an earlier try")
+(out / "run.json").write_text(json.dumps({"method": sys.argv[2], "steps": 5}))
+(out / "log.jsonl").write_text('{"step": 1, "loss": 0.5, "seconds": 0.1}\\n{"step": 2, "loss": 0.4, "seconds": 0.1}\\n')
+def end(*_):
+    (out / "checkpoint-2").mkdir()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+while True:
+    time.sleep(0.05)
+"""
+    )
+    monkeypatch.setattr(training, "SCRIPT", script)
+    home = tmp_path / "runs"
+    yield home
+    for child in training._started:
+        child.kill()
+        child.wait(timeout=20)
+
+
+def wait_for(state, run, seconds=20):
+    for _ in range(int(seconds / 0.05)):
+        found = status(read_run(run))
+        if found.state == state:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{found} and not {state}")
+
+
+def test_all_methods_get_equal_flags_but_for_method_and_folder(tmp_path):
+    plan = Plan("first", prompts=("--hub_token", "cat  face"), pictures=tmp_path, steps=7, rank=4)
+    parsed = [
+        vars(parse_arguments(training._flags(plan, tmp_path / "first", method))) for method in ("lora", "reslora_is")
+    ]
+    different = {key for key in parsed[0] if parsed[0][key] != parsed[1][key]}
+    assert different == {"method", "output_dir", "merge_approach"}
+    assert parsed[0]["validation_prompts"] == ["--hub_token", "cat face"]  # a prompt that looks like a flag is none
+    assert parsed[0]["max_train_steps"] == 7 and parsed[0]["train_data_dir"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "../x"}, "The name is '../x'"),
+        ({"name": ""}, "The name is ''"),
+        ({"methods": ("dora",)}, "The methods are"),
+        ({"methods": ()}, "The methods are"),
+        ({"steps": 0}, "number of steps is 0"),
+        ({"rank": 10_000}, "rank is 10000"),
+        ({"learning_rate": float("nan")}, "learning rate is nan"),
+        ({"model": "--push_to_hub"}, "base model is '--push_to_hub'"),
+        ({"prompts": ("/etc/passwd.txt",)}, "none of them a file name"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(Plan("first"), **change)
+
+
+def test_two_trainings_run_beside_each_other_and_either_can_be_stopped(idle):
+    lora, other = start(Plan("first"), idle)
+    running = wait_for("running", lora)
+    assert (running.step, running.steps) == (2, 5) and running.detail.startswith("loss 0.4000, 0.10 s a step")
+    wait_for("running", other)
+    assert stop(lora)
+    assert wait_for("stopped", lora).detail == "checkpoint-2 can be gone on from"
+    assert status(read_run(other)).state == "running" and not stop(lora)
+    assert set(trainings(idle)) == {lora, other}
+    with pytest.raises(ValueError, match="holds lora, reslora_is already"):
+        start(Plan("first"), idle)
+
+
+def test_another_server_finds_and_stops_a_training_by_its_folder_alone(idle):
+    (run,) = start(Plan("first", methods=("lora",)), idle)
+    wait_for("running", run)
+    code = "import sys; from pathlib import Path; from app.training import stop; sys.exit(not stop(Path(sys.argv[1])))"
+    assert subprocess.run([sys.executable, "-c", code, str(run)], timeout=60).returncode == 0
+    wait_for("stopped", run)
+
+
+def test_a_training_outlives_the_server_that_started_it(idle, tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from app import training
+training.SCRIPT = Path({str(training.SCRIPT)!r})
+training.start(training.Plan("first", methods=("lora",)), Path({str(idle)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    wait_for("running", idle / "first" / "lora")
+    assert os.getsid(process(idle / "first" / "lora").pid) != os.getsid(0)
+
+
+def test_a_process_number_that_another_program_has_by_now_is_left_alone(tmp_path):
+    run = tmp_path / "first" / "lora"
+    run.mkdir(parents=True)
+    me = psutil.Process()
+    for about in (
+        {"process": me.pid, "began": me.create_time() - 100, "flags": []},
+        {"process": me.pid, "began": me.create_time(), "flags": []},  # the command isn't a training in this folder
+        {"process": 2**22 + 1, "began": 0.0},
+        {"process": "1", "began": None},
+        {"process": -1, "began": 0},
+    ):
+        (run / "training.json").write_text(json.dumps(about))
+        assert process(run) is None and not stop(run)
+
+
+def test_a_training_that_fails_says_why(monkeypatch, tmp_path):
+    script = tmp_path / "fail.py"
+    script.write_text("print('loading')\nraise SystemExit('Error: --rank is silly.')\n")
+    monkeypatch.setattr(training, "SCRIPT", script)
+    (run,) = start(Plan("first", methods=("lora",)), tmp_path / "runs")
+    assert wait_for("failed", run).detail == "Error: --rank is silly."
+    assert last_words(tmp_path / "nowhere") == ""
+
+
+def test_a_stopped_training_goes_on_and_a_running_one_does_not_start_twice(idle):
+    (run,) = start(Plan("first", methods=("lora",)), idle)
+    wait_for("running", run)
+    with pytest.raises(ValueError, match="is running"):
+        resume(run)
+    stop(run)
+    wait_for("stopped", run)
+    (run / "checkpoint-2").rmdir()
+    resume(run)
+    wait_for("running", run)
+    assert json.loads((run / "training.json").read_text())["flags"][-2:] == ["--resume_from_checkpoint", "latest"]
+    with pytest.raises(ValueError, match="was not started on this page"):
+        resume(idle)

@@ -1,0 +1,84 @@
+"""Uploaded pictures: what is taken, what is refused, and that nothing of them is trusted."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from app import uploads
+from app.uploads import save_uploads
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "upload"
+    folder.mkdir()
+    for name, colour in (("red-apple_2.png", "red"), ("blue.jpg", "blue")):
+        Image.new("RGB", (9, 7), colour).save(folder / name)
+    return sorted(folder.iterdir())
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_pictures_get_the_caption_that_was_given_or_their_names_in_words(files, tmp_path):
+    assert save_uploads(files, tmp_path / "a", "") == 2
+    assert rows(tmp_path / "a") == [
+        {"file_name": "0000.png", "text": "blue"},
+        {"file_name": "0001.png", "text": "red apple"},
+    ]
+    save_uploads(files, tmp_path / "b", "a photo of rex")
+    assert {row["text"] for row in rows(tmp_path / "b")} == {"a photo of rex"}
+
+
+def test_captions_of_an_uploaded_metadata_file_are_used(files, tmp_path):
+    table = files[0].parent / "metadata.jsonl"
+    table.write_text('{"file_name": "blue.jpg", "text": "sky"}\n')
+    save_uploads([*files, table], tmp_path / "a", "else")
+    assert {row["text"] for row in rows(tmp_path / "a")} == {"sky", "else"}
+
+
+def test_the_training_script_takes_the_folder(files, tmp_path):
+    from reslora_sd.diffusion.data import load_images
+
+    save_uploads(files, tmp_path / "a", "")
+    assert load_images(str(tmp_path / "a"), None).captions == [["blue"], ["red apple"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"file_name": "../../etc/passwd", "text": "x"}', "was not uploaded"),
+        ("no json", "no JSON object"),
+        ('{"file_name": "blue.jpg", "text": ""}', "has no text"),
+    ],
+)
+def test_captions_that_name_other_files_are_refused(files, tmp_path, line, said):
+    table = files[0].parent / "metadata.jsonl"
+    table.write_text(line + "\n")
+    with pytest.raises(ValueError, match=said):
+        save_uploads([*files, table], tmp_path / "a", "")
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_kinds_damaged_and_too_large_files_are_refused(files, tmp_path, monkeypatch):
+    folder = files[0].parent
+    (folder / "page.html").write_text("<script>")
+    with pytest.raises(ValueError, match=r"'page\.html' is no picture"):
+        save_uploads([*files, folder / "page.html"], tmp_path / "a", "")
+    (folder / "fake.png").write_text("<script>")
+    with pytest.raises(ValueError, match=r"'fake\.png' is no whole picture"):
+        save_uploads([*files, folder / "fake.png"], tmp_path / "a", "")
+    with pytest.raises(ValueError, match="no picture among"):
+        save_uploads([], tmp_path / "a", "")
+    monkeypatch.setattr(uploads, "MOST_BYTES", 10)
+    with pytest.raises(ValueError, match="together"):
+        save_uploads(files, tmp_path / "a", "")
+    monkeypatch.setattr(uploads, "MOST_BYTES_EACH", 10)
+    with pytest.raises(ValueError, match="A file may have"):
+        save_uploads(files, tmp_path / "a", "")
+    monkeypatch.setattr(uploads, "MOST_FILES", 1)
+    with pytest.raises(ValueError, match="At most 1 can be uploaded"):
+        save_uploads(files, tmp_path / "a", "")
+    assert not (tmp_path / "a").exists()
