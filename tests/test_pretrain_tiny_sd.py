@@ -336,6 +336,8 @@ def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, t
     )
     for name, value in before["averaged"].items():
         assert torch.allclose(value, after["modules"][name], atol=2e-3), name
+    for file in (tmp_path / "pipeline").glob("*/config.json"):
+        assert str(finished) not in file.read_text()
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(data: Path, tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ def save_pipeline(pipeline: Any, folder: Path, training_names: Sequence[str]) ->
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     type(pipeline)(**half, requires_safety_checker=False).save_pretrained(partial)
+    for file in partial.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where this machine had the weights that training began with
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     names = json.dumps(sorted(set(training_names)))
     (partial / TRAINING_NAMES_FILE).write_text(names + "\n", encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
