@@ -107,6 +107,17 @@ def make_validation(args: argparse.Namespace, steps_of_epoch: int, resolution: i
     return validation, every
 
 
+def trained_timesteps(args: argparse.Namespace, schedule: int) -> range:
+    """Those that --min_timestep and --max_timestep leave of the scheduler's."""
+    stop = schedule if args.max_timestep is None else args.max_timestep
+    if not 0 <= args.min_timestep < stop <= schedule:
+        raise ValueError(
+            f"--min_timestep is {args.min_timestep} and --max_timestep {stop}. The model's schedule has {schedule} "
+            f"timesteps: 0 <= min_timestep < max_timestep <= {schedule}."
+        )
+    return range(args.min_timestep, stop)
+
+
 def main(args: argparse.Namespace) -> None:
     """The run, in order: check, load, adapt, train, finish."""
     # 1. Everything that can be wrong, before anything is written
@@ -124,6 +135,8 @@ def main(args: argparse.Namespace) -> None:
     parts = load_parts(
         args.pretrained_model_name_or_path, args.revision, args.variant, args.prediction_type, args.cache_dir
     )
+    timesteps = parts.scheduler.config.num_train_timesteps
+    trained = trained_timesteps(args, timesteps)
     resolution = args.resolution or parts.resolution
     if resolution % (parts.pixels_per_latent * 8):
         logger.warning("--resolution %d is no multiple of %d.", resolution, parts.pixels_per_latent * 8)
@@ -144,10 +157,9 @@ def main(args: argparse.Namespace) -> None:
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     cache = args.cache_latents if args.cache_latents is not None else not random_framing
-    timesteps = parts.scheduler.config.num_train_timesteps
     batches = BatchMaker(
         Encoder(parts, images, framing, cache, quiet), args.train_batch_size, args.seed, timesteps,
-        accelerator.num_processes, accelerator.process_index, args.noise_offset,
+        accelerator.num_processes, accelerator.process_index, args.noise_offset, trained,
     )  # fmt: skip
     held = None
     if kept_out is not None and accelerator.is_main_process:

@@ -16,7 +16,7 @@ from ..runs import read_run
 from ..uploads import CAPTIONS, KINDS, save_uploads
 from .shared import PRIVATE, Page, menu, say
 
-_PROMPTS = ("cat face", "rocket", "birthday cake", "red apple")
+_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
 _BUILT_IN, _UPLOAD, _PATH = "OpenMoji drawings", "Upload pictures", "Folder on this machine"
 
 

@@ -6,7 +6,6 @@ Source of the shared flags: huggingface/diffusers, examples/text_to_image/train_
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..config import METHODS, ResLoRAConfig
 from ..merge import APPROACHES, default_approach
+from .config_file import config_flag, tokens
 from .models import DEFAULT_MODEL
 from .openmoji import OPENMOJI
 
@@ -21,8 +21,9 @@ _EMBEDDED: dict[str, Any] = {
     "max_train_steps": 200,
     "learning_rate": 1e-3,
     "train_batch_size": 4,
+    "max_timestep": 600,
     "validation_steps": 20,
-    "validation_prompts": ["cat face", "rocket", "birthday cake", "red apple"],
+    "validation_prompts": ["cat face", "penguin", "birthday cake", "red apple"],
     "validation_guidance_scale": 4.0,
     "validation_inference_steps": 20,
 }
@@ -46,8 +47,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    config = _config_flag(argv)
-    return _complete(parser.parse_args([*(_tokens(parser, config) if config else []), *argv]))
+    config = config_flag(argv)
+    return _complete(parser.parse_args([*(tokens(parser, config) if config else []), *argv]))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -125,6 +126,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add("--allow_tf32", action="store_true", help="TF32 products on Ampere and newer.")
     add("--snr_gamma", type=float, help="Min-SNR weights; 5.0 is usual.")
     add("--noise_offset", type=float, default=0.0, help="Scale of noise offset.")
+    add("--min_timestep", type=int, default=0, help="Train from this timestep on (kohya's name).")
+    add("--max_timestep", type=int, help="Train below this timestep (kohya's name): the highest decide what is where, "
+        "lower ones how it is drawn. Left out: all of the schedule; embedded model: 600.")  # fmt: skip
     add("--dataloader_num_workers", type=int, default=0, help="Must be 0: batches are made from what is in memory.")
     add("--enable_xformers_memory_efficient_attention", action="store_true",
         help="Accepted for old commands: PyTorch's own memory-efficient attention is always used.")  # fmt: skip
@@ -250,48 +254,3 @@ def _check_ranges(arguments: argparse.Namespace) -> None:
         raise ValueError("--dataloader_num_workers must be 0: batches are made from what is in memory. Leave it out.")
     if arguments.cache_latents and arguments.random_flip:
         raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
-
-
-def _config_flag(argv: Sequence[str]) -> str | None:
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config")
-    path: str | None = early.parse_known_args(argv)[0].config
-    return path
-
-
-def _tokens(parser: argparse.ArgumentParser, path: str) -> list[str]:
-    """The flags of a config file as if they were typed, so that they pass the same checks."""
-    values = _read_config(Path(path))
-    actions = {action.dest: action for action in parser._actions}
-    tokens: list[str] = []
-    for name, value in values.items():
-        action = actions.get(name)
-        if action is None or name in ("config", "help"):
-            raise ValueError(f"{path} has {name!r}, which is no flag of this script. See --help.")
-        if isinstance(action, argparse.BooleanOptionalAction):
-            tokens.append(f"--{name}" if value else f"--no-{name}")
-        elif action.nargs == 0:
-            if not isinstance(value, bool):
-                raise ValueError(f"{path} has {name}: {value!r}. It must be true or false.")
-            tokens += [f"--{name}"] if value else []
-        elif value is not None:
-            tokens += [f"--{name}", *(str(one) for one in (value if isinstance(value, list) else [value]))]
-    return tokens
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"--config names {path}, which isn't there.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".json":
-            values = json.loads(text)
-        else:
-            import yaml
-
-            values = yaml.safe_load(text)
-    except Exception as error:  # json's and yaml's errors have no common base
-        raise ValueError(f"{path} can't be read as {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no table of flags. Write, for example: method: reslora_is")
-    return values

@@ -37,6 +37,8 @@ class BatchMaker:
 
     Args:
         batch_size: of one process.
+        timesteps: of the scheduler's schedule.
+        trained: the timesteps that training draws from; left out: all.
         processes: how many processes take part; together they see `batch_size * processes` pictures a step.
     """
 
@@ -49,14 +51,22 @@ class BatchMaker:
         processes: int = 1,
         rank: int = 0,
         noise_offset: float = 0.0,
+        trained: range | None = None,
     ) -> None:
         self.encoder, self.batch_size, self.seed = encoder, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
-        self.noise_offset = noise_offset
+        self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a (micro) step, counted from 0, on the CPU in float32."""
+        """The batch that a (micro) step trains on, counted from 0, on the CPU in float32."""
+        return self._make(step, self.trained)
+
+    def between(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps `start` to `stop - 1` to measure on: of all timesteps, as sampling meets all."""
+        return (self._make(step, range(self.timesteps)) for step in range(start, stop))
+
+    def _make(self, step: int, timesteps_from: range) -> Batch:
         whole = self.batch_size * self.processes
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         generator = torch.Generator().manual_seed(_mix(self.seed, step))
@@ -65,7 +75,7 @@ class BatchMaker:
         noise = torch.randn(shape, generator=generator)
         if self.noise_offset:
             noise = add_noise_offset(noise, self.noise_offset, generator)
-        timesteps = torch.randint(0, self.timesteps, (whole,), generator=generator)
+        timesteps = torch.randint(timesteps_from.start, timesteps_from.stop, (whole,), generator=generator)
         places = range(step * whole, (step + 1) * whole)[mine]
         rows = [self._row(place) for place in places]
         rngs = [random.Random(_mix(self.seed, place + 1)) for place in places]
@@ -76,10 +86,6 @@ class BatchMaker:
             noise[mine],
             timesteps[mine],
         )
-
-    def between(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop - 1`."""
-        return (self(step) for step in range(start, stop))
 
     def _row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.encoder.images))

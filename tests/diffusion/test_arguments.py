@@ -38,6 +38,7 @@ def test_nobodys_own_pictures_are_left_out_unasked():
 def test_another_model_gets_diffusers_defaults():
     args = parse_arguments(["--pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
     assert (args.learning_rate, args.train_batch_size, args.max_train_steps) == (1e-4, 16, None)
+    assert (args.min_timestep, args.max_timestep) == (0, None)
     assert not args.validation_prompts and args.validation_steps is None
 
 

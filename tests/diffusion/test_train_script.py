@@ -170,6 +170,7 @@ def test_the_hubs_token_is_written_nowhere(train):
     ["--mixed_precision", "bf16"],
     ["--snr_gamma", 5.0, "--noise_offset", 0.1],
     ["--max_grad_norm", 1e-3],
+    ["--min_timestep", 100, "--max_timestep", 600],
     ["--report_to", "tensorboard"],
     ["--first_block", "none", "--link", "same_size", "--across_attention"],
     ["--method", "reslora_bs", "--pre_num", -1, "--merge_rank", 4],
@@ -213,6 +214,8 @@ def bad_cases(tmp_path, tiny):
     (xl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     return {
         "rank": (["--rank", 0], "rank"),
+        "timesteps": (["--max_timestep", 1001], "min_timestep < max_timestep <= 1000"),
+        "timesteps in the wrong order": (["--min_timestep", 600, "--max_timestep", 600], "--min_timestep is 600"),
         "data": (["--train_data_dir", tmp_path / "nowhere"], "There is no"),
         "column": (["--caption_column", "words"], "'words'"),
         "model": (["--pretrained_model_name_or_path", tmp_path / "nowhere"], "Cannot read model_index.json"),
@@ -226,8 +229,11 @@ def bad_cases(tmp_path, tiny):
     }, pictures
 
 
-@pytest.mark.parametrize("case", ["rank", "data", "column", "model", "broken model", "sdxl", "targets", "resume",
-                                  "resume name", "output", "approach"])  # fmt: skip
+CASES = """rank, timesteps, timesteps in the wrong order, data, column, model, broken model, sdxl, targets, resume,
+resume name, output, approach"""
+
+
+@pytest.mark.parametrize("case", CASES.replace("\n", " ").split(", "))
 def test_bad_input_is_one_clear_error_and_writes_nothing(train, case, tmp_path, tiny_pipeline_folder):
     cases, _ = bad_cases(tmp_path, tiny_pipeline_folder)
     flags, words = cases[case]
