@@ -54,7 +54,7 @@ class Plan:
     model: str = EMBEDDED
     steps: int = 100
     batch: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     rank: int = 16
     seed: int = 42
     every: int = 10

@@ -165,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
     if kept_out is not None and accelerator.is_main_process:
         centred = Framing(resolution, center_crop=True, interpolation=args.image_interpolation_mode)
         encoder = Encoder(parts, kept_out, centred, cache=True, quiet=quiet)
-        held = BatchMaker(encoder, min(args.train_batch_size, len(kept_out)), args.seed, timesteps)
+        held = BatchMaker(encoder, min(args.train_batch_size, len(kept_out)), args.seed, timesteps, trained=trained)
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together
     pictures_a_step = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
@@ -229,7 +229,7 @@ def main(args: argparse.Namespace) -> None:
         bar.set_postfix(loss=f"{mean_loss:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoder.images) // held.batch_size)
-            row["validation_loss"] = validation_loss(parts.unet, parts.scheduler, held.between(0, rounds))
+            row["validation_loss"] = validation_loss(parts.unet, parts.scheduler, map(held, range(rounds)))
         accelerator.log({key: value for key, value in row.items() if value is not None}, step=now)
         if accelerator.is_main_process:
             run.log(step=now, **row)

@@ -68,7 +68,7 @@ def _settings() -> list[Any]:
         with gr.Row():
             steps = gr.Number(100, label="Steps", precision=0, min_width=90, elem_id="training-steps")
             batch = gr.Number(4, label="Batch size", precision=0, min_width=90)
-            rate = gr.Number(0.001, label="Learning rate", min_width=90, step=0.0001)
+            rate = gr.Number(0.0005, label="Learning rate", min_width=90, step=0.0001)
         with gr.Row():
             rank = gr.Number(16, label="Rank", precision=0, min_width=90)
             seed = gr.Number(42, label="Seed", precision=0, min_width=90)

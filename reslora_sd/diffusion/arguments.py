@@ -19,7 +19,7 @@ from .openmoji import OPENMOJI
 
 _EMBEDDED: dict[str, Any] = {
     "max_train_steps": 200,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "train_batch_size": 4,
     "max_timestep": 600,
     "validation_steps": 20,
@@ -137,7 +137,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 
 def _add_optimizer(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--learning_rate", type=float, help="Left out: 1e-4; embedded model: 1e-3.")
+    add("--learning_rate", type=float, help="Left out: 1e-4; embedded model: 5e-4.")
     add("--scale_lr", action="store_true", help="Times processes, accumulation and batch size.")
     add("--lr_scheduler", choices=_SCHEDULES, default="constant")
     add("--lr_warmup_steps", type=int, default=0, help="Optimizer steps (diffusers: 500, unused by 'constant').")
