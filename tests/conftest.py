@@ -9,6 +9,8 @@ from pathlib import Path
 
 # before torch is loaded: threads that spin while they wait make shared cores many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import diffusers
 import pytest

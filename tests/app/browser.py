@@ -72,7 +72,7 @@ def open_page(browser: Any, address: str, width: int = 1440, height: int = 1000,
     ours = (address, "data:", "blob:")
     page.on("request", lambda request: None if request.url.startswith(ours) else page.strays.append(request.url))
     page.on("pageerror", lambda error: page.strays.append(f"script: {error}"))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # cores may be shared
     page.goto(address)
     page.wait_for_selector("#runs input")
     return page

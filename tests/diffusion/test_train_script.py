@@ -309,7 +309,7 @@ def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(
     run = train("--method", method, "--pretrained_model_name_or_path", ROOT / "reslora_sd" / "assets" / "tiny-sd",
                 "--dataset_name", "openmoji", "--max_train_samples", 64, "--train_batch_size", 8,
                 "--learning_rate", 2e-3, "--max_train_steps", 15, "--rank", 16, "--validation_steps", 15,
-                "--validation_samples", 16, "--validation_prompt", "cat face",
+                "--validation_samples", 16, "--validation_prompt", "cat face", "--validation_inference_steps", 2,
                 "--calibration_samples", 128, data=None)  # fmt: skip
     drift = json.loads((run / "merge_report.json").read_text())["end_to_end"]["drift"]
     assert drift["least_squares"] < 0.7 * min(drift["input"], drift["weights"])
