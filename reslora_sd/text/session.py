@@ -89,4 +89,6 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         trainer.state.global_step = resumed_at
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
+        # what follows is measured in the weights' precision, without the autocast that training put on forward
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return is_main

@@ -136,8 +136,10 @@ def test_a_resumed_run_is_the_straight_one(train, tmp_path):
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_run_at_its_end_is_only_evaluated(train):
-    flags = ("--method", "reslora_is", "--validation_samples", 4)
+@pytest.mark.parametrize("precision", [(), ("--bf16",)])
+def test_a_run_at_its_end_is_only_evaluated(train, precision):
+    """To the same figures: training in half precision leaves no autocast behind."""
+    flags = ("--method", "reslora_is", "--validation_samples", 4, *precision)
     bare, run = train(*flags, "--evaluate", "none")
     assert bare["results"] == {} and bare["validation_loss"] > 0
     full, _ = train(*flags, "--resume_from_checkpoint", "latest")
