@@ -29,7 +29,7 @@ check:
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 format:
 	$(RUN) -m ruff format .

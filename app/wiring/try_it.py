@@ -30,7 +30,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
         approach = gr.Dropdown(list(APPROACHES), value=BEST, label="Adapter", min_width=150, elem_id="try-merge")
         seed = gr.Number(42, label="Seed", precision=0, minimum=0, min_width=90)
         steps = gr.Slider(
-            1, 50, value=20, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
+            1, 150, value=20, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
         )
         guidance = gr.Slider(1, 15, value=4, step=0.5, label="Guidance", min_width=150, buttons=[])
         strength = gr.Slider(0, 2, value=1, step=0.05, label="Strength of the LoRA", min_width=150, buttons=[])

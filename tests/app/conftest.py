@@ -17,13 +17,6 @@ PROMPTS = ("red apple", "a <b>bold</b> $x_1$ cat")
 """The second one would show if a prompt were read as HTML, Markdown or a formula."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These tests stay in one process of pytest-xdist: they share a server and two real trainings."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("page"))
-
-
 @pytest.fixture
 def made_up(tmp_path: Path) -> Path:
     """A LoRA run of 20 steps with pictures of two prompts at every fifth."""

@@ -170,15 +170,16 @@ def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
 
 def draw(page, steps):
     show_tab(page, "Try it")
+    page.wait_for_function("document.querySelector('#try-step input').value !== ''")
     page.locator("#wish textarea").fill("rocket")
     page.locator("#try-steps input[type=number]").fill(str(steps))
     page.locator("#draw").click()
 
 
 def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_another_visitor(page, browser, address):
-    draw(page, 50)
-    page.wait_for_selector("#try-said progress[aria-label^='base: drawing']")
     other = open_page(browser, address)
+    draw(page, 150)
+    page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
     draw(other, 2)
     picture(page, "drawing-1440-light")
     page.locator("#stop-drawing").click()
@@ -186,7 +187,7 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     other.wait_for_selector("#try-said >> text=Done.")
     assert len(alts(other, "#tried")) == 3
     assert page.locator("#tried-2 img").count() == 0
-    draw(other, 50)
+    draw(other, 150)
     other.wait_for_selector("#try-said progress[aria-label*='drawing']")
     draw(page, 2)
     page.wait_for_timeout(500)
