@@ -39,14 +39,25 @@ def arguments_of(line):
     return words[start + 1 :]
 
 
-def text_arguments(script):
-    """The class of the script's own settings."""
+def load_script(script):
     path = ROOT / "train_scripts" / f"{script}.py"
     spec = importlib.util.spec_from_file_location(script, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[script] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module.TaskArguments
+    return module
+
+
+def text_arguments(script):
+    """The class of the script's own settings."""
+    return load_script(script).TaskArguments
+
+
+def test_the_commands_of_comparisons_parse():
+    (line,) = commands("compare_text_methods.py")
+    args, more = load_script("compare_text_methods").make_parser().parse_known_args(arguments_of(line))
+    own, _ = parse_arguments(text_arguments("train_nlg_reslora"), "", [word for word in more if word != "--bf16"])
+    assert len(args.learning_rates) == 5 and own.max_eval_samples == 50
 
 
 @pytest.mark.parametrize("line", commands("train_text_to_image_reslora.py"))
@@ -71,6 +82,7 @@ def test_flags_that_the_readme_names_exist():
     known |= {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
     for script in ("train_nlg_reslora", "train_nlu_reslora"):
         known |= {f"--{field.name}" for field in dataclasses.fields(text_arguments(script))}
+    known |= {f"--{action.dest}" for action in load_script("compare_text_methods").make_parser()._actions}
     others = "--nproc_per_node --json --quick --adam_ --num_cpu_threads_per_process --num_processes --no-deps"
     others += " --host --port --allow --trainings --side"  # of the page
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - set(others.split())

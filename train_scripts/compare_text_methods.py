@@ -57,8 +57,8 @@ def results_of(trainings: Sequence[Training]) -> list[dict[str, Any]]:
     return [json.loads((one.folder / "results.json").read_text(encoding="utf-8")) for one in trainings]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The sweep over rates, the runs at the best ones, and what they say."""
+def make_parser() -> argparse.ArgumentParser:
+    """The flags that are not the training script's."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--task", default="svamp")
     parser.add_argument("--output_dir", default="runs/compare-text")
@@ -68,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_steps", type=int, default=100)
     parser.add_argument("--validation_samples", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; mind OMP_NUM_THREADS")
-    args, more = parser.parse_known_args(argv)
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The sweep over rates, the runs at the best ones, and what they say."""
+    args, more = make_parser().parse_known_args(argv)
     first = args.seeds[0]
     sweep = [
         training(args, method, rate, first, "none", more) for rate in args.learning_rates for method in args.methods
