@@ -108,5 +108,6 @@ def _left(page: Page) -> Any:
     def left(request: gr.Request) -> None:
         """Somebody closed the page: nobody waits for the picture any more. Trainings go on."""
         try_it.stop_session(page, request.session_hash)
+        page.stops.pop(request.session_hash or "", None)
 
     return left

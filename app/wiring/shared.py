@@ -36,8 +36,8 @@ class Page:
     """Folders that run.json may name, and whose pictures can be trained on."""
     local: bool = True
     """Whether only this machine reaches the page; then a typed path may be any that the user can read."""
-    stops: dict[str, threading.Event] = field(default_factory=dict)
-    """By session: set when it doesn't want its picture any more."""
+    stops: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
+    """By session and ticket: set when nobody wants that drawing any more."""
     _studio: Studio | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,20 +45,22 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
                      elem_classes="side", format="png", buttons=["fullscreen", "download"])
             for place in range(MOST + 1)
         ]  # fmt: skip
-    drawing = go.click(
-        _draw(page), [chosen, prompt, negative, step, approach, seed, steps, guidance, strength], [said, *images],
-        concurrency_limit=1, concurrency_id="models", **PRIVATE,
+    ticket = gr.State("")
+    go.click(_ask(page), None, [ticket, said], queue=False, **PRIVATE).then(
+        _draw(page), [ticket, chosen, prompt, negative, step, approach, seed, steps, guidance, strength],
+        [said, *images], concurrency_limit=1, concurrency_id="models", trigger_mode="multiple", **PRIVATE,
     )  # fmt: skip
-    halt.click(_stop(page), None, said, queue=False, cancels=[drawing], **PRIVATE)
+    # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
+    halt.click(_stop(page), None, said, queue=False, **PRIVATE)
     return _menus(page), [chosen, step], [step]
 
 
 def stop_session(page: Page, session: str | None) -> bool:
-    """Stops what a session draws; whether it drew."""
-    event = page.stops.get(session or "")
-    if event is not None:
+    """Stops what a session draws or waits for; whether there was anything."""
+    events = list(page.stops.get(session or "", {}).values())
+    for event in events:
         event.set()
-    return event is not None
+    return bool(events)
 
 
 def _menus(page: Page) -> Any:
@@ -70,33 +73,46 @@ def _menus(page: Page) -> Any:
 
 def _stop(page: Page) -> Any:
     def stop(request: gr.Request) -> str:
-        stop_session(page, request.session_hash)
-        return say("Stopped.")
+        return say("Stopped." if stop_session(page, request.session_hash) else "Nothing is being drawn.")
 
     return stop
 
 
+def _ask(page: Page) -> Any:
+    def ask(request: gr.Request) -> tuple[str, str]:
+        """A ticket for a drawing, which takes the place of the session's earlier one; it can be stopped from now on."""
+        session, ticket = request.session_hash or "", secrets.token_hex(8)
+        stop_session(page, session)
+        page.stops.setdefault(session, {})[ticket] = threading.Event()
+        return ticket, say("Waiting for its turn.")
+
+    return ask
+
+
 def _draw(page: Page) -> Any:
     def draw(
-        names: list[str], prompt: str, negative: str, step: int | None, approach: str, seed: float, steps: int,
-        guidance: float, strength: float, request: gr.Request,
+        ticket: str, names: list[str], prompt: str, negative: str, step: int | None, approach: str, seed: float,
+        steps: int, guidance: float, strength: float, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         runs = dict(list(page.runs(names).items())[:MOST])
-        session = request.session_hash or ""
-        stop = page.stops[session] = threading.Event()
+        tickets = page.stops.get(request.session_hash or "", {})
+        stop = tickets.get(ticket)
         try:
+            if stop is None or stop.is_set():
+                raise Stopped
             if not runs or step is None:
                 raise ValueError("Choose a run that has a checkpoint.")
             wish = Wish(prompt, negative, int(seed), int(steps), float(guidance), approach, float(strength))
             yield from _pictures(page, runs, step, wish, stop)
         except Stopped:
-            yield say("Stopped."), *[gr.skip()] * (MOST + 1)
+            replaced = len(tickets) > 1  # then the later drawing has the word
+            yield gr.skip() if replaced else say("Stopped."), *[gr.skip()] * (MOST + 1)
         except Exception as error:  # whatever run.json makes a library raise is told, and the page goes on
             yield say(str(error) or type(error).__name__, "bad"), *[gr.skip()] * (MOST + 1)
         finally:
-            stop.set()
-            if page.stops.get(session) is stop:
-                del page.stops[session]
+            if stop is not None:
+                stop.set()
+            tickets.pop(ticket, None)
 
     return draw
 

@@ -196,8 +196,27 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     assert "drawing" in other.locator("#try-said").inner_text()
     other.locator("#stop-drawing").click()
     other.wait_for_selector("#try-said >> text=Stopped.")
+    other.wait_for_timeout(1500)
+    assert other.locator("#try-said").inner_text() == "Stopped."  # no late progress takes its place
     assert other.strays == []
     other.context.close()
+
+
+def test_a_second_wish_takes_the_place_of_the_first(page):
+    draw(page, 150)
+    page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
+    page.get_by_role("spinbutton", name="Seed").fill("7")
+    draw(page, 2)
+    page.wait_for_selector("#try-said >> text=Done.")
+    page.wait_for_timeout(1500)
+    assert page.locator("#try-said").inner_text() == "Done."
+    assert [text.rsplit(" ", 1)[1] for text in alts(page, "#tried")] == ["7"] * 3
+
+
+def test_stop_says_so_where_nothing_is_drawn(page):
+    show_tab(page, "Try it")
+    page.locator("#stop-drawing").click()
+    page.wait_for_selector("#try-said >> text=Nothing is being drawn.")
 
 
 def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page_closes(page, browser, address):
