@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import random
 from pathlib import Path
-from types import ModuleType
 
 import pyarrow
 import pyarrow.parquet
@@ -22,18 +20,10 @@ from reslora_sd.pretrain import vae as pretrain_vae
 from reslora_sd.pretrain.denoiser import CaptionedLatents, CaptionPlan
 from reslora_sd.pretrain.loop import Stage, StageSettings, WorkClock
 from reslora_sd.pretrain.optimizer import orthogonalised
+from tests.scripts import load_script
 
-SCRIPT = Path(__file__).resolve().parent.parent / "train_scripts" / "pretrain_tiny_sd.py"
 COLOURS = ("red", "green", "blue", "orange")
 SHAPES = ("circle", "box", "cross")
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pretrain_tiny_sd", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def drawing(colour: str, shape: str, inset: int) -> bytes:
@@ -87,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("finished")
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     script.main(script.parse_args(tiny_arguments(data, output)))
     return output
 
@@ -257,7 +247,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 def test_a_resumed_run_equals_a_straight_run_bit_for_bit(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     run = Stage.run
 
     def stop_early(self: Stage, loss, on_save=None, stop_after=None) -> None:  # type: ignore[no-untyped-def]
@@ -315,20 +305,20 @@ def test_progress_is_logged_and_samples_are_drawn(finished: Path) -> None:
 
 
 def test_an_earlier_run_is_not_overwritten(data: Path, finished: Path) -> None:
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     with pytest.raises(FileExistsError, match="--resume"):
         script.main(script.parse_args(tiny_arguments(data, finished)))
 
 
 def test_a_checkpoint_of_another_model_is_refused(data: Path, finished: Path) -> None:
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     arguments = tiny_arguments(data, finished, "--resume", "--vae_channels", "8", "16", "16")
     with pytest.raises(ValueError, match="other model settings"):
         script.main(script.parse_args(arguments))
 
 
 def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, tmp_path: Path) -> None:
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     arguments = tiny_arguments(data, tmp_path, "--init_from", str(finished / "pipeline"), "--unet_steps", "1")
     script.main(script.parse_args([*arguments, "--unet_learning_rate", "1e-9", "--save_every", "50"]))
     before, after = (
@@ -341,6 +331,6 @@ def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, t
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(data: Path, tmp_path: Path) -> None:
-    script = load_script()
+    script = load_script("pretrain_tiny_sd")
     with pytest.raises(ValueError, match="multiple of --workers"):
         script.main(script.parse_args(tiny_arguments(data, tmp_path, "--vae_batch_size", "5")))

@@ -1,11 +1,8 @@
 """The README's code runs, and its commands name flags that exist."""
 
 import dataclasses
-import importlib.util
 import re
 import shlex
-import sys
-from pathlib import Path
 
 import diffusers
 import pytest
@@ -13,8 +10,8 @@ from transformers import TrainingArguments
 
 from reslora_sd.diffusion.arguments import make_parser
 from reslora_sd.text.arguments import parse_arguments
+from tests.scripts import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -37,15 +34,6 @@ def arguments_of(line):
     words = shlex.split(line, comments=True)
     start = next(place for place, word in enumerate(words) if word.endswith(".py"))
     return words[start + 1 :]
-
-
-def load_script(script):
-    path = ROOT / "train_scripts" / f"{script}.py"
-    spec = importlib.util.spec_from_file_location(script, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[script] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def text_arguments(script):

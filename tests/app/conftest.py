@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.synthetic import make_run
+from tests.scripts import SCRIPTS
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "train_scripts" / "train_text_to_image_reslora.py"
+SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"
 PROMPTS = ("red apple", "a <b>bold</b> $x_1$ cat")
 """The second one would show if a prompt were read as HTML, Markdown or a formula."""
 

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from app.__main__ import DEMO
-from tests.app.browser import ROOT, chromium, open_page, serving, show_tab
+from tests.app.browser import chromium, open_page, serving, show_tab
+from tests.scripts import ROOT
 
 _COLOURS = 255
 

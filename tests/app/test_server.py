@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 
-from tests.app.browser import ROOT, serving
+from tests.app.browser import serving
+from tests.scripts import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,15 @@
 """The sweep over methods and learning rates, on runs of a few steps."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "compare_methods.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture
 def compare():
-    spec = importlib.util.spec_from_file_location("compare_methods", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare_methods")
 
 
 def test_each_method_is_judged_at_its_own_best_rate(compare):

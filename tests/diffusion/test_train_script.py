@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,18 +18,11 @@ from reslora_sd.diffusion.arguments import parse_arguments
 from reslora_sd.run_folder import read_jsonl
 from reslora_sd.storage import load_tensors
 from tests.conftest import make_picture_folder
+from tests.scripts import ROOT, SCRIPTS, free_port, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "train_scripts" / "train_text_to_image_reslora.py"
+SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"
 METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -54,7 +44,7 @@ def train(tiny_pipeline_folder, picture_folder, tmp_path):
             "--calibration_samples": 8,
         }
         words = [str(word) for pair in defaults.items() if pair[0] not in argv and pair[1] is not None for word in pair]
-        load_script().main(parse_arguments([*words, *(str(word) for word in argv)]))
+        load_script(SCRIPT.stem).main(parse_arguments([*words, *(str(word) for word in argv)]))
         return tmp_path / output
 
     return run
@@ -270,7 +260,7 @@ def test_resuming_with_other_settings_is_refused(train):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(train, monkeypatch):
-    module = load_script()
+    module = load_script(SCRIPT.stem)
     from reslora_sd.diffusion import loss as loss_module
 
     calls = {"count": 0}
@@ -321,12 +311,6 @@ def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(
 
 def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def command(tiny, pictures, output, *more):

@@ -1,16 +1,13 @@
 """The comparison of text methods: choosing rates, the table, the plot, and a sweep that can be stopped."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from reslora_sd.text.compare import best_rates, plot, summary
+from tests.scripts import load_script
 from tests.texts import save_small_llama, write_svamp
-
-SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "compare_text_methods.py"
 
 
 def result(method, rate, loss, accuracy=0.5):
@@ -43,9 +40,7 @@ def test_the_plot_is_a_picture(tmp_path):
 
 
 def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("compare_text_methods", SCRIPT)
-    compare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(compare)
+    compare = load_script("compare_text_methods")
     train, test = write_svamp(tmp_path / "train.jsonl", 16), write_svamp(tmp_path / "test.jsonl", 3, first=50)
     argv = ["--output_dir", str(tmp_path / "sweep"), "--task", "svamp", "--methods", "lora", "--learning_rates", "1e-3",
             "1e-2", "--seeds", "1", "--max_steps", "2", "--validation_samples", "4", "--model",

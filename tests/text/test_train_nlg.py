@@ -1,13 +1,10 @@
 """The generation script from end to end, on a small random Llama."""
 
-import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import peft
 import pytest
@@ -22,19 +19,15 @@ from reslora_sd.text.arguments import parse_arguments
 from reslora_sd.text.encode import Padding, encode
 from reslora_sd.text.evaluate import run_model
 from reslora_sd.text.tasks import read_train, task_named
+from tests.scripts import SCRIPTS, free_port, load_script
 from tests.texts import save_small_llama, write_svamp
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "train_nlg_reslora.py"
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_nlg_reslora", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train_nlg_reslora")
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +195,10 @@ def test_a_run_that_is_there_is_not_overwritten_unasked(train):
 
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(train, command, tmp_path):
     flags = ("--method", "reslora_ms", "--evaluate", "none")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+              str(free_port()), str(SCRIPTS / "train_nlg_reslora.py")]  # fmt: skip
     done = subprocess.run(
-        [*launch, str(SCRIPT), *command(*flags, "--per_device_train_batch_size", 2, output="two")],
+        [*launch, *command(*flags, "--per_device_train_batch_size", 2, output="two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -220,7 +211,7 @@ def test_the_shipped_zero2_settings_are_read_by_accelerate():
 
     transformers' own reader would need DeepSpeed, and would stay on for every model that is loaded after it.
     """
-    settings = HfDeepSpeedConfig(str(SCRIPT.parent / "configs" / "deepspeed_zero2_offload.json"))
+    settings = HfDeepSpeedConfig(str(SCRIPTS / "configs" / "deepspeed_zero2_offload.json"))
     assert settings.is_zero2() and settings.is_offload()
     for left_open in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping", "bf16.enabled"):
         assert settings.get_value(left_open) == "auto"

@@ -1,9 +1,6 @@
 """The classification script from end to end, on a small random BERT."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import peft
 import pytest
@@ -13,20 +10,16 @@ import transformers
 from reslora_sd.run_folder import read_jsonl
 from reslora_sd.storage import load_tensors
 from reslora_sd.text.arguments import parse_arguments
+from tests.scripts import load_script
 from tests.texts import save_small_bert, write_glue
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train_scripts" / "train_nlu_reslora.py"
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
 STEPS = 12
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_nlu_reslora", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train_nlu_reslora")
 
 
 @pytest.fixture(scope="module")
