@@ -23,6 +23,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..diffusion.data import as_rgb
+
 
 @dataclass(frozen=True)
 class Drawings:
@@ -53,10 +55,7 @@ class Drawings:
 def decode_picture(data: bytes, size: int) -> Tensor:
     """One encoded picture, on white, resized to a square.  bytes -> (3, size, size) uint8"""
     with Image.open(io.BytesIO(data)) as opened:
-        picture = opened.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
-    flat = white.convert("RGB")
+        flat = as_rgb(opened)
     if flat.size != (size, size):
         flat = flat.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(flat)).permute(2, 0, 1).contiguous()
