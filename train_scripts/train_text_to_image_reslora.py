@@ -49,6 +49,7 @@ from reslora_sd.diffusion.reports import (
     push_to_hub,
 )
 from reslora_sd.diffusion.validation import Validation, validation_loss
+from reslora_sd.processes import leave_process_group
 from reslora_sd.run_folder import RunFolder, find_checkpoint, step_of
 from reslora_sd.stopping import until_stopped
 
@@ -256,7 +257,8 @@ def main(args: argparse.Namespace) -> None:
         print_result(run, result)
         if args.push_to_hub:
             push_to_hub(args, run)
-    accelerator.end_training()
+    del unet
+    leave_process_group(accelerator)
 
 
 if __name__ == "__main__":

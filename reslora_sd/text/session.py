@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from transformers import Trainer, TrainingArguments
 
 from ..linear import gradient_checkpointing_kwargs
+from ..processes import leave_process_group
 from ..run_folder import RunFolder, find_checkpoint, step_of
 from .methods import Attached
 from .trainer import ResLoRATrainer, StepLog
@@ -92,7 +92,7 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         trainer.train(resume_from_checkpoint=checkpoint)
         # what follows is measured in the weights' precision, without the autocast that training put on forward
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # the main process goes on alone; one that ended with its group's threads running could be aborted
-        torch.distributed.destroy_process_group()
+    # the main process goes on alone; one that ended with its group's threads running could be aborted
+    trainer.model_wrapped = trainer.model
+    leave_process_group(trainer.accelerator)
     return is_main
