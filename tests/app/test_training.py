@@ -42,6 +42,10 @@ while True:
     for child in training._started:
         child.kill()
         child.wait(timeout=20)
+    for run in trainings(home):  # of a server that is gone
+        left = process(run)
+        if left is not None:
+            left.kill()
 
 
 def wait_for(state, run, seconds=20):
