@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from ..storage import load_tensors, save_tensors
 
 ADALORA_EXTRA = 1.5
 """AdaLoRA starts with this many times the rank, and ends with the rank on average (ratio of its paper, 12 to 8)."""
+
+ADALORA_FILE = "adalora_state.safetensors"
 
 
 def add_peft_baseline(
@@ -92,3 +98,57 @@ def ranks(model: Any) -> dict[str, int]:
         for name, parameter in model.named_parameters()
         if name.endswith(".lora_E.default")
     }
+
+
+class AdaLoRATrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose checkpoints hold all of AdaLoRA, so that a run can be resumed.
+
+    PEFT's file leaves out ranks that are taken away: it fits no fresh adapter, and a rank may come back later. The
+    importances by which ranks are chosen aren't in it either.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_tensors(Path(output_dir or self.args.output_dir) / ADALORA_FILE, _adalora_state(self.model), {})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        state, _ = load_tensors(Path(resume_from_checkpoint) / ADALORA_FILE)
+        _load_adalora_state(self.model, state)
+
+
+def _adalora_state(model: Any) -> dict[str, Tensor]:
+    """What trains, the importances, and which ranks are kept, in one flat table."""
+    state = {f"weight/{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for kind in _IMPORTANCES:
+        state |= {f"{kind}/{name}": one for name, one in getattr(model.base_model.rankallocator, kind).items()}
+    pattern = model.peft_config["default"].rank_pattern or {}
+    return state | {f"kept/{name}": torch.tensor(kept) for name, kept in pattern.items()}
+
+
+def _load_adalora_state(model: Any, state: dict[str, Tensor]) -> None:
+    """Takes up what `_adalora_state` gave.
+
+    Raises:
+        ValueError: it is of another model or of other settings.
+    """
+    table: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", "kept", *_IMPORTANCES)}
+    for key, value in state.items():
+        kind, _, name = key.partition("/")
+        table[kind][name] = value
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if {name: p.shape for name, p in weights.items()} != {name: one.shape for name, one in table["weight"].items()}:
+        raise ValueError(
+            "The checkpoint's AdaLoRA doesn't fit: other model, rank or targets. Resume with its settings."
+        )
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(table["weight"][name])
+    for kind in _IMPORTANCES:
+        setattr(model.base_model.rankallocator, kind, table[kind])
+    if table["kept"]:
+        model.peft_config["default"].rank_pattern = {name: kept.tolist() for name, kept in table["kept"].items()}
+
+
+_IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""PEFT's RankAllocator: sensitivity, its smoothed mean, and its smoothed uncertainty."""

@@ -69,7 +69,13 @@ def make_trainer(
         "processing_class": tokenizer,
         "callbacks": [log, *attached.callbacks],
     }
-    return Trainer(**given) if attached.adapter is None else ResLoRATrainer(**given, adapter=attached.adapter)
+    if attached.adapter is not None:
+        return ResLoRATrainer(**given, adapter=attached.adapter)
+    if attached.method == "adalora":
+        from .baselines import AdaLoRATrainer
+
+        return AdaLoRATrainer(**given)
+    return Trainer(**given)
 
 
 def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:

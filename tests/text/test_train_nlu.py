@@ -81,6 +81,17 @@ def test_a_resumed_run_is_the_straight_one_head_and_all(train):
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.parametrize("method", ["adalora", "loha", "lokr", "full"])
+@pytest.mark.parametrize("step", [4, STEPS])  # AdaLoRA takes ranks away at both
+def test_the_other_methods_resume_too_and_can_be_evaluated_later(train, method, step):
+    rate = ("--learning_rate", 0.002) if method == "full" else ()
+    flags = ("--method", method, "--save_steps", 4, *rate)
+    straight, run = train(*flags, output="straight")
+    train(*flags, "--evaluate", "none", output="resumed")
+    resumed, again = train(*flags, "--resume_from_checkpoint", f"checkpoint-{step}", output="resumed")
+    assert losses(again) == losses(run) and resumed["results"] == straight["results"]
+
+
 @pytest.mark.parametrize("method", OURS)
 def test_gradient_checkpointing_trains_the_same(train, method):
     plain = train("--method", method, "--evaluate", "none", output="plain")[1]
