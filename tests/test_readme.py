@@ -42,10 +42,17 @@ def text_arguments(script):
 
 
 def test_the_commands_of_comparisons_parse():
-    (line,) = commands("compare_text_methods.py")
-    args, more = load_script("compare_text_methods").make_parser().parse_known_args(arguments_of(line))
-    own, _ = parse_arguments(text_arguments("train_nlg_reslora"), "", [word for word in more if word != "--bf16"])
+    parser = load_script("compare_text_methods").make_parser()
+    found = {}
+    for line in commands("compare_text_methods.py"):
+        args, more = parser.parse_known_args(arguments_of(line))
+        script = "train_nlg_reslora" if args.task == "svamp" else "train_nlu_reslora"
+        own, _ = parse_arguments(text_arguments(script), "", [word for word in more if word != "--bf16"])
+        found[args.task] = (args, own)
+    args, own = found["svamp"]
     assert len(args.learning_rates) == 5 and own.max_eval_samples == 50
+    args, own = found["mrpc"]
+    assert len(args.methods) == 7 and args.max_steps == 200
 
 
 @pytest.mark.parametrize("line", commands("train_text_to_image_reslora.py"))
