@@ -1,11 +1,11 @@
 """The house's own limits: files of 300 lines, functions of 40 (a script's main: 150)."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import ROOT
+
 FILES = sorted(path for folder in ("reslora_sd", "train_scripts", "app") for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -16,6 +16,9 @@ ADALORA_EXTRA = 1.5
 """AdaLoRA starts with this many times the rank, and ends with the rank on average (ratio of its paper, 12 to 8)."""
 
 ADALORA_FILE = "adalora_state.safetensors"
+"""AdaLoRA's whole state, in a checkpoint."""
+_IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""PEFT's RankAllocator: sensitivity, its smoothed mean, and its smoothed uncertainty."""
 
 
 def add_peft_baseline(
@@ -113,8 +116,7 @@ class AdaLoRATrainer(Trainer):  # type: ignore[misc]
             save_tensors(Path(output_dir or self.args.output_dir) / ADALORA_FILE, _adalora_state(self.model), {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state, _ = load_tensors(Path(resume_from_checkpoint) / ADALORA_FILE)
-        _load_adalora_state(self.model, state)
+        _load_adalora_state(self.model, Path(resume_from_checkpoint) / ADALORA_FILE)
 
 
 def _adalora_state(model: Any) -> dict[str, Tensor]:
@@ -126,12 +128,13 @@ def _adalora_state(model: Any) -> dict[str, Tensor]:
     return state | {f"kept/{name}": torch.tensor(kept) for name, kept in pattern.items()}
 
 
-def _load_adalora_state(model: Any, state: dict[str, Tensor]) -> None:
+def _load_adalora_state(model: Any, file: Path) -> None:
     """Takes up what `_adalora_state` gave.
 
     Raises:
-        ValueError: it is of another model or of other settings.
+        FileNotFoundError, ValueError: the file is missing, damaged, or of another model or other settings.
     """
+    state, _ = load_tensors(file)
     table: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", "kept", *_IMPORTANCES)}
     for key, value in state.items():
         kind, _, name = key.partition("/")
@@ -139,7 +142,8 @@ def _load_adalora_state(model: Any, state: dict[str, Tensor]) -> None:
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if {name: p.shape for name, p in weights.items()} != {name: one.shape for name, one in table["weight"].items()}:
         raise ValueError(
-            "The checkpoint's AdaLoRA doesn't fit: other model, rank or targets. Resume with its settings."
+            f"{file} is of another model, rank or targets: it doesn't fit what trains here. Resume "
+            "with the settings that it was trained with."
         )
     with torch.no_grad():
         for name, parameter in weights.items():
@@ -148,7 +152,3 @@ def _load_adalora_state(model: Any, state: dict[str, Tensor]) -> None:
         setattr(model.base_model.rankallocator, kind, table[kind])
     if table["kept"]:
         model.peft_config["default"].rank_pattern = {name: kept.tolist() for name, kept in table["kept"].items()}
-
-
-_IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""PEFT's RankAllocator: sensitivity, its smoothed mean, and its smoothed uncertainty."""

@@ -92,6 +92,12 @@ def test_the_other_methods_resume_too_and_can_be_evaluated_later(train, method, 
     assert losses(again) == losses(run) and resumed["results"] == straight["results"]
 
 
+def test_an_adalora_of_another_rank_is_refused(train):
+    train("--method", "adalora", "--save_steps", 4, "--evaluate", "none")
+    with pytest.raises(ValueError, match=r"adalora_state\.safetensors is of another model, rank or targets"):
+        train("--method", "adalora", "--rank", 2, "--resume_from_checkpoint", "checkpoint-4")
+
+
 @pytest.mark.parametrize("method", OURS)
 def test_gradient_checkpointing_trains_the_same(train, method):
     plain = train("--method", method, "--evaluate", "none", output="plain")[1]
