@@ -100,7 +100,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--dataset_name", help=f"Data set of the Hub, or '{OPENMOJI}' (used where no data is given).")
     add("--dataset_config_name", help="Configuration of the Hub data set.")
-    add("--train_data_dir", help="Folder of pictures with metadata.jsonl, folder of parquet files, or a parquet file.")
+    add("--train_data_dir", help="Folder of pictures with metadata.jsonl or .txt files, or of parquet files.")
     add("--image_column", help="Column of pictures (left out: found by name).")
     add("--caption_column", help="Column of captions (left out: found by name).")
     add("--max_train_samples", type=int, help="Use at most so many pictures (without data of your own: 576).")

@@ -1,4 +1,4 @@
-"""Captioned pictures: a folder with metadata.jsonl, parquet files, a data set of the Hub, or OpenMoji.
+"""Captioned pictures: a folder, a data set of the Hub, or OpenMoji.
 
 Everything is read and checked before training starts, so that a bad picture costs seconds and not a run.
 """
@@ -6,18 +6,18 @@ Everything is read and checked before training starts, so that a bad picture cos
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .folders import open_folder
 from .openmoji import OPENMOJI, load_openmoji
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
@@ -71,7 +71,7 @@ class CaptionedImages:
         self.name = name
         self._read = read
         if not captions:
-            raise ValueError(f"{name} has no pictures. Give a folder with pictures and a metadata.jsonl.")
+            raise ValueError(f"{name} has no pictures. Give a folder of pictures with captions.")
         self.captions = [_captions(caption, index, name) for index, caption in enumerate(captions)]
         self.all_square = self._check_images() if len(captions) <= CHECKED_UP_TO else False
 
@@ -129,8 +129,8 @@ def load_images(
     """Opens a data set.
 
     Args:
-        train_data_dir: a folder of pictures with metadata.jsonl (or metadata.csv), a folder of parquet files, or one
-            parquet file. `None` with no `dataset_name` means OpenMoji.
+        train_data_dir: a folder of captioned pictures, or a parquet file (`open_folder` has the layouts). `None` with
+            no `dataset_name` means OpenMoji.
         dataset_name: a data set of the Hub, or `openmoji`.
         image_column, caption_column: by default the columns that are named like it (`image`; `text` or `caption`).
         max_train_samples: at most so many, drawn with the seed.
@@ -142,12 +142,24 @@ def load_images(
     if dataset_name == OPENMOJI or (dataset_name is None and train_data_dir is None):
         pairs = load_openmoji(resolution, max_train_samples, seed)
         return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
-    rows, name = _open(train_data_dir, dataset_name, dataset_config_name, cache_dir)
-    image_column = _column("image", image_column, rows.column_names, name)
-    caption_column = _column("text", caption_column, rows.column_names, name)
+    rows, name = open_rows(train_data_dir, dataset_name, dataset_config_name, cache_dir)
     if max_train_samples is not None:
         rows = rows.shuffle(seed=seed).select(range(min(max_train_samples, len(rows))))
+    return captioned_images(rows, name, image_column, caption_column)
+
+
+def captioned_images(
+    rows: Any, name: str, image_column: str | None = None, caption_column: str | None = None
+) -> CaptionedImages:
+    """The pictures and captions of rows that `open_rows` gave.
+
+    Raises:
+        ValueError: a column is not there, or as `CaptionedImages`.
+    """
     import datasets
+
+    image_column = _column("image", image_column, rows.column_names, name)
+    caption_column = _column("text", caption_column, rows.column_names, name)
 
     if not isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image())
@@ -165,58 +177,29 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _open(
-    train_data_dir: str | None, dataset_name: str | None, dataset_config_name: str | None, cache_dir: str | None
+def open_rows(
+    train_data_dir: str | None,
+    dataset_name: str | None,
+    dataset_config_name: str | None = None,
+    cache_dir: str | None = None,
 ) -> tuple[Any, str]:
-    """The rows of the train split, and what to call them."""
+    """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_folder`; the Hub's data set can't be read.
+    """
+    if dataset_name is None:
+        return open_folder(Path(str(train_data_dir)), cache_dir), str(train_data_dir)
     import datasets
 
-    name = dataset_name or str(train_data_dir)
     try:
-        if dataset_name is not None:
-            return datasets.load_dataset(
-                dataset_name, dataset_config_name, cache_dir=cache_dir, data_dir=train_data_dir, split="train"
-            ), name
-        path = Path(name)
-        if not path.exists():
-            raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
-        files = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
-        if files:
-            kind, options = "parquet", cast("dict[str, Any]", {"data_files": [str(file) for file in files]})
-        else:
-            _check_folder(path)
-            kind, options = "imagefolder", {"data_dir": str(path)}
-        rows = datasets.load_dataset(kind, cache_dir=cache_dir, split="train", **options)
+        return datasets.load_dataset(
+            dataset_name, dataset_config_name, cache_dir=cache_dir, data_dir=train_data_dir, split="train"
+        ), dataset_name
     except FileNotFoundError:
         raise
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
-        raise ValueError(f"The data set {name} can't be read: {error}") from error
-    return rows, name
-
-
-def _check_folder(folder: Path) -> None:
-    """Each line of metadata.jsonl has to be JSON and to name a picture that is there.
-
-    Raises:
-        FileNotFoundError: no metadata, or a picture is missing.
-        ValueError: a line is no JSON object with a file_name.
-    """
-    tables = sorted(folder.rglob("metadata.jsonl"))
-    if not tables and not list(folder.rglob("metadata.csv")) + list(folder.rglob("metadata.parquet")):
-        raise FileNotFoundError(
-            f"{folder} has no metadata.jsonl, so its pictures have no captions. Write one line a picture: "
-            '{"file_name": "cat.png", "text": "a grey cat"}'
-        )
-    for table in tables:
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                file_name = json.loads(line)["file_name"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
-            if not (table.parent / file_name).is_file():
-                raise FileNotFoundError(f"{table}, line {number}: there is no picture {table.parent / file_name}.")
+        raise ValueError(f"The data set {dataset_name} can't be read: {error}") from error
 
 
 def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:
@@ -226,7 +209,8 @@ def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> 
     found = asked or next((column for column in _COLUMNS[kind] if column in columns), None)
     if found is None:
         raise ValueError(
-            f"{name} has the columns {', '.join(columns)}, none named like a {kind}. Choose one with --{flag}."
+            f"{name} has the columns {', '.join(columns)}, none named like {kind}. Rename one to {kind!r}, "
+            f"or choose one with --{flag} where a script has it."
         )
     return found
 

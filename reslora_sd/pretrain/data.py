@@ -1,21 +1,14 @@
-"""Captioned drawings for pretraining: read a folder, check it, split it by name.
+"""Captioned drawings for pretraining: read a folder, split it by name.
 
-Two layouts are read, the ones that `datasets.load_dataset` reads as well:
-
-* parquet files with the columns `image` (struct with PNG `bytes`) and `text`, and, if they are there,
-  `codepoint` and `set`;
-* an imagefolder: pictures and a `metadata.jsonl` or `metadata.csv` with the columns `file_name` and `text`.
+The layouts are those of training (`reslora_sd.diffusion.folders.open_folder`), with two more columns where the data
+has them: `set`, the design set (else the name of the parquet file or folder), and `codepoint`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..diffusion.data import as_rgb
+from ..diffusion.data import as_rgb, captioned_images, open_rows
 
 
 @dataclass(frozen=True)
@@ -52,68 +45,12 @@ class Drawings:
         return Drawings(pictures, at(self.captions), at(self.sets), at(self.names))
 
 
-def decode_picture(data: bytes, size: int) -> Tensor:
-    """One encoded picture, on white, resized to a square.  bytes -> (3, size, size) uint8"""
-    with Image.open(io.BytesIO(data)) as opened:
-        flat = as_rgb(opened)
+def square(image: Image.Image, size: int) -> Tensor:
+    """A picture on white, resized to a square.  -> (3, size, size) uint8"""
+    flat = as_rgb(image)
     if flat.size != (size, size):
         flat = flat.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(flat)).permute(2, 0, 1).contiguous()
-
-
-def _parquet_rows(file: Path) -> Iterable[tuple[bytes, dict[str, Any]]]:
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    table = pyarrow.parquet.read_table(file)
-    missing = {"image", "text"} - set(table.column_names)
-    if missing:
-        raise ValueError(
-            f"{file} lacks the column(s) {sorted(missing)}: it has {table.column_names}. "
-            "Rename its columns to `image` (struct with PNG `bytes`) and `text`."
-        )
-    for row in table.to_pylist():
-        data = row["image"].get("bytes") if isinstance(row["image"], dict) else row["image"]
-        if not isinstance(data, bytes):
-            raise ValueError(
-                f"{file} holds a picture without bytes: {row['image']!r}. "
-                "Save the data with the pictures embedded (datasets' `Image` feature does so)."
-            )
-        yield data, {"set": file.stem, **row}
-
-
-def _imagefolder_rows(metadata: Path) -> Iterable[tuple[bytes, dict[str, Any]]]:
-    text = metadata.read_text(encoding="utf-8")
-    if metadata.suffix == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    else:
-        rows = list(csv.DictReader(io.StringIO(text)))
-    for row in rows:
-        missing = {"file_name", "text"} - set(row)
-        if missing:
-            raise ValueError(
-                f"{metadata} has a row without {sorted(missing)}: {row!r}. Give every row a `file_name` and a `text`."
-            )
-        picture = metadata.parent / row["file_name"]
-        if not picture.is_file():
-            raise ValueError(f"{metadata} names a picture that is not there: {picture}. Add it, or drop the row.")
-        yield picture.read_bytes(), {"set": metadata.parent.name, **row}
-
-
-def _sources(data_dir: Path) -> list[Path]:
-    if not data_dir.is_dir():
-        raise FileNotFoundError(
-            f"There is no data folder {str(data_dir)!r}. Pass --data_dir with a folder of parquet files "
-            "(columns `image`, `text`), or of pictures with a metadata.jsonl or metadata.csv (`file_name`, "
-            "`text`)."
-        )
-    found = sorted(data_dir.rglob("*.parquet"))
-    found += sorted([*data_dir.rglob("metadata.jsonl"), *data_dir.rglob("metadata.csv")])
-    if not found:
-        raise ValueError(
-            f"The data folder {str(data_dir)!r} holds neither parquet files nor a metadata.jsonl or "
-            "metadata.csv. Point --data_dir to the folder that holds them."
-        )
-    return found
 
 
 def load_drawings(
@@ -127,21 +64,22 @@ def load_drawings(
     Raises `FileNotFoundError` without the folder, and `ValueError` where it holds no data, a row is unusable,
     a set that was asked for is not there, or nothing is left.
     """
+    folder = Path(data_dir)
     pictures, captions, sets, names = [], [], [], []
     seen = set()
-    for source in _sources(Path(data_dir)):
-        rows = _parquet_rows(source) if source.suffix == ".parquet" else _imagefolder_rows(source)
-        for data, row in rows:
-            seen.add(str(row["set"]))
-            if str(row["set"]) in leave_out_sets or (only_sets is not None and row["set"] not in only_sets):
+    for source in sorted(folder.rglob("*.parquet")) or [folder]:
+        rows, name = open_rows(str(source), None)
+        images = captioned_images(rows, name)
+        groups = list(rows["set"]) if "set" in rows.column_names else [source.stem] * len(rows)
+        points = list(rows["codepoint"]) if "codepoint" in rows.column_names else [None] * len(rows)
+        seen.update(groups)
+        for row, (group, point) in enumerate(zip(groups, points, strict=True)):
+            if group in leave_out_sets or (only_sets is not None and group not in only_sets):
                 continue
-            caption = str(row["text"] or "").strip()
-            if not caption:
-                raise ValueError(f"{source} has a drawing without a caption: {row!r}. Give every row a `text`.")
-            pictures.append(decode_picture(data, size))
-            captions.append(caption)
-            sets.append(str(row["set"]))
-            names.append(str(row.get("codepoint") or caption).lower())
+            pictures.append(square(images.image(row), size))
+            captions.append(images.captions[row][0].strip())
+            sets.append(group)
+            names.append(str(point or captions[-1]).lower())
     unknown = set(only_sets or ()) - seen
     if unknown:
         raise ValueError(f"{data_dir} has no set {sorted(unknown)}. It has {sorted(seen)}: choose among these.")

@@ -5,13 +5,15 @@ has.
 from __future__ import annotations
 
 import colorsys
+import io
 import math
 import random
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from reslora_sd.pretrain.data import decode_picture
+from reslora_sd.pretrain.data import square
 
 CANVAS = 64.0
 
@@ -100,5 +102,5 @@ def synthetic_drawings(count: int, size: int, seed: int = 0) -> Tensor:
         ) from error
     rng = random.Random(seed)
     drawn = (resvg_py.svg_to_bytes(svg_string=random_svg(rng), width=size, height=size) for _ in range(count))
-    pictures = [decode_picture(bytes(data), size) for data in drawn]
+    pictures = [square(Image.open(io.BytesIO(data)), size) for data in drawn]
     return torch.stack(pictures) if pictures else torch.empty(0, 3, size, size, dtype=torch.uint8)

@@ -31,6 +31,40 @@ def test_parquet_of_the_hub_layout(tmp_path, picture_folder, as_folder):
     assert images.captions == rows["caption"] and images.image(3).size == (16, 16)
 
 
+@pytest.mark.parametrize("table", ["metadata.jsonl", "metadata.csv"])
+def test_every_picture_is_for_training_whatever_its_name(tmp_path, table):
+    names = ["cat.png", "test.png", "eval-dog.png", "sub/validation/x.png", "a[1].png"]
+    folder = tmp_path / "test" / "my [set]"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("RGB", (8, 8)).save(folder / name)
+    lines = [json.dumps({"file_name": name, "text": name}) for name in names]
+    if table == "metadata.csv":
+        lines = ["file_name,text", *(f"{name},{name}" for name in names)]
+    (folder / table).write_text("\n".join(lines))
+    assert sorted(caption for (caption,) in load_images(str(folder), None).captions) == sorted(names)
+
+
+def test_pictures_that_no_metadata_names_are_told(tmp_path, caplog):
+    folder = make_picture_folder(tmp_path / "pictures")
+    PillowImage.new("RGB", (8, 8)).save(folder / "extra.png")
+    assert len(load_images(str(folder), None)) == 8
+    assert "1 of 9 pictures" in caplog.text and "extra.png" in caplog.text
+
+
+def test_captions_in_text_files_beside_the_pictures(tmp_path, caplog):
+    for name in ("b/test.png", "a.jpg", "c.d.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PillowImage.new("RGB", (8, 8), "red").save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}\n")
+    images = load_images(str(tmp_path), None)
+    assert images.captions == [["caption of a.jpg"], ["caption of b/test.png"], ["caption of c.d.webp"]]
+    assert images.image(0).size == (8, 8) and not caplog.text
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 pictures .* no caption.*a\.jpg into .*a\.txt"):
+        load_images(str(tmp_path), None)
+
+
 def test_max_train_samples_draws_with_the_seed(picture_folder):
     def captions(seed):
         return load_images(str(picture_folder), None, max_train_samples=3, seed=seed).captions
@@ -54,6 +88,12 @@ def test_bad_data_is_told_before_training(tmp_path):
     (corrupt / "5.png").write_bytes((corrupt / "5.png").read_bytes()[:60])
     with pytest.raises(ValueError, match=r"Picture 5 of .*'colour 5'.* can't be read"):
         load_images(str(corrupt), None)
+
+    table = make_picture_folder(tmp_path / "table")
+    (table / "metadata.jsonl").unlink()
+    (table / "metadata.csv").write_text("file_name,text\n0.png,a\nnowhere.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv, line 3: there is no picture .*nowhere\.png"):
+        load_images(str(table), None)
 
     text = make_picture_folder(tmp_path / "text")
     (text / "2.png").write_text("no picture")
@@ -81,7 +121,7 @@ def test_wrong_columns_are_told_with_those_that_there_are(picture_folder, tmp_pa
     with pytest.raises(ValueError, match=r"--caption_column is 'label', but .* columns image, text"):
         load_images(str(picture_folder), None, caption_column="label")
     Dataset.from_dict({"a": [1]}, features=Features({"a": Value("int64")})).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="columns a, none named like a image"):
+    with pytest.raises(ValueError, match="columns a, none named like image"):
         load_images(str(tmp_path / "x.parquet"), None)
     assert Image  # the Hub's feature, which parquet files may lack
 

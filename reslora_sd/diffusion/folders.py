@@ -1,0 +1,126 @@
+"""Opens a folder of captioned pictures: parquet files, a metadata file, or a text file beside each picture."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+logger = logging.getLogger("reslora_sd")
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""What `datasets` reads captions from (its folder_based_builder.py)."""
+
+
+def open_folder(path: Path, cache_dir: str | None = None) -> Any:
+    """The rows of a folder, with pictures that are decoded as they are used.
+
+    Every picture is for training, whatever its name: `datasets` alone would put `test.png` into a test split.
+
+    Args:
+        path: one of
+            * a parquet file, or a folder of them;
+            * pictures and a metadata.jsonl, metadata.csv or metadata.parquet with a column `file_name`;
+            * pictures, each with its caption in a text file of the same name (`cat.png`, `cat.txt`), kohya's layout.
+
+    Returns:
+        a `datasets.Dataset`.
+
+    Raises:
+        FileNotFoundError: the folder, a picture or a caption is not there.
+        ValueError: the files can't be read; the message names the line.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
+    tables = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
+    tables = [table for table in tables if table.name not in METADATA]
+    if tables:
+        return _load(path, "parquet", [str(table) for table in tables], cache_dir)
+    pictures = _pictures(path)
+    if any(_metadata(path)):
+        _check_metadata(path, pictures)
+        return _load(path, "imagefolder", glob.escape(str(path)) + "/**", cache_dir)
+    return _with_text_files(path, pictures)
+
+
+def _load(path: Path, kind: str, files: Any, cache_dir: str | None) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(kind, data_files={"train": files}, split="train", cache_dir=cache_dir)
+    except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
+        raise ValueError(f"The data set {path} can't be read: {error}") from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    kinds = Image.registered_extensions()
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds)
+
+
+def _metadata(folder: Path) -> Iterator[Path]:
+    for name in METADATA:
+        yield from sorted(folder.rglob(name))
+
+
+def _check_metadata(folder: Path, pictures: list[Path]) -> None:
+    """Each row has to name a picture that is there; pictures that no row names are told."""
+    named = set()
+    for table in _metadata(folder):
+        if table.suffix == ".parquet":
+            return  # `datasets` reads it, and tells what is wrong
+        for number, file_name in _file_names(table):
+            picture = table.parent / file_name
+            if not picture.is_file():
+                raise FileNotFoundError(f"{table}, line {number}: there is no picture {picture}.")
+            named.add(picture.resolve())
+    unnamed = [picture for picture in pictures if picture.resolve() not in named]
+    if unnamed:
+        logger.warning(
+            "%d of %d pictures of %s are in no metadata file, such as %s: nothing is trained on them.",
+            len(unnamed), len(pictures), folder, unnamed[0].relative_to(folder),
+        )  # fmt: skip
+
+
+def _file_names(table: Path) -> Iterator[tuple[int, str]]:
+    """(line, `file_name`) of each row of a metadata.jsonl or metadata.csv."""
+    with table.open(encoding="utf-8", newline="") as file:
+        if table.suffix == ".csv":
+            reader = csv.DictReader(file)
+            for row in reader:
+                if not row.get("file_name"):
+                    raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
+                yield reader.line_num, row["file_name"]
+            return
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, str(json.loads(line)["file_name"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
+
+
+def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
+    texts = [picture.with_suffix(".txt") for picture in pictures]
+    missing = [picture for picture, text in zip(pictures, texts, strict=True) if not text.is_file()]
+    if len(missing) == len(pictures):
+        raise FileNotFoundError(
+            f"{folder} has no metadata.jsonl, so its pictures have no captions. Write one line a picture: "
+            '{"file_name": "cat.png", "text": "a grey cat"}, or give every picture a text file of its name.'
+        )
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(pictures)} pictures of {folder} have no caption. Write that of {missing[0].name} "
+            f"into {missing[0].with_suffix('.txt')}."
+        )
+    import datasets
+
+    captions = [text.read_text(encoding="utf-8").strip() for text in texts]
+    rows = datasets.Dataset.from_dict({"image": [str(picture) for picture in pictures], "text": captions})
+    return rows.cast_column("image", datasets.Image())
