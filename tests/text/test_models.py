@@ -39,6 +39,12 @@ def test_a_new_head_is_named(tmp_path):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_folder_without_a_tokenizer_is_told(tmp_path):
+    small_bert().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        load_classifier(str(tmp_path), 2)
+
+
 def test_a_head_of_another_task_is_replaced_and_told(tmp_path, caplog):
     before = small_bert(labels=3)
     before.save_pretrained(tmp_path)

@@ -71,6 +71,15 @@ def test_peft_loads_adapter_and_head(train, bert, method):
     assert torch.equal(fused.classifier.weight, head["classifier.weight"])
 
 
+@pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])
+def test_what_one_task_gave_starts_another(train, bert, method, caplog):
+    _, first = train("--method", method, "--save_fused", "--evaluate", "none", task="mnli", output="mnli")
+    words = transformers.AutoTokenizer.from_pretrained(first / "fused").get_vocab()
+    assert words == transformers.AutoTokenizer.from_pretrained(bert).get_vocab()
+    result, _ = train("--model", first / "fused", "--method", "lora")
+    assert "a new one trains" in caplog.text and "accuracy" in result["results"]["unmerged"]
+
+
 def test_a_resumed_run_is_the_straight_one_head_and_all(train):
     flags = ("--method", "reslora_is", "--save_steps", 4, "--lr_scheduler_type", "linear")
     straight, run = train(*flags, output="straight")
