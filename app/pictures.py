@@ -57,6 +57,15 @@ def decode(data: bytes, name: str) -> Image.Image:
     """An RGB picture from the bytes of a PNG, JPEG or WebP.
 
     Raises:
+        ValueError: as `load`.
+    """
+    return load(data, name).convert("RGB")
+
+
+def load(data: bytes, name: str) -> Image.Image:
+    """The picture of a PNG, JPEG or WebP as it is stored: with its transparency, and on its side if it was taken so.
+
+    Raises:
         ValueError: it is damaged, too large, or of another kind.
     """
     try:
@@ -65,7 +74,8 @@ def decode(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than 4096 x 4096.")
-            return image.convert("RGB")
+            image.load()
+            return image
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name!r} is no whole picture: {_reason(error)}.") from error
 

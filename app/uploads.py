@@ -7,10 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .pictures import decode
+from PIL import Image, ImageOps
+
+from .pictures import load
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 CAPTIONS = "metadata.jsonl"
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MOST_FILES = 500
 MOST_BYTES_EACH = 20_000_000
 MOST_BYTES = 400_000_000
@@ -31,7 +34,7 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
     captions = _captions(table, set(pictures)) if table is not None else {}
     if not pictures:
         raise ValueError(f"There is no picture among the files. Upload {', '.join(KINDS)}.")
-    images = [(name, decode(file.read_bytes(), name)) for name, file in pictures.items()]
+    images = [(name, _upright(load(file.read_bytes(), name))) for name, file in pictures.items()]
     folder.mkdir(parents=True)
     lines = []
     for number, (name, image) in enumerate(images):
@@ -40,6 +43,12 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
         lines.append(json.dumps({"file_name": f"{number:04d}.png", "text": text}, ensure_ascii=False))
     (folder / CAPTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(images)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera's EXIF tag says, in a mode that PNG has; transparency stays (training puts it on white)."""
+    image = ImageOps.exif_transpose(image)
+    return image if image.mode in _PNG_MODES else image.convert("RGB")
 
 
 def _check(files: Sequence[Path]) -> None:

@@ -85,6 +85,7 @@ class CaptionedImages:
             if not isinstance(image, Image.Image):
                 raise TypeError(f"there is no picture but {image!r}")
             image.load()
+            _check_depth(image)
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Picture {index} of {self.name} ({self.captions[index][0]!r}) can't be read: {error}. "
@@ -168,13 +169,25 @@ def captioned_images(
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Upright by its EXIF tag, transparency on white, RGB."""
+    """Upright by its EXIF tag, transparency on white, RGB with 8 bits a channel.
+
+    Raises:
+        ValueError: it has 32 bits a channel, whose white can be any number.
+    """
     image = ImageOps.exif_transpose(image)
+    _check_depth(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion makes nearly all of it white
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
     return image.convert("RGB")
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it has 32 bits a channel (mode {image.mode}), and not 8 or 16")
 
 
 def open_rows(

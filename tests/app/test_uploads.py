@@ -46,6 +46,23 @@ def test_the_training_script_takes_the_folder(files, tmp_path):
     assert load_images(str(tmp_path / "a"), None).captions == [["blue"], ["red apple"]]
 
 
+def test_phones_pictures_stand_upright_and_transparency_becomes_white(tmp_path):
+    from reslora_sd.diffusion.data import as_rgb, load_images
+
+    phone = Image.new("RGB", (9, 7), "blue")
+    exif = phone.getexif()
+    exif[0x0112] = 6  # on its side
+    phone.save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGBA", (5, 5), (255, 0, 0, 0)).save(tmp_path / "b.webp", lossless=True, exact=True)
+    Image.new("CMYK", (5, 5), (255, 0, 0, 0)).save(tmp_path / "c.jpg", quality=100)
+    save_uploads(sorted(tmp_path.iterdir()), tmp_path / "run", "")
+    images = load_images(str(tmp_path / "run"), None)
+    assert images.image(0).size == (7, 9)
+    assert as_rgb(images.image(1)).getpixel((2, 2)) == (255, 255, 255)
+    red, green, blue = as_rgb(images.image(2)).getpixel((2, 2))
+    assert red < 5 and green > 250 and blue > 250
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -149,6 +149,18 @@ def test_transparency_goes_on_white_and_phones_pictures_stand_upright():
     assert as_rgb(wide).size == (4, 8)
 
 
+def test_sixteen_bits_keep_their_tones_and_thirty_two_are_refused(tmp_path):
+    grey = PillowImage.fromarray(np.full((4, 4), 32896, dtype=np.uint16))
+    grey.save(tmp_path / "a.png")
+    assert as_rgb(PillowImage.open(tmp_path / "a.png")).getpixel((0, 0)) == (128, 128, 128)
+    (tmp_path / "a.txt").write_text("grey")
+    assert len(load_images(str(tmp_path), None)) == 1
+    PillowImage.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "b.tiff")
+    (tmp_path / "b.txt").write_text("grey, too")
+    with pytest.raises(ValueError, match=r"Picture 1 .*'grey, too'.* 32 bits a channel"):
+        load_images(str(tmp_path), None)
+
+
 def test_openmoji_is_there_without_a_network():
     images = load_images(None, None, max_train_samples=5, resolution=64)
     assert len(images) == 5 and images.image(0).size == (64, 64)
