@@ -23,15 +23,17 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
     """Decodes every picture, writes it anew as PNG, and writes metadata.jsonl; gives how many there are.
 
     Args:
-        caption: of pictures that an uploaded metadata.jsonl doesn't name; empty for the file's own name.
+        caption: of pictures that neither an uploaded metadata.jsonl names nor a text file (`cat.txt` for `cat.png`);
+            empty for the file's own name.
 
     Raises:
-        ValueError: too many or too large files, another kind, a damaged picture, or captions without their picture.
+        ValueError: too many files, too large, two of a name, of another kind or damaged, or captions without a picture.
     """
     _check(files)
     pictures = {file.name: file for file in files if file.suffix.lower() in KINDS}
     table = next((file for file in files if file.name == CAPTIONS), None)
     captions = _captions(table, set(pictures)) if table is not None else {}
+    captions |= _beside([file for file in files if file.suffix.lower() == ".txt"], list(pictures))
     if not pictures:
         raise ValueError(f"There is no picture among the files. Upload {', '.join(KINDS)}.")
     images = [(name, _upright(load(file.read_bytes(), name))) for name, file in pictures.items()]
@@ -54,11 +56,15 @@ def _upright(image: Image.Image) -> Image.Image:
 def _check(files: Sequence[Path]) -> None:
     if len(files) > MOST_FILES:
         raise ValueError(f"There are {len(files)} files. At most {MOST_FILES} can be uploaded; give a path instead.")
-    other = [file.name for file in files if file.suffix.lower() not in KINDS and file.name != CAPTIONS]
+    other = [file.name for file in files if file.suffix.lower() not in (*KINDS, ".txt") and file.name != CAPTIONS]
     if other:
         raise ValueError(
-            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS} if there are captions."
+            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS} or .txt files for captions."
         )
+    names = [file.name for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"There are two files {twice!r}. Give each a name of its own.")
     sizes = {file.name: file.stat().st_size for file in files}
     for name, size in sizes.items():
         if size > MOST_BYTES_EACH:
@@ -82,6 +88,18 @@ def _captions(table: Path, names: set[str]) -> dict[str, str]:
         if name not in names or not isinstance(text, str) or not text.strip():
             raise ValueError(f"{CAPTIONS}, line {number}: {name!r} was not uploaded, or has no text.")
         found[name] = text
+    return found
+
+
+def _beside(texts: Sequence[Path], pictures: Sequence[str]) -> dict[str, str]:
+    """Captions from text files that have the name of a picture."""
+    found = {}
+    for text in texts:
+        names = [name for name in pictures if Path(name).stem == text.stem]
+        words = text.read_text(encoding="utf-8", errors="replace").strip()
+        if not names or not words:
+            raise ValueError(f"{text.name!r} has the name of no uploaded picture, or is empty.")
+        found.update(dict.fromkeys(names, words))
     return found
 
 

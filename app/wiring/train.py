@@ -26,12 +26,12 @@ def build(page: Page) -> Any:
         with gr.Column(min_width=300):
             source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
             files = gr.File(
-                label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS}", file_count="multiple", visible=False,
-                file_types=[*KINDS, ".jsonl"], elem_id="upload",
+                label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS} or .txt", file_count="multiple", visible=False,
+                file_types=[*KINDS, ".jsonl", ".txt"], elem_id="upload",
             )  # fmt: skip
             caption = gr.Textbox(label="Caption of pictures without one", info="Left empty: the file's name in words.",
                                  visible=False)  # fmt: skip
-            path = gr.Textbox(label=f"Folder with {CAPTIONS}", visible=False, elem_id="path")
+            path = gr.Textbox(label=f"Folder with {CAPTIONS} or .txt files", visible=False, elem_id="path")
             prompts = gr.Textbox(label="Validation prompts, one a line", lines=4,
                                  value="\n".join(_PROMPTS), elem_id="prompts")  # fmt: skip
             go = gr.Button("Start", variant="primary", elem_id="start-training")

@@ -39,6 +39,24 @@ def test_captions_of_an_uploaded_metadata_file_are_used(files, tmp_path):
     assert {row["text"] for row in rows(tmp_path / "a")} == {"sky", "else"}
 
 
+def test_captions_in_text_files_are_used(files, tmp_path):
+    text = files[0].parent / "blue.txt"
+    text.write_text("the sky\n")
+    save_uploads([*files, text], tmp_path / "a", "")
+    assert [row["text"] for row in rows(tmp_path / "a")] == ["the sky", "red apple"]
+    text.rename(text.with_name("green.txt"))
+    with pytest.raises(ValueError, match=r"'green\.txt' has the name of no uploaded picture"):
+        save_uploads([*files, text.with_name("green.txt")], tmp_path / "b", "")
+
+
+def test_two_files_of_one_name_are_refused(files, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (5, 5)).save(other / "blue.jpg")
+    with pytest.raises(ValueError, match=r"two files 'blue\.jpg'"):
+        save_uploads([*files, other / "blue.jpg"], tmp_path / "a", "")
+
+
 def test_the_training_script_takes_the_folder(files, tmp_path):
     from reslora_sd.diffusion.data import load_images
 
