@@ -59,8 +59,9 @@ def _load(path: Path, kind: str, files: Any, cache_dir: str | None) -> Any:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    kinds = Image.registered_extensions()
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds)
+    kinds = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = (file for file in folder.rglob("*") if not file.name.startswith("."))  # macOS leaves "._cat.jpg" about
+    return sorted(file for file in files if file.suffix.lower() in kinds)
 
 
 def _metadata(folder: Path) -> Iterator[Path]:

@@ -57,6 +57,8 @@ def test_captions_in_text_files_beside_the_pictures(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PillowImage.new("RGB", (8, 8), "red").save(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}\n")
+    for other in ("._a.jpg", "notes.pdf"):
+        (tmp_path / other).write_text("no picture")
     images = load_images(str(tmp_path), None)
     assert images.captions == [["caption of a.jpg"], ["caption of b/test.png"], ["caption of c.d.webp"]]
     assert images.image(0).size == (8, 8) and not caplog.text
