@@ -64,6 +64,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", default="runs/compare-text")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BASELINES], default=list(METHODS))
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[1e-3, 2e-3, 5e-3, 1e-2])
+    parser.add_argument(
+        "--rates_for", nargs="+", action="append", default=[], metavar=("METHOD", "RATE"),
+        help="a method's own rates instead, as in: --rates_for adalora 2e-3 5e-3",
+    )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--max_steps", type=int, default=100)
     parser.add_argument("--validation_samples", type=int, default=100)
@@ -71,12 +75,35 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def rates_of(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Each method's rates.
+
+    Raises:
+        ValueError: --rates_for doesn't start with one of the methods, or goes on without numbers.
+    """
+    rates = dict.fromkeys(args.methods, args.learning_rates)
+    for method, *own in args.rates_for:
+        try:
+            numbers = [float(rate) for rate in own]
+        except ValueError:
+            numbers = []
+        if method not in rates or not numbers:
+            wanted = f"one of {', '.join(rates)}, and then numbers"
+            raise ValueError(f"--rates_for {' '.join([method, *own])}: give {wanted}.")
+        rates[method] = numbers
+    return rates
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The sweep over rates, the runs at the best ones, and what they say."""
     args, more = make_parser().parse_known_args(argv)
     first = args.seeds[0]
+    tried = rates_of(args)
     sweep = [
-        training(args, method, rate, first, "none", more) for rate in args.learning_rates for method in args.methods
+        training(args, method, rate, first, "none", more)
+        for rate in sorted({rate for rates in tried.values() for rate in rates})
+        for method in args.methods
+        if rate in tried[method]
     ]
     run_all(sweep, args.jobs)
     swept = results_of(sweep)
@@ -87,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_all(finals, args.jobs)
     final = results_of(finals)
     write_json(Path(args.output_dir) / "compare.json", {"task": args.task, "sweep": swept, "best": final})
-    text = summary(final, args.learning_rates)
+    text = summary(swept, final)
     (Path(args.output_dir) / "compare.md").write_text(text + "\n", encoding="utf-8")
     plot(swept, final, Path(args.output_dir) / "compare.png", args.task)
     print(text)

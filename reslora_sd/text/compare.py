@@ -28,10 +28,10 @@ def best_rates(swept: Sequence[Result]) -> dict[str, float]:
     return {method: min(found, key=found.__getitem__) for method, found in losses.items()}
 
 
-def summary(final: Sequence[Result], rates: Sequence[float]) -> str:
-    """A Markdown table: a row for each method and variant; means and standard deviations over seeds.
+def summary(swept: Sequence[Result], final: Sequence[Result]) -> str:
+    """A Markdown table of the final runs: a row for each method and variant; means and standard deviations over seeds.
 
-    A rate at the end of the tried ones has a star: a better one may lie beyond.
+    A rate at the end of those that the sweep tried for its method has a star: a better one may lie beyond.
     """
     figures = list(dict.fromkeys(key for one in final for row in one["results"].values() for key in row))
     head = ["method", "rate", "variant", *figures, "validation loss", "s a step", "MB", "parameters"]
@@ -39,6 +39,7 @@ def summary(final: Sequence[Result], rates: Sequence[float]) -> str:
     for method in dict.fromkeys(one["method"] for one in final):
         runs = [one for one in final if one["method"] == method]
         rate = runs[0]["learning_rate"]
+        rates = {one["learning_rate"] for one in swept if one["method"] == method}
         star = " *" if len(rates) > 1 and rate in (min(rates), max(rates)) else ""
         for variant in runs[0]["results"]:
             cells = [method, f"{rate:g}{star}", variant]

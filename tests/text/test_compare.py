@@ -26,10 +26,21 @@ def test_each_method_has_its_own_best_rate():
 
 
 def test_the_table_has_means_and_deviations_and_marks_a_rate_at_the_end():
-    text = summary([result("lora", 2e-3, 0.2, 0.5), result("lora", 2e-3, 0.4, 0.7)], [1e-3, 2e-3])
+    swept = [result("lora", rate, 0.5) for rate in (1e-3, 2e-3)] + [result("full", 5e-3, 0.5)]
+    final = [result("lora", 2e-3, 0.2, 0.5), result("lora", 2e-3, 0.4, 0.7)]
+    text = summary(swept, final)
     assert "| lora | 0.002 * | unmerged | 0.6000 ± 0.1414 | 0.3000 ± 0.1414 | 1.00 | 100 | 1,234 |" in text
     assert "| merged: none | 0.2500 ± 0.0000 |" in text
-    assert "0.002 |" in summary([result("lora", 2e-3, 0.2)], [1e-3, 2e-3, 5e-3])
+    assert "0.002 |" in summary([*swept, result("lora", 5e-3, 0.5)], final)
+
+
+def test_a_method_can_have_rates_of_its_own():
+    compare = load_script("compare_text_methods")
+    flags = ["--methods", "lora", "adalora", "--learning_rates", "1e-3", "2e-3", "--rates_for", "adalora", "5e-3"]
+    assert compare.rates_of(compare.make_parser().parse_args(flags)) == {"lora": [1e-3, 2e-3], "adalora": [5e-3]}
+    for wrong in (["loha", "1e-3"], ["lora"], ["lora", "high"]):
+        with pytest.raises(ValueError, match="one of lora, adalora, and then numbers"):
+            compare.rates_of(compare.make_parser().parse_args([*flags, "--rates_for", *wrong]))
 
 
 def test_the_plot_is_a_picture(tmp_path):
