@@ -41,15 +41,15 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
     tables = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
     tables = [table for table in tables if table.name not in METADATA]
     if tables:
-        return _load(path, "parquet", [str(table) for table in tables], cache_dir)
+        return _load(path, "parquet", [glob.escape(str(table)) for table in tables], cache_dir)
     pictures = _pictures(path)
     if any(_metadata(path)):
         _check_metadata(path, pictures)
-        return _load(path, "imagefolder", glob.escape(str(path)) + "/**", cache_dir)
+        return _load(path, "imagefolder", [glob.escape(str(path)) + "/**"], cache_dir)
     return _with_text_files(path, pictures)
 
 
-def _load(path: Path, kind: str, files: Any, cache_dir: str | None) -> Any:
+def _load(path: Path, kind: str, files: list[str], cache_dir: str | None) -> Any:
     import datasets
 
     try:

@@ -24,10 +24,10 @@ def test_parquet_of_the_hub_layout(tmp_path, picture_folder, as_folder):
         "image": [{"bytes": (picture_folder / f"{i}.png").read_bytes(), "path": f"{i}.png"} for i in range(4)],
         "caption": [["one", "two"], ["three"], ["four"], ["five"]],
     }
-    folder = tmp_path / "parquet"
+    folder = tmp_path / "parquet [1]"
     folder.mkdir()
-    Dataset.from_dict(rows).to_parquet(folder / "train.parquet")
-    images = load_images(str(folder if as_folder else folder / "train.parquet"), None)
+    Dataset.from_dict(rows).to_parquet(folder / "test-0[1].parquet")
+    images = load_images(str(folder if as_folder else folder / "test-0[1].parquet"), None)
     assert images.captions == rows["caption"] and images.image(3).size == (16, 16)
 
 
