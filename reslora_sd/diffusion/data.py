@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .folders import open_folder
+from .folders import open_folder, root_cause
 from .openmoji import OPENMOJI, load_openmoji
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
@@ -212,7 +212,7 @@ def open_rows(
     except FileNotFoundError:
         raise
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
-        raise ValueError(f"The data set {dataset_name} can't be read: {error}") from error
+        raise ValueError(f"The data set {dataset_name} can't be read: {root_cause(error)}") from error
 
 
 def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -38,9 +39,7 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
-    tables = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
-    tables = [table for table in tables if table.name not in METADATA]
-    if tables:
+    if tables := parquet_files(path):
         return _load(path, "parquet", [glob.escape(str(table)) for table in tables], cache_dir)
     pictures = _pictures(path)
     if any(_metadata(path)):
@@ -49,13 +48,27 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
     return _with_text_files(path, pictures)
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """The parquet files of a folder that hold pictures, or the one that `path` is; sorted."""
+    if path.suffix == ".parquet" and path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*.parquet") if file.name not in METADATA)
+
+
 def _load(path: Path, kind: str, files: list[str], cache_dir: str | None) -> Any:
     import datasets
 
     try:
         return datasets.load_dataset(kind, data_files={"train": files}, split="train", cache_dir=cache_dir)
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
-        raise ValueError(f"The data set {path} can't be read: {error}") from error
+        raise ValueError(f"The data set {path} can't be read: {root_cause(error)}") from error
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first of a chain of errors; the outer ones of `datasets` say only that there was one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -90,21 +103,21 @@ def _check_metadata(folder: Path, pictures: list[Path]) -> None:
 
 def _file_names(table: Path) -> Iterator[tuple[int, str]]:
     """(line, `file_name`) of each row of a metadata.jsonl or metadata.csv."""
-    with table.open(encoding="utf-8", newline="") as file:
-        if table.suffix == ".csv":
-            reader = csv.DictReader(file)
-            for row in reader:
-                if not row.get("file_name"):
-                    raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
-                yield reader.line_num, row["file_name"]
-            return
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, str(json.loads(line)["file_name"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
+    text = _utf8(table)
+    if table.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        for row in reader:
+            if not row.get("file_name"):
+                raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
+            yield reader.line_num, row["file_name"]
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, str(json.loads(line)["file_name"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
 
 
 def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
@@ -122,6 +135,13 @@ def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
         )
     import datasets
 
-    captions = [text.read_text(encoding="utf-8").strip() for text in texts]
+    captions = [_utf8(text).strip() for text in texts]
     rows = datasets.Dataset.from_dict({"image": [str(picture) for picture in pictures], "text": captions})
     return rows.cast_column("image", datasets.Image())
+
+
+def _utf8(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text: {error}. Save it as UTF-8.") from error

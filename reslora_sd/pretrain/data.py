@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..diffusion.data import as_rgb, captioned_images, open_rows
+from ..diffusion.folders import parquet_files
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def load_drawings(
     folder = Path(data_dir)
     pictures, captions, sets, names = [], [], [], []
     seen = set()
-    for source in sorted(folder.rglob("*.parquet")) or [folder]:
+    for source in parquet_files(folder) or [folder]:
         rows, name = open_rows(str(source), None)
         images = captioned_images(rows, name)
         groups = list(rows["set"]) if "set" in rows.column_names else [source.stem] * len(rows)

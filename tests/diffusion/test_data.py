@@ -62,6 +62,11 @@ def test_captions_in_text_files_beside_the_pictures(tmp_path, caplog):
     images = load_images(str(tmp_path), None)
     assert images.captions == [["caption of a.jpg"], ["caption of b/test.png"], ["caption of c.d.webp"]]
     assert images.image(0).size == (8, 8) and not caplog.text
+    (tmp_path / "a.txt").write_text("été", encoding="utf-8-sig")
+    assert load_images(str(tmp_path), None).captions[0] == ["été"]
+    (tmp_path / "a.txt").write_text("été", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a\.txt is no UTF-8 text"):
+        load_images(str(tmp_path), None)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 pictures .* no caption.*a\.jpg into .*a\.txt"):
         load_images(str(tmp_path), None)
