@@ -25,7 +25,15 @@ from transformers import set_seed
 from reslora_sd.text.arguments import MethodArguments, parse_arguments
 from reslora_sd.text.encode import Padding, batches_of, encode
 from reslora_sd.text.evaluate import measure_answers
-from reslora_sd.text.finish import accuracies, describe_run, export, merged_variants, report, write_answers
+from reslora_sd.text.finish import (
+    accuracies,
+    calibration_rows,
+    describe_run,
+    export,
+    merged_variants,
+    report,
+    write_answers,
+)
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import SMOLLM2, load_causal_lm
 from reslora_sd.text.read import keep_apart
@@ -94,8 +102,9 @@ def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
         return None
 
     model = attached.model.eval()
-    calibration = [pad(part) for part in batches_of(encoded.examples[: args.calibration_samples], args.eval_batch_size)]
-    plains, contexts = merged_variants(attached, calibration)
+    calibration = calibration_rows(attached, encoded.examples, args.calibration_samples)
+    settings["calibration_rows"] = len(calibration)
+    plains, contexts = merged_variants(attached, [pad(part) for part in batches_of(calibration, args.eval_batch_size)])
     results: dict[str, dict[str, float]] = {}
     if args.evaluate != "none":
         results = measure_answers(

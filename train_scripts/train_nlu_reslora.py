@@ -25,7 +25,7 @@ from transformers import DataCollatorWithPadding, set_seed
 from reslora_sd.text.arguments import MethodArguments, parse_arguments
 from reslora_sd.text.encode import batches_of
 from reslora_sd.text.evaluate import measure_classes
-from reslora_sd.text.finish import describe_run, export, merged_variants, report
+from reslora_sd.text.finish import calibration_rows, describe_run, export, merged_variants, report
 from reslora_sd.text.glue import GLUE_TASKS, HUB_NAME, encode_pairs, glue_task, read_tests, read_train
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import MINILM, load_classifier
@@ -96,7 +96,9 @@ def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
         return [pad(list(part)) for part in batches_of(rows, args.eval_batch_size)]
 
     model = attached.model.eval()
-    plains, contexts = merged_variants(attached, batches(examples[: args.calibration_samples]))
+    calibration = calibration_rows(attached, examples, args.calibration_samples)
+    settings["calibration_rows"] = len(calibration)
+    plains, contexts = merged_variants(attached, batches(calibration))
     results: dict[str, dict[str, float]] = {}
     for name, (rows, _) in sets.items() if args.evaluate != "none" else ():
         found = measure_classes(model, contexts, batches(rows), task.metrics, task.is_regression)

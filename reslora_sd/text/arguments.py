@@ -66,8 +66,11 @@ class MethodArguments:
             "choices": ["all", "loss", "none"],
         },
     )
-    calibration_samples: int = field(
-        default=256, metadata={"help": "Training rows that merging takes its statistics from."}
+    calibration_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training rows that merging takes its statistics from; left out: 256, or more where rows are short."
+        },
     )
     save_fused: bool = field(
         default=False, metadata={"help": "Also write the whole model with the merged LoRA in its weights."}
