@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from .storage import write_json
+
+SETTINGS_FILE = "sweep.json"
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], result: str) -> None:
+    """Notes what all runs of a sweep have in common, so that runs of another are not taken for this one's.
+
+    Args:
+        folder: of the sweep; its runs are folders in it.
+        settings: what has to be the same for all runs, as JSON.
+        result: name of the file that a finished run has.
+
+    Raises:
+        ValueError: the folder has finished runs of other settings.
+    """
+    file = folder / SETTINGS_FILE
+    if file.is_file() and any(folder.glob(f"*/{result}")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for key in (*settings, *found):
+            if found.get(key) != settings.get(key):
+                raise ValueError(
+                    f"{folder} has runs with {key} {found.get(key)}, and not {settings.get(key)}. "
+                    "Choose another --output_dir, or delete that one."
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, dict(settings))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def text_arguments(script):
 
 
 def test_the_commands_of_comparisons_parse():
-    parser = load_script("compare_text_methods").make_parser()
+    compare = load_script("compare_text_methods")
+    parser, rates_of = compare.make_parser(), compare.rates_of
     found = {}
     for line in commands("compare_text_methods.py"):
         args, more = parser.parse_known_args(arguments_of(line))
@@ -51,8 +52,10 @@ def test_the_commands_of_comparisons_parse():
         found[args.task] = (args, own)
     args, own = found["svamp"]
     assert len(args.learning_rates) == 5 and own.max_eval_samples == 50
-    args, own = found["mrpc"]
-    assert len(args.methods) == 7 and args.max_steps == 200
+    for task, steps in (("mrpc", 200), ("cola", 1200), ("rte", 150)):
+        args, own = found[task]
+        assert len(args.methods) == 7 and args.max_steps == steps
+        assert all(len(rates) >= 3 for rates in rates_of(args).values())
 
 
 @pytest.mark.parametrize("line", commands("train_text_to_image_reslora.py"))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from reslora_sd.config import METHODS
 from reslora_sd.storage import write_json
-from reslora_sd.sweep import Training, run_all
+from reslora_sd.sweep import Training, claim_folder, run_all
 
 SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
 REPORT = "merge_report.json"
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_train_steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; mind OMP_NUM_THREADS")
     args, more = parser.parse_known_args(argv)
+    claim_folder(Path(args.output_dir), {"max_train_steps": args.max_train_steps, "flags": more}, REPORT)
     combinations = list(itertools.product(args.seeds, args.learning_rates, args.methods))
     run_all([training(args, method, rate, seed, more) for seed, rate, method in combinations], args.jobs)
     results: dict[str, dict[str, list[dict[str, float]]]] = {
@@ -91,5 +92,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         sys.exit(f"Error: {error}")

@@ -1,7 +1,6 @@
 """Compares methods on a text task, each at its own best learning rate, over several seeds.
 
-    python train_scripts/compare_text_methods.py --task svamp --train_file train.jsonl --test_file test.jsonl \
-        --output_dir runs/compare-svamp
+    python train_scripts/compare_text_methods.py --task svamp --train_file train.jsonl --test_file test.jsonl
 
 First every method is trained at every rate with the first seed; the loss of training rows that are kept apart
 (--validation_samples) chooses its rate. At that rate it is then trained with all seeds, and evaluated on the test
@@ -20,12 +19,13 @@ from typing import Any
 
 from reslora_sd.config import METHODS
 from reslora_sd.storage import write_json
-from reslora_sd.sweep import Training, run_all
+from reslora_sd.sweep import Training, claim_folder, run_all
 from reslora_sd.text.arguments import BASELINES
 from reslora_sd.text.compare import best_rates, plot, summary
 from reslora_sd.text.tasks import GENERATION_TASKS
 
 FOLDER = Path(__file__).parent
+RESULTS = "results.json"
 
 
 def training(
@@ -39,7 +39,7 @@ def training(
         "--max_steps", str(args.max_steps), "--validation_samples", str(args.validation_samples),
         "--evaluate", evaluate,
     ]  # fmt: skip
-    if (folder / "results.json").exists():
+    if (folder / RESULTS).exists():
         flags += ["--resume_from_checkpoint", "latest"]
     else:
         flags += ["--overwrite_output_dir"]
@@ -48,20 +48,20 @@ def training(
 
 def is_done(folder: Path, evaluated: bool) -> bool:
     """Whether the run is there, with the test rows if these are asked for."""
-    path = folder / "results.json"
+    path = folder / RESULTS
     return path.exists() and (not evaluated or bool(json.loads(path.read_text(encoding="utf-8"))["results"]))
 
 
 def results_of(trainings: Sequence[Training]) -> list[dict[str, Any]]:
     """What the runs' results.json say."""
-    return [json.loads((one.folder / "results.json").read_text(encoding="utf-8")) for one in trainings]
+    return [json.loads((one.folder / RESULTS).read_text(encoding="utf-8")) for one in trainings]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags that are not the training script's."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--task", default="svamp")
-    parser.add_argument("--output_dir", default="runs/compare-text")
+    parser.add_argument("--output_dir", help="runs/compare-TASK where left out")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BASELINES], default=list(METHODS))
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[1e-3, 2e-3, 5e-3, 1e-2])
     parser.add_argument(
@@ -97,8 +97,10 @@ def rates_of(args: argparse.Namespace) -> dict[str, list[float]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The sweep over rates, the runs at the best ones, and what they say."""
     args, more = make_parser().parse_known_args(argv)
-    first = args.seeds[0]
-    tried = rates_of(args)
+    args.output_dir = args.output_dir or f"runs/compare-{args.task}"
+    common = {key: getattr(args, key) for key in ("task", "max_steps", "validation_samples")}
+    claim_folder(Path(args.output_dir), {**common, "flags": more}, RESULTS)
+    first, tried = args.seeds[0], rates_of(args)
     sweep = [
         training(args, method, rate, first, "none", more)
         for rate in sorted({rate for rates in tried.values() for rate in rates})

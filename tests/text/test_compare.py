@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from reslora_sd.sweep import claim_folder
 from reslora_sd.text.compare import best_rates, plot, summary
 from tests.scripts import load_script
 from tests.texts import save_small_llama, write_svamp
@@ -65,3 +66,15 @@ def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("reslora_sd.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
     compare.main(argv)
     assert capsys.readouterr().out.count("| lora | 0.01 * |") == 8
+
+
+def test_runs_of_other_settings_are_not_taken_for_this_sweeps(tmp_path):
+    claim_folder(tmp_path / "sweep", {"task": "svamp", "flags": ["--r", "4"]}, "results.json")
+    claim_folder(tmp_path / "sweep", {"task": "rte", "flags": []}, "results.json")  # no run is done
+    (tmp_path / "sweep" / "lora").mkdir()
+    (tmp_path / "sweep" / "lora" / "results.json").touch()
+    claim_folder(tmp_path / "sweep", {"task": "rte", "flags": []}, "results.json")
+    with pytest.raises(ValueError, match="runs with task rte, and not mrpc"):
+        claim_folder(tmp_path / "sweep", {"task": "mrpc", "flags": []}, "results.json")
+    with pytest.raises(ValueError, match=r"with flags \[\], and not \['--r', '8'\]"):
+        claim_folder(tmp_path / "sweep", {"task": "rte", "flags": ["--r", "8"]}, "results.json")
