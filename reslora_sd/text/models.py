@@ -49,7 +49,7 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
 def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, tuple[str, ...]]:
     """A sequence classifier, frozen but for its head.
 
-    A folder may be of another task, as where MNLI comes before RTE (LoRA paper, arXiv 2106.09685, section 5.1): a head
+    A folder may be of another task, as where MNLI comes before RTE (RoBERTa, arXiv 1907.11692, section 5.1): a head
     with another number of labels is replaced by a new one, and told; one with the same number goes on.
 
     Args:
