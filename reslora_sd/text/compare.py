@@ -81,6 +81,9 @@ def plot(swept: Sequence[Result], final: Sequence[Result], path: Path, title: st
             if one["method"] == method:
                 axes.plot(one["learning_rate"], one["validation_loss"], marker="x", color=line.get_color())
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of rows kept apart", title=title)
+    rates = sorted({one["learning_rate"] for one in swept})
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
