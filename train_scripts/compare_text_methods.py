@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rate in tried[method]
     ]
     run_all(sweep, args.jobs)
-    swept = results_of(sweep)
+    swept = sorted(results_of(sweep), key=lambda one: args.methods.index(one["method"]))  # colours of the plot
     rates = best_rates(swept)
     finals = [
         training(args, method, rates[method], seed, "all", more) for seed in args.seeds for method in args.methods
