@@ -131,6 +131,10 @@ def test_bad_data_folders_are_refused_with_what_to_do(data: Path, tmp_path: Path
     pyarrow.parquet.write_table(table, tmp_path / "wrong.parquet")
     with pytest.raises(ValueError, match="Rename one to 'image'"):
         pretrain_data.load_drawings(tmp_path)
+    (tmp_path / "wrong.parquet").unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\nnowhere.png,a cat\n")
+    with pytest.raises(FileNotFoundError, match="there is no picture"):
+        pretrain_data.load_drawings(tmp_path)
 
 
 def test_augmented_drawings_keep_shape_and_range() -> None:

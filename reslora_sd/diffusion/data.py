@@ -143,7 +143,7 @@ def load_images(
     if dataset_name == OPENMOJI or (dataset_name is None and train_data_dir is None):
         pairs = load_openmoji(resolution, max_train_samples, seed)
         return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
-    rows, name = open_rows(train_data_dir, dataset_name, dataset_config_name, cache_dir)
+    rows, name = _open(train_data_dir, dataset_name, dataset_config_name, cache_dir)
     if max_train_samples is not None:
         rows = rows.shuffle(seed=seed).select(range(min(max_train_samples, len(rows))))
     return captioned_images(rows, name, image_column, caption_column)
@@ -152,7 +152,7 @@ def load_images(
 def captioned_images(
     rows: Any, name: str, image_column: str | None = None, caption_column: str | None = None
 ) -> CaptionedImages:
-    """The pictures and captions of rows that `open_rows` gave.
+    """The pictures and captions of an opened data set.
 
     Raises:
         ValueError: a column is not there, or as `CaptionedImages`.
@@ -161,7 +161,6 @@ def captioned_images(
 
     image_column = _column("image", image_column, rows.column_names, name)
     caption_column = _column("text", caption_column, rows.column_names, name)
-
     if not isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image())
     images = rows.select_columns([image_column])
@@ -190,17 +189,13 @@ def _check_depth(image: Image.Image) -> None:
         raise ValueError(f"it has 32 bits a channel (mode {image.mode}), and not 8 or 16")
 
 
-def open_rows(
+def _open(
     train_data_dir: str | None,
     dataset_name: str | None,
-    dataset_config_name: str | None = None,
-    cache_dir: str | None = None,
+    dataset_config_name: str | None,
+    cache_dir: str | None,
 ) -> tuple[Any, str]:
-    """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_folder`; the Hub's data set can't be read.
-    """
+    """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them."""
     if dataset_name is None:
         return open_folder(Path(str(train_data_dir)), cache_dir), str(train_data_dir)
     import datasets

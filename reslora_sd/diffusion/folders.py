@@ -41,9 +41,10 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
         raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
     if tables := parquet_files(path):
         return _load(path, "parquet", [glob.escape(str(table)) for table in tables], cache_dir)
-    pictures = _pictures(path)
-    if any(_metadata(path)):
-        _check_metadata(path, pictures)
+    files = sorted(path.rglob("*"))
+    pictures = _pictures(files)
+    if metadata := [file for file in files if file.name in METADATA]:
+        _check_metadata(path, metadata, pictures)
         return _load(path, "imagefolder", [glob.escape(str(path)) + "/**"], cache_dir)
     return _with_text_files(path, pictures)
 
@@ -71,21 +72,16 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(files: list[Path]) -> list[Path]:
     kinds = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = (file for file in folder.rglob("*") if not file.name.startswith("."))  # macOS leaves "._cat.jpg" about
-    return sorted(file for file in files if file.suffix.lower() in kinds)
+    # macOS leaves "._cat.jpg" about
+    return [file for file in files if file.suffix.lower() in kinds and not file.name.startswith(".")]
 
 
-def _metadata(folder: Path) -> Iterator[Path]:
-    for name in METADATA:
-        yield from sorted(folder.rglob(name))
-
-
-def _check_metadata(folder: Path, pictures: list[Path]) -> None:
+def _check_metadata(folder: Path, metadata: list[Path], pictures: list[Path]) -> None:
     """Each row has to name a picture that is there; pictures that no row names are told."""
     named = set()
-    for table in _metadata(folder):
+    for table in metadata:
         if table.suffix == ".parquet":
             return  # `datasets` reads it, and tells what is wrong
         for number, file_name in _file_names(table):

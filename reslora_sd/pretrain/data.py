@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..diffusion.data import as_rgb, captioned_images, open_rows
-from ..diffusion.folders import parquet_files
+from ..diffusion.data import as_rgb, captioned_images
+from ..diffusion.folders import open_folder, parquet_files
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,23 @@ def load_drawings(
     pictures, captions, sets, names = [], [], [], []
     seen = set()
     for source in parquet_files(folder) or [folder]:
-        rows, name = open_rows(str(source), None)
-        images = captioned_images(rows, name)
+        rows = open_folder(source)
         groups = list(rows["set"]) if "set" in rows.column_names else [source.stem] * len(rows)
         points = list(rows["codepoint"]) if "codepoint" in rows.column_names else [None] * len(rows)
         seen.update(groups)
-        for row, (group, point) in enumerate(zip(groups, points, strict=True)):
-            if group in leave_out_sets or (only_sets is not None and group not in only_sets):
-                continue
-            pictures.append(square(images.image(row), size))
-            captions.append(images.captions[row][0].strip())
-            sets.append(group)
-            names.append(str(point or captions[-1]).lower())
+        wanted = [
+            row
+            for row, group in enumerate(groups)
+            if group not in leave_out_sets and (only_sets is None or group in only_sets)
+        ]
+        if not wanted:
+            continue
+        images = captioned_images(rows.select(wanted), str(source))
+        for number, row in enumerate(wanted):
+            pictures.append(square(images.image(number), size))
+            captions.append(images.captions[number][0].strip())
+            sets.append(groups[row])
+            names.append(str(points[row] or captions[-1]).lower())
     unknown = set(only_sets or ()) - seen
     if unknown:
         raise ValueError(f"{data_dir} has no set {sorted(unknown)}. It has {sorted(seen)}: choose among these.")
