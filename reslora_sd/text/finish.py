@@ -62,12 +62,14 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mappin
 def calibration_rows(
     attached: Attached, examples: Sequence[Mapping[str, Any]], asked: int | None
 ) -> list[Mapping[str, Any]]:
-    """The training rows that merging takes its statistics from: the first `asked`.
+    """The training rows that merging takes its statistics from: the first `asked`; none where nothing is merged.
 
     Left out, there are 256, and more of short ones: 32 tokens for each input feature of the widest block, as least
     squares solves for that many. (With 8, on CoLA, its merge was twice as far from the unmerged model.)
     """
-    if asked is not None or attached.adapter is None:
+    if attached.adapter is None:
+        return []
+    if asked is not None:
         return list(examples[:asked])
     wanted = 32 * max(block.lora_A.shape[1] for block in attached.adapter.blocks.values())
     rows: list[Mapping[str, Any]] = []
@@ -156,6 +158,7 @@ def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Ma
         "steps": log[-1]["step"],
         "seconds_per_step": round(fmean(row["seconds"] for row in log), 4),
         "peak_memory_mb": max(row["memory"] for row in log),
+        "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
         "results": {name: dict(row) for name, row in results.items()},
     }

@@ -80,6 +80,7 @@ def test_short_rows_are_calibrated_on_more_of_them():
     assert len(calibration_rows(attached, rows, None)) == max(256, 32 * wide // 4) < 1000
     assert len(calibration_rows(attached, [{"input_ids": [3] * 99}] * 1000, None)) == 256
     assert len(calibration_rows(attached, rows, 7)) == 7
+    assert not calibration_rows(attach(small_bert(), MethodArguments(method="loha"), 1, 0, ["classifier"]), rows, 7)
 
 
 @pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])
@@ -89,6 +90,7 @@ def test_what_one_task_gave_starts_another(train, bert, method, caplog):
     assert words == transformers.AutoTokenizer.from_pretrained(bert).get_vocab()
     result, _ = train("--model", first / "fused", "--method", "lora")
     assert "a new one trains" in caplog.text and "accuracy" in result["results"]["unmerged"]
+    assert result["calibration_rows"] == 8
 
 
 def test_a_resumed_run_is_the_straight_one_head_and_all(train):
