@@ -96,7 +96,10 @@ def _beside(texts: Sequence[Path], pictures: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in texts:
         names = [name for name in pictures if Path(name).stem == text.stem]
-        words = text.read_text(encoding="utf-8", errors="replace").strip()
+        try:
+            words = text.read_text(encoding="utf-8-sig").strip()  # Windows' editors put a mark before it
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text.name!r} is no UTF-8 text. Save it as UTF-8.") from error
         if not names or not words:
             raise ValueError(f"{text.name!r} has the name of no uploaded picture, or is empty.")
         found.update(dict.fromkeys(names, words))

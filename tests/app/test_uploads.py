@@ -41,12 +41,15 @@ def test_captions_of_an_uploaded_metadata_file_are_used(files, tmp_path):
 
 def test_captions_in_text_files_are_used(files, tmp_path):
     text = files[0].parent / "blue.txt"
-    text.write_text("the sky\n")
+    text.write_text("the sky\n", encoding="utf-8-sig")
     save_uploads([*files, text], tmp_path / "a", "")
     assert [row["text"] for row in rows(tmp_path / "a")] == ["the sky", "red apple"]
     text.rename(text.with_name("green.txt"))
     with pytest.raises(ValueError, match=r"'green\.txt' has the name of no uploaded picture"):
         save_uploads([*files, text.with_name("green.txt")], tmp_path / "b", "")
+    text.write_text("été", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"'blue\.txt' is no UTF-8 text"):
+        save_uploads([*files, text], tmp_path / "b", "")
 
 
 def test_two_files_of_one_name_are_refused(files, tmp_path):
