@@ -97,10 +97,10 @@ def rates_of(args: argparse.Namespace) -> dict[str, list[float]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The sweep over rates, the runs at the best ones, and what they say."""
     args, more = make_parser().parse_known_args(argv)
+    first, tried = args.seeds[0], rates_of(args)
     args.output_dir = args.output_dir or f"runs/compare-{args.task}"
     common = {key: getattr(args, key) for key in ("task", "max_steps", "validation_samples")}
     claim_folder(Path(args.output_dir), {**common, "flags": more}, RESULTS)
-    first, tried = args.seeds[0], rates_of(args)
     sweep = [
         training(args, method, rate, first, "none", more)
         for rate in sorted({rate for rates in tried.values() for rate in rates})
