@@ -19,15 +19,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m app", description="Shows training runs side by side, step by step, in the browser."
     )
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders, or folders of them "
-                        f"(left out: {' and '.join(map(str, DEMO))}, which make demo leaves)")  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than 127.0.0.1 let everybody "
-                        "in who reaches it: there is no password (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help=f"run folders, or folders of them (left out: {' and '.join(map(str, DEMO))}, which make demo leaves)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; others than 127.0.0.1 let everybody "
+        "in who reaches it: there is no password (default: %(default)s)",
+    )
     parser.add_argument("--port", type=int, help="(left out: the first free one from 7860)")
-    parser.add_argument("--trainings", type=Path, default=Path("runs/here"), metavar="FOLDER",
-                        help="where trainings that the page starts go (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--allow", nargs="+", type=Path, default=[], metavar="FOLDER", help="folders outside "
-                        "the runs that run.json may name for its base model and its data")  # fmt: skip
+    parser.add_argument(
+        "--trainings",
+        type=Path,
+        default=Path("runs/here"),
+        metavar="FOLDER",
+        help="where trainings that the page starts go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders outside the runs that run.json may name for its base model and its data",
+    )
     args = parser.parse_args(argv)
     missing = [path for path in args.runs if not path.is_dir()]
     if missing:

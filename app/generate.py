@@ -19,14 +19,11 @@ import torch
 from PIL import Image
 
 from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
-from reslora_sd.applied import applied
+from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
-from reslora_sd.diffusion.openmoji import OPENMOJI
-from reslora_sd.lora_files import DIFFUSERS_FILE
-from reslora_sd.merge import APPROACHES, default_approach
-from reslora_sd.run_folder import ADAPTER_FILE
-from reslora_sd.tape import branch_strength
+from reslora_sd.merging.applied import applied
+from reslora_sd.runs.names import ADAPTER_FILE, APPROACHES, DIFFUSERS_FILE, OPENMOJI, default_approach
 
 from .run import UNMERGED, Run
 from .wishes import BEST, Stopped, Wish

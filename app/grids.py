@@ -50,8 +50,16 @@ def grid(
         pen.text((middle, 14), label, _FAINT, _font(13), anchor="ma")
     for row, prompt in enumerate(prompts):
         y = top + row * (band + len(runs) * line + 8)
-        pen.text((left, y + 4), _fitted(f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, "
-                                        f"seed {seed}", width - left - 12, 15), _INK, _font(15))  # fmt: skip
+        pen.text(
+            (left, y + 4),
+            _fitted(
+                f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, seed {seed}",
+                width - left - 12,
+                15,
+            ),
+            _INK,
+            _font(15),
+        )
         for number, (name, run) in enumerate(runs.items()):
             corner = y + band + number * line
             pen.text((left - 10, corner + cell / 2), name, _INK, _font(16), anchor="rm")

@@ -22,9 +22,13 @@ _POLICY = (
 
 
 def serve(
-    folders: Sequence[Path], trainings: Path, allowed: Sequence[Path] = (), host: str = "127.0.0.1",
-    port: int | None = None, block: bool = True,
-) -> Any:  # fmt: skip
+    folders: Sequence[Path],
+    trainings: Path,
+    allowed: Sequence[Path] = (),
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    block: bool = True,
+) -> Any:
     """Opens the page; gives Gradio's app, its address and the server's.
 
     Args:
@@ -43,15 +47,28 @@ def serve(
     from .wiring.style import CSS, HEAD, THEME
 
     page = Page(
-        Library(folders, trainings), cache / "pictures", trainings.resolve(), [one.resolve() for one in allowed],
+        Library(folders, trainings),
+        cache / "pictures",
+        trainings.resolve(),
+        [one.resolve() for one in allowed],
         local=is_loopback(host),
-    )  # fmt: skip
+    )
     blocks = build(page)
     opened = blocks.launch(
-        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=THEME, css=CSS,
-        head=HEAD, footer_links=[], max_file_size=MOST_BYTES_EACH, allowed_paths=[], ssr_mode=False,
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        max_file_size=MOST_BYTES_EACH,
+        allowed_paths=[],
+        ssr_mode=False,
         enable_monitoring=False,
-    )  # fmt: skip
+    )
     _add_policy(opened[0])
     print(f"The page is at {opened[1]} (Ctrl-C closes it; trainings go on).", flush=True)
     if block:

@@ -6,7 +6,7 @@
         train.log                    what the command prints
 
 So that a page, or the server, can be closed and opened again. To stop is a SIGTERM: the script then leaves its loop
-with a checkpoint (`reslora_sd.stopping`).
+with a checkpoint (`reslora_sd.runs.stopping`).
 """
 
 from __future__ import annotations

@@ -20,10 +20,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .adapter import add_reslora
-from .config import METHODS, ResLoRAConfig
+from .adapter.adapter import add_reslora
+from .config import ResLoRAConfig
 from .diffusion.models import DEFAULT_MODEL
-from .storage import write_json
+from .runs.atomic import write_json
+from .runs.names import METHODS
 
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 _BASELINE = "peft"

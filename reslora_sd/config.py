@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from .runs.names import METHODS
+
 RESIDUALS = ("none", "input", "block", "middle")
-METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
-"""Method names of the command line, and the residual that each one trains with."""
 
 _DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4}
 

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reslora_sd.config import METHODS
-from reslora_sd.storage import write_json
-from reslora_sd.sweep import Training, claim_folder, run_all
+from reslora_sd.runs.atomic import write_json
+from reslora_sd.runs.names import METHODS
+from reslora_sd.runs.sweep import Training, claim_folder, run_all
 
 SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
 REPORT = "merge_report.json"
@@ -33,10 +33,19 @@ def run_folder(args: argparse.Namespace, method: str, rate: float, seed: int) ->
 def training(args: argparse.Namespace, method: str, rate: float, seed: int, more: Sequence[str]) -> Training:
     """One combination's run."""
     flags = [
-        "--method", method, "--learning_rate", str(rate), "--seed", str(seed),
-        "--max_train_steps", str(args.max_train_steps), "--validation_steps", str(args.max_train_steps),
-        "--overwrite_output_dir", *more,
-    ]  # fmt: skip
+        "--method",
+        method,
+        "--learning_rate",
+        str(rate),
+        "--seed",
+        str(seed),
+        "--max_train_steps",
+        str(args.max_train_steps),
+        "--validation_steps",
+        str(args.max_train_steps),
+        "--overwrite_output_dir",
+        *more,
+    ]
     return Training(run_folder(args, method, rate, seed), SCRIPT, flags, lambda path: (path / REPORT).exists())
 
 

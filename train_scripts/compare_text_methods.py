@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reslora_sd.config import METHODS
-from reslora_sd.storage import write_json
-from reslora_sd.sweep import Training, claim_folder, run_all
-from reslora_sd.text.arguments import BASELINES
+from reslora_sd.runs.atomic import write_json
+from reslora_sd.runs.names import BASELINES, METHODS
+from reslora_sd.runs.sweep import Training, claim_folder, run_all
 from reslora_sd.text.compare import best_rates, plot, summary
 from reslora_sd.text.tasks import GENERATION_TASKS
 
@@ -35,10 +34,21 @@ def training(
     folder = Path(args.output_dir) / f"{method}-lr{rate:g}-seed{seed}"
     script = FOLDER / ("train_nlg_reslora.py" if args.task in GENERATION_TASKS else "train_nlu_reslora.py")
     flags = [
-        "--task", args.task, "--method", method, "--learning_rate", str(rate), "--seed", str(seed),
-        "--max_steps", str(args.max_steps), "--validation_samples", str(args.validation_samples),
-        "--evaluate", evaluate,
-    ]  # fmt: skip
+        "--task",
+        args.task,
+        "--method",
+        method,
+        "--learning_rate",
+        str(rate),
+        "--seed",
+        str(seed),
+        "--max_steps",
+        str(args.max_steps),
+        "--validation_samples",
+        str(args.validation_samples),
+        "--evaluate",
+        evaluate,
+    ]
     if (folder / RESULTS).exists():
         flags += ["--resume_from_checkpoint", "latest"]
     else:
@@ -65,9 +75,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *BASELINES], default=list(METHODS))
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[1e-3, 2e-3, 5e-3, 1e-2])
     parser.add_argument(
-        "--rates_for", nargs="+", action="append", default=[], metavar=("METHOD", "RATE"),
+        "--rates_for",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("METHOD", "RATE"),
         help="a method's own rates instead, as in: --rates_for adalora 2e-3 5e-3",
-    )  # fmt: skip
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--max_steps", type=int, default=100)
     parser.add_argument("--validation_samples", type=int, default=100)

@@ -29,7 +29,7 @@ from reslora_sd.pretrain.denoiser import CaptionedLatents, CaptionPlan, Velocity
 from reslora_sd.pretrain.loop import Stage, StageSettings
 from reslora_sd.pretrain.samples import SHEET_PROMPTS, sample_pictures, write_sheet
 from reslora_sd.pretrain.synthetic import synthetic_drawings
-from reslora_sd.storage import replacing
+from reslora_sd.runs.atomic import replacing
 
 RARE_WORDS = "man woman person men women people boy girl couple family kiss o\u2019clock".split()
 """Of names in dozens of variants, of which a small model can't show the difference."""

@@ -31,7 +31,6 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
-from reslora_sd.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.diffusion.arguments import lora_config, parse_arguments
 from reslora_sd.diffusion.batches import BatchMaker
 from reslora_sd.diffusion.checkpoints import register_adapter, save_checkpoint
@@ -40,18 +39,13 @@ from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import load_parts
-from reslora_sd.diffusion.real import save_real_pictures
-from reslora_sd.diffusion.reports import (
-    describe,
-    finite,
-    print_result,
-    public,
-    push_to_hub,
-)
+from reslora_sd.diffusion.reference_pictures import save_real_pictures
+from reslora_sd.diffusion.reports import describe, finite, print_result, public, push_to_hub
 from reslora_sd.diffusion.validation import Validation, validation_loss
-from reslora_sd.processes import leave_process_group
-from reslora_sd.run_folder import RunFolder, find_checkpoint, step_of
-from reslora_sd.stopping import until_stopped
+from reslora_sd.runs.folder import RunFolder, find_checkpoint, step_of
+from reslora_sd.runs.stopping import until_stopped
+from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
+from reslora_sd.training.distributed import leave_process_group
 
 logger = logging.getLogger("reslora_sd")
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -142,9 +136,16 @@ def main(args: argparse.Namespace) -> None:
     if resolution % (parts.pixels_per_latent * 8):
         logger.warning("--resolution %d is no multiple of %d.", resolution, parts.pixels_per_latent * 8)
     images = load_images(
-        args.train_data_dir, args.dataset_name, args.dataset_config_name, args.image_column, args.caption_column,
-        args.max_train_samples, resolution, args.seed, args.cache_dir,
-    )  # fmt: skip
+        args.train_data_dir,
+        args.dataset_name,
+        args.dataset_config_name,
+        args.image_column,
+        args.caption_column,
+        args.max_train_samples,
+        resolution,
+        args.seed,
+        args.cache_dir,
+    )
     images, kept_out = images.split(args.validation_samples, args.seed) if args.validation_samples else (images, None)
     framing = Framing(resolution, args.center_crop, args.random_flip, args.image_interpolation_mode)
     random_framing = framing.is_random(images)
@@ -159,9 +160,15 @@ def main(args: argparse.Namespace) -> None:
         parts.unet.enable_gradient_checkpointing()
     cache = args.cache_latents if args.cache_latents is not None else not random_framing
     batches = BatchMaker(
-        Encoder(parts, images, framing, cache, quiet), args.train_batch_size, args.seed, timesteps,
-        accelerator.num_processes, accelerator.process_index, args.noise_offset, trained,
-    )  # fmt: skip
+        Encoder(parts, images, framing, cache, quiet),
+        args.train_batch_size,
+        args.seed,
+        timesteps,
+        accelerator.num_processes,
+        accelerator.process_index,
+        args.noise_offset,
+        trained,
+    )
     held = None
     if kept_out is not None and accelerator.is_main_process:
         centred = Framing(resolution, center_crop=True, interpolation=args.image_interpolation_mode)
@@ -225,8 +232,13 @@ def main(args: argparse.Namespace) -> None:
                 optimizer.zero_grad()
         now = step + 1
         seconds = time.perf_counter() - started
-        row = {"loss": mean_loss, "lr": used_lr, "grad_norm": finite(norm), "seconds": round(seconds, 4),
-               "memory": peak_memory_mb()}  # fmt: skip
+        row = {
+            "loss": mean_loss,
+            "lr": used_lr,
+            "grad_norm": finite(norm),
+            "seconds": round(seconds, 4),
+            "memory": peak_memory_mb(),
+        }
         bar.set_postfix(loss=f"{mean_loss:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoder.images) // held.batch_size)
@@ -250,10 +262,18 @@ def main(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         result = finish(
-            adapter, parts, batches, held, run, args.merge_approach, validation, step=max(done, total),
-            drawn=max(done, total) * args.gradient_accumulation_steps, rank=args.merge_rank,
+            adapter,
+            parts,
+            batches,
+            held,
+            run,
+            args.merge_approach,
+            validation,
+            step=max(done, total),
+            drawn=max(done, total) * args.gradient_accumulation_steps,
+            rank=args.merge_rank,
             calibration_samples=args.calibration_samples,
-        )  # fmt: skip
+        )
         print_result(run, result)
         if args.push_to_hub:
             push_to_hub(args, run)

@@ -56,9 +56,12 @@ def build(
     asked = [chosen, tab.prompt, tab.seed, tab.kind]
     shown: list[Any] = [*sides, wipe, wipe_text, tab.position, tab.opened]
     to_show: dict[str, Any] = {
-        "fn": show, "inputs": [*asked, tab.position, tab.steps, *pair], "outputs": shown, "trigger_mode": "always_last",
+        "fn": show,
+        "inputs": [*asked, tab.position, tab.steps, *pair],
+        "outputs": shown,
+        "trigger_mode": "always_last",
         **PRIVATE,
-    }  # fmt: skip
+    }
     menus = [tab.prompt, tab.seed, tab.kind, tab.position, tab.steps, notes]
     for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.kind.input):
         update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **PRIVATE)
@@ -99,9 +102,15 @@ def _join_player(tab: Compare, back: gr.Button, play: gr.Button, forth: gr.Butto
 
 def _side(place: int) -> gr.Image:
     return gr.Image(
-        label="No run", visible=place == 0, interactive=False, min_width=150, buttons=["fullscreen", "download"],
-        elem_classes="side", elem_id=f"side-{place}", format="png",
-    )  # fmt: skip
+        label="No run",
+        visible=place == 0,
+        interactive=False,
+        min_width=150,
+        buttons=["fullscreen", "download"],
+        elem_classes="side",
+        elem_id=f"side-{place}",
+        format="png",
+    )
 
 
 def _build_wipe() -> tuple[gr.ImageSlider, gr.HTML, gr.Slider]:
@@ -129,9 +138,11 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
     for trigger in (every.input, most.release):
         trigger(draw, inputs, [sheet, png], **PRIVATE)
     make.click(
-        _animate(page), [chosen, tab.prompt, tab.seed, tab.kind, every, form], [moving, moving_file, said],
+        _animate(page),
+        [chosen, tab.prompt, tab.seed, tab.kind, every, form],
+        [moving, moving_file, said],
         api_visibility="private",
-    )  # fmt: skip
+    )
     return draw, inputs, [sheet, png]
 
 
@@ -155,18 +166,28 @@ def _menus(page: Page) -> Any:
             slider = gr.Slider(maximum=max(1, len(steps) - 1), value=place, interactive=len(steps) > 1)
         said = trouble(runs)
         return (
-            menu(gr.Dropdown, prompts, new_prompt, prompt), menu(gr.Dropdown, seeds, new_seed, seed),
-            menu(gr.Dropdown, known, new_kind, kind), slider, steps, gr.HTML(value=said, visible=bool(said)),
-        )  # fmt: skip
+            menu(gr.Dropdown, prompts, new_prompt, prompt),
+            menu(gr.Dropdown, seeds, new_seed, seed),
+            menu(gr.Dropdown, known, new_kind, kind),
+            slider,
+            steps,
+            gr.HTML(value=said, visible=bool(said)),
+        )
 
     return menus
 
 
 def _show(page: Page) -> Any:
     def show(
-        names: list[str], prompt: str | None, seed: int | None, kind: str, place: int, steps: Sequence[int],
-        a: str | None, b: str | None,
-    ) -> tuple[Any, ...]:  # fmt: skip
+        names: list[str],
+        prompt: str | None,
+        seed: int | None,
+        kind: str,
+        place: int,
+        steps: Sequence[int],
+        a: str | None,
+        b: str | None,
+    ) -> tuple[Any, ...]:
         runs = page.runs(names)
         if prompt is None or seed is None or not steps:
             why = "Choose a run above" if not runs else "The chosen runs have no such pictures yet"

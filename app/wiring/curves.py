@@ -14,15 +14,31 @@ from .shared import PRIVATE, Page
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
     figure = gr.HTML(elem_id="reach")
-    weight = gr.Slider(0, 0.99, value=0.9, step=0.01, label="Smoothing", info="Weight of what came before; 0 for none.",
-                       elem_id="smoothing", buttons=[])  # fmt: skip
+    weight = gr.Slider(
+        0,
+        0.99,
+        value=0.9,
+        step=0.01,
+        label="Smoothing",
+        info="Weight of what came before; 0 for none.",
+        elem_id="smoothing",
+        buttons=[],
+    )
     plots = []
     with gr.Row(elem_id="curves"):
         for metric, title in curves.METRICS.items():
             plot = gr.LinePlot(
-                x="step", y="value", color="run", title=title, x_title="step", y_title=" ", height=280, min_width=320,
-                elem_id=f"curve-{metric}", buttons=["fullscreen"],
-            )  # fmt: skip
+                x="step",
+                y="value",
+                color="run",
+                title=title,
+                x_title="step",
+                y_title=" ",
+                height=280,
+                min_width=320,
+                elem_id=f"curve-{metric}",
+                buttons=["fullscreen"],
+            )
             plots.append(plot)
     draw = _draw(page)
     inputs: list[Any] = [chosen, *pair, weight, opened]

@@ -30,14 +30,22 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     heat = gr.HTML(elem_id="heat", elem_classes="wide")
     with gr.Row():
         end = gr.Dataframe(
-            headers=["model", "loss", "drift"], datatype="str", label="The whole model after each merge", elem_id="end",
-            interactive=False, wrap=True,
-        )  # fmt: skip
+            headers=["model", "loss", "drift"],
+            datatype="str",
+            label="The whole model after each merge",
+            elem_id="end",
+            interactive=False,
+            wrap=True,
+        )
     approach = gr.Dropdown([], label="Merge to list", elem_id="merge-approach")
     blocks = gr.Dataframe(
-        headers=["block", "factor", "rank", "error of its branch", "norm of its change"], datatype="str",
-        label="Every block", interactive=False, max_height=360, elem_id="blocks",
-    )  # fmt: skip
+        headers=["block", "factor", "rank", "error of its branch", "norm of its change"],
+        datatype="str",
+        label="Every block",
+        interactive=False,
+        max_height=360,
+        elem_id="blocks",
+    )
     draw = _draw(page)
     inputs: list[Any] = [chosen, *pair, run, approach]
     outputs: list[Any] = [run, summary, plan, heat_title, heat, end, approach, blocks]
@@ -58,10 +66,15 @@ def _draw(page: Page) -> Any:
         listed = approach if approach in known else next(iter(known), None)
         title, heat = _heat(page, names, a, b)
         return (
-            menu(gr.Dropdown, list(runs), new, name), say(adapter_view.plan_summary(run)),
-            _plan(run.path, signature(run.path)), title, heat, adapter_view.end_table(run),
-            menu(gr.Dropdown, known, listed, approach), adapter_view.merge_table(run, listed),
-        )  # fmt: skip
+            menu(gr.Dropdown, list(runs), new, name),
+            say(adapter_view.plan_summary(run)),
+            _plan(run.path, signature(run.path)),
+            title,
+            heat,
+            adapter_view.end_table(run),
+            menu(gr.Dropdown, known, listed, approach),
+            adapter_view.merge_table(run, listed),
+        )
 
     return draw
 

@@ -26,14 +26,19 @@ def build(page: Page) -> Any:
         with gr.Column(min_width=300):
             source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
             files = gr.File(
-                label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS} or .txt", file_count="multiple", visible=False,
-                file_types=[*KINDS, ".jsonl", ".txt"], elem_id="upload",
-            )  # fmt: skip
-            caption = gr.Textbox(label="Caption of pictures without one", info="Left empty: the file's name in words.",
-                                 visible=False)  # fmt: skip
+                label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS} or .txt",
+                file_count="multiple",
+                visible=False,
+                file_types=[*KINDS, ".jsonl", ".txt"],
+                elem_id="upload",
+            )
+            caption = gr.Textbox(
+                label="Caption of pictures without one", info="Left empty: the file's name in words.", visible=False
+            )
             path = gr.Textbox(label=f"Folder with {CAPTIONS} or .txt files", visible=False, elem_id="path")
-            prompts = gr.Textbox(label="Validation prompts, one a line", lines=4,
-                                 value="\n".join(_PROMPTS), elem_id="prompts")  # fmt: skip
+            prompts = gr.Textbox(
+                label="Validation prompts, one a line", lines=4, value="\n".join(_PROMPTS), elem_id="prompts"
+            )
             go = gr.Button("Start", variant="primary", elem_id="start-training")
         settings = _settings()
     said = gr.HTML(elem_id="train-said")
@@ -43,12 +48,24 @@ def build(page: Page) -> Any:
         halt = gr.Button("Stop it", elem_id="stop-training", min_width=100)
         onward = gr.Button("Go on with it", elem_id="resume-training", min_width=120)
     sheet = gr.Image(show_label=False, interactive=False, visible=False, elem_id="live", format="png")
-    plot = gr.LinePlot(x="step", y="value", color="run", title="Training loss, smoothed", x_title="step", y_title=" ",
-                       height=260, visible=False, elem_id="live-loss", buttons=[])  # fmt: skip
+    plot = gr.LinePlot(
+        x="step",
+        y="value",
+        color="run",
+        title="Training loss, smoothed",
+        x_title="step",
+        y_title=" ",
+        height=260,
+        visible=False,
+        elem_id="live-loss",
+        buttons=[],
+    )
     source.change(
         lambda one: (gr.File(visible=one == _UPLOAD), *(gr.Textbox(visible=one == kind) for kind in (_UPLOAD, _PATH))),
-        source, [files, caption, path], **PRIVATE,
-    )  # fmt: skip
+        source,
+        [files, caption, path],
+        **PRIVATE,
+    )
     watch, watched = _watch(page), [progress, which, sheet, plot]
     started = go.click(_start(page), [source, files, caption, path, prompts, *settings], said, **PRIVATE)
     started.then(watch, which, watched, **PRIVATE)
@@ -78,9 +95,21 @@ def _settings() -> list[Any]:
 
 def _start(page: Page) -> Any:
     def start(
-        source: str, files: list[str] | None, caption: str, path: str, prompts: str, name: str, methods: list[str],
-        model: str, steps: float, batch: float, rate: float, rank: float, seed: float, every: float,
-    ) -> str:  # fmt: skip
+        source: str,
+        files: list[str] | None,
+        caption: str,
+        path: str,
+        prompts: str,
+        name: str,
+        methods: list[str],
+        model: str,
+        steps: float,
+        batch: float,
+        rate: float,
+        rank: float,
+        seed: float,
+        every: float,
+    ) -> str:
         try:
             plan = training.Plan(
                 name=name.strip(),

@@ -23,8 +23,14 @@ MOST = 4
 def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     """Lays the tab out; gives the function that fills its menus, its inputs and outputs."""
     with gr.Row(elem_classes="tight"):
-        prompt = gr.Textbox(label="Prompt", placeholder="for example: red apple", scale=4, min_width=220,
-                            max_length=1000, elem_id="wish")  # fmt: skip
+        prompt = gr.Textbox(
+            label="Prompt",
+            placeholder="for example: red apple",
+            scale=4,
+            min_width=220,
+            max_length=1000,
+            elem_id="wish",
+        )
         negative = gr.Textbox(label="Negative prompt", scale=2, min_width=160, max_length=1000)
     with gr.Row(elem_classes="tight"):
         step = gr.Dropdown([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
@@ -41,15 +47,28 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     said = gr.HTML(elem_id="try-said")
     with gr.Row(elem_id="tried"):
         images = [
-            gr.Image(label=_BASE, interactive=False, min_width=150, visible=False, elem_id=f"tried-{place}",
-                     elem_classes="side", format="png", buttons=["fullscreen", "download"])
+            gr.Image(
+                label=_BASE,
+                interactive=False,
+                min_width=150,
+                visible=False,
+                elem_id=f"tried-{place}",
+                elem_classes="side",
+                format="png",
+                buttons=["fullscreen", "download"],
+            )
             for place in range(MOST + 1)
-        ]  # fmt: skip
+        ]
     ticket = gr.State("")
     go.click(_ask(page), None, [ticket, said], queue=False, **PRIVATE).then(
-        _draw(page), [ticket, chosen, prompt, negative, step, approach, seed, steps, guidance, strength],
-        [said, *images], concurrency_limit=1, concurrency_id="models", trigger_mode="multiple", **PRIVATE,
-    )  # fmt: skip
+        _draw(page),
+        [ticket, chosen, prompt, negative, step, approach, seed, steps, guidance, strength],
+        [said, *images],
+        concurrency_limit=1,
+        concurrency_id="models",
+        trigger_mode="multiple",
+        **PRIVATE,
+    )
     # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
     halt.click(_stop(page), None, said, queue=False, **PRIVATE)
     return _menus(page), [chosen, step], [step]
@@ -91,9 +110,18 @@ def _ask(page: Page) -> Any:
 
 def _draw(page: Page) -> Any:
     def draw(
-        ticket: str, names: list[str], prompt: str, negative: str, step: int | None, approach: str, seed: float,
-        steps: int, guidance: float, strength: float, request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+        ticket: str,
+        names: list[str],
+        prompt: str,
+        negative: str,
+        step: int | None,
+        approach: str,
+        seed: float,
+        steps: int,
+        guidance: float,
+        strength: float,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
         runs = dict(list(page.runs(names).items())[:MOST])
         tickets = page.stops.get(request.session_hash or "", {})
         stop = tickets.get(ticket)

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import METHODS, ResLoRAConfig
-from ..merge import APPROACHES, default_approach
+from ..config import ResLoRAConfig
+from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
 from .config_file import config_flag, tokens
 from .models import DEFAULT_MODEL
-from .openmoji import OPENMOJI
 
 _EMBEDDED: dict[str, Any] = {
     "max_train_steps": 200,
@@ -82,8 +81,11 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     )
     add("--across_attention", action="store_true", help="One chain through self- and cross-attention in turn.")
     add("--target_modules", nargs="+", default=["to_q", "to_k", "to_v", "to_out.0"], help="Ends of module paths.")
-    add("--merge_approach", choices=sorted({one for kinds in APPROACHES.values() for one in kinds}),
-        help="How paths are merged away (left out: exact for lora and reslora_bs, least_squares else).")  # fmt: skip
+    add(
+        "--merge_approach",
+        choices=sorted({one for kinds in APPROACHES.values() for one in kinds}),
+        help="How paths are merged away (left out: exact for lora and reslora_bs, least_squares else).",
+    )
     add("--calibration_samples", type=int, default=512, help="Noisy pictures that merging takes its statistics from.")
     add("--merge_rank", type=int, help="reslora_bs: cut the exact merge to this rank by SVD.")
 
@@ -107,10 +109,16 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--resolution", type=int, help="Pixels of a side (left out: the model's own; diffusers: 512).")
     add("--center_crop", action="store_true", help="Crop the centre instead of a random place.")
     add("--random_flip", action="store_true", help="Mirror half of the pictures.")
-    add("--image_interpolation_mode", default="lanczos",
-        choices=["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])  # fmt: skip
-    add("--cache_latents", action=argparse.BooleanOptionalAction,
-        help="Run VAE once for all pictures (left out: on unless crops or flips are random).")  # fmt: skip
+    add(
+        "--image_interpolation_mode",
+        default="lanczos",
+        choices=["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
+    )
+    add(
+        "--cache_latents",
+        action=argparse.BooleanOptionalAction,
+        help="Run VAE once for all pictures (left out: on unless crops or flips are random).",
+    )
     add("--cache_dir", help="Where Hub models and data sets are kept.")
 
 
@@ -127,11 +135,18 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add("--snr_gamma", type=float, help="Min-SNR weights; 5.0 is usual.")
     add("--noise_offset", type=float, default=0.0, help="Scale of noise offset.")
     add("--min_timestep", type=int, default=0, help="Train from this timestep on (kohya's name).")
-    add("--max_timestep", type=int, help="Train below this timestep (kohya's name): the highest decide what is where, "
-        "lower ones how it is drawn. Left out: all of the schedule; embedded model: 600.")  # fmt: skip
+    add(
+        "--max_timestep",
+        type=int,
+        help="Train below this timestep (kohya's name): the highest decide what is where, "
+        "lower ones how it is drawn. Left out: all of the schedule; embedded model: 600.",
+    )
     add("--dataloader_num_workers", type=int, default=0, help="Must be 0: batches are made from what is in memory.")
-    add("--enable_xformers_memory_efficient_attention", action="store_true",
-        help="Accepted for old commands: PyTorch's own memory-efficient attention is always used.")  # fmt: skip
+    add(
+        "--enable_xformers_memory_efficient_attention",
+        action="store_true",
+        help="Accepted for old commands: PyTorch's own memory-efficient attention is always used.",
+    )
     add("--local_rank", type=int, default=-1, help="Set by old launchers; accelerate reads the environment.")
 
 
@@ -152,8 +167,11 @@ def _add_optimizer(group: argparse._ArgumentGroup) -> None:
 def _add_validation(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--validation_prompts", nargs="+", metavar="PROMPT", help="Prompts, or one text file with a prompt a line.")
-    add("--validation_samples", type=int, help="Keep so many pictures out of training, and log their loss "
-        "(left out: 0; without data of your own: 64).")  # fmt: skip
+    add(
+        "--validation_samples",
+        type=int,
+        help="Keep so many pictures out of training, and log their loss (left out: 0; without data of your own: 64).",
+    )
     add("--validation_prompt", help="One prompt (diffusers' name).")
     add("--validation_steps", type=int, help="Draw every so many steps, and at step 0 (embedded model: 20).")
     add("--validation_epochs", type=int, help="Draw every so many epochs, where validation_steps is left out.")

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapter import ResLoRAAdapter, load_adapter_state
-from ..run_folder import ADAPTER_FILE, list_checkpoints
-from ..storage import sync
+from ..adapter.adapter import ResLoRAAdapter
+from ..adapter.training_form import load_adapter_state
+from ..runs.atomic import sync
+from ..runs.folder import list_checkpoints
+from ..runs.names import ADAPTER_FILE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -17,8 +17,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..runs.names import OPENMOJI
 from .folders import open_folder, root_cause
-from .openmoji import OPENMOJI, load_openmoji
+from .openmoji import load_openmoji
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 CHECKED_UP_TO = 20_000

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapter import ResLoRAAdapter
-from ..applied import applied
-from ..lora_files import DIFFUSERS_FILE
-from ..merge import APPROACHES, merge
-from ..plain_lora import PlainLoRA
-from ..run_folder import ADAPTER_FILE, RunFolder
-from ..statistics import collect_statistics
-from ..storage import write_json
+from ..adapter.adapter import ResLoRAAdapter
+from ..merging.applied import applied
+from ..merging.merge import merge
+from ..merging.plain_lora import PlainLoRA
+from ..merging.statistics import collect_statistics
+from ..runs.atomic import write_json
+from ..runs.folder import RunFolder
+from ..runs.names import ADAPTER_FILE, APPROACHES, DIFFUSERS_FILE, KOHYA_FILE
 from .batches import Batch, BatchMaker
 from .calibration import predict
 from .loss import target_of
@@ -26,7 +26,6 @@ from .models import Parts
 from .validation import Validation, save_sheets
 
 _MEASURED_PICTURES = 128
-KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
 
 
 @dataclass

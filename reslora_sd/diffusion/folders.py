@@ -93,8 +93,11 @@ def _check_metadata(folder: Path, metadata: list[Path], pictures: list[Path]) ->
     if unnamed:
         logger.warning(
             "%d of %d pictures of %s are in no metadata file, such as %s: nothing is trained on them.",
-            len(unnamed), len(pictures), folder, unnamed[0].relative_to(folder),
-        )  # fmt: skip
+            len(unnamed),
+            len(pictures),
+            folder,
+            unnamed[0].relative_to(folder),
+        )
 
 
 def _file_names(table: Path) -> Iterator[tuple[int, str]]:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..assets import DEFAULT_MODEL as DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
-
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-sd"
-"""The embedded model: a whole pipeline folder that comes with the package."""
 
 
 @dataclass

@@ -14,9 +14,6 @@ from typing import NamedTuple
 
 from PIL import Image
 
-OPENMOJI = "openmoji"
-"""What `--dataset_name` calls this data set."""
-
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..adapter import ResLoRAAdapter
-from ..run_folder import RunFolder
+from ..adapter.adapter import ResLoRAAdapter
+from ..runs.folder import RunFolder
 from .finish import Finished
 from .models import Parts
 

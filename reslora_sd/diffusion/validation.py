@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from ..run_folder import RunFolder, read_jsonl
-from ..storage import replacing
+from ..runs.atomic import replacing
+from ..runs.folder import RunFolder, read_jsonl
 from .batches import Batch
 from .loss import diffusion_loss
 

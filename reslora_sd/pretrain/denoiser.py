@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslora_sd.pretrain.data import Drawings
-from reslora_sd.pretrain.models import token_ids
+from .data import Drawings
+from .models import token_ids
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reslora_sd.pretrain.optimizer import Muon
-from reslora_sd.storage import replacing
+from ..runs.atomic import replacing
+from .optimizer import Muon
 
 
 @dataclass(frozen=True)

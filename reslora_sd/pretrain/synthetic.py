@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reslora_sd.pretrain.data import square
+from .data import square
 
 CANVAS = 64.0
 

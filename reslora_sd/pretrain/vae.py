@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reslora_sd.pretrain.data import to_unit_range
+from .data import to_unit_range
 
 
 def build_vae(channels: Sequence[int], layers: int, latent_channels: int, size: int) -> Any:

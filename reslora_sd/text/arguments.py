@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..config import METHODS, ResLoRAConfig
-
-BASELINES = ("adalora", "loha", "lokr", "full")
-"""Methods that PEFT or plain training brings."""
+from ..config import ResLoRAConfig
+from ..runs.names import BASELINES, METHODS
 
 
 @dataclass

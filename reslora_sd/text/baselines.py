@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..storage import load_tensors, save_tensors
+from ..files.storage import load_tensors, save_tensors
 
 ADALORA_EXTRA = 1.5
 """AdaLoRA starts with this many times the rank, and ends with the rank on average (ratio of its paper, 12 to 8)."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..benchmark import QUICK_SECONDS, SECONDS, finish, measure
-from ..config import METHODS
+from ..runs.names import METHODS
 from .arguments import MethodArguments
 from .methods import attach
 from .models import SMOLLM2, load_causal_lm, target_modules_for

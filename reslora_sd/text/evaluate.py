@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapter import ResLoRAAdapter
-from ..applied import applied
-from ..merge import APPROACHES, merge
-from ..plain_lora import PlainLoRA
-from ..statistics import collect_statistics
+from ..adapter.adapter import ResLoRAAdapter
+from ..merging.applied import applied
+from ..merging.merge import merge
+from ..merging.plain_lora import PlainLoRA
+from ..merging.statistics import collect_statistics
+from ..runs.names import APPROACHES
 from .encode import IGNORED
 
 Batch = Mapping[str, Tensor]

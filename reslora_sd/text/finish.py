@@ -12,18 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from ..adapter import ResLoRAAdapter
-from ..merge import default_approach
-from ..plain_lora import PlainLoRA
-from ..run_folder import RunFolder, read_jsonl
-from ..storage import write_json
+from ..adapter.adapter import ResLoRAAdapter
+from ..merging.plain_lora import PlainLoRA
+from ..runs.atomic import write_json
+from ..runs.folder import RunFolder, read_jsonl
+from ..runs.names import FUSED_FOLDER, PEFT_FOLDER, default_approach
 from .arguments import MethodArguments
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
 from .trainer import head_parameters, save_trained
 
-PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
 Contexts = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..adapter import ResLoRAAdapter, add_reslora
-from ..plain_lora import PlainLoRA
+from ..adapter.adapter import ResLoRAAdapter, add_reslora
+from ..merging.plain_lora import PlainLoRA
 from .arguments import MethodArguments
 from .evaluate import variants
 from .models import target_modules_for

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from ..adapter import ResLoRAAdapter, add_reslora
-from ..config import METHODS, ResLoRAConfig
+from ..adapter.adapter import ResLoRAAdapter, add_reslora
+from ..config import ResLoRAConfig
+from ..runs.names import METHODS
 from .models import loading, target_modules_for
 
 SHAPES = {

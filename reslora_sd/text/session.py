@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from ..linear import gradient_checkpointing_kwargs
-from ..processes import leave_process_group
-from ..run_folder import RunFolder, find_checkpoint, step_of
+from ..adapter.text import gradient_checkpointing_kwargs
+from ..runs.folder import RunFolder, find_checkpoint, step_of
+from ..training.distributed import leave_process_group
 from .methods import Attached
 from .trainer import ResLoRATrainer, StepLog
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..adapter import ResLoRAAdapter, load_adapter_state
-from ..checks import check_learning, check_loss, peak_memory_mb
-from ..run_folder import ADAPTER_FILE, RunFolder
-from ..storage import load_tensors, save_tensors
+from ..adapter.adapter import ResLoRAAdapter
+from ..adapter.training_form import load_adapter_state
+from ..files.storage import load_tensors, save_tensors
+from ..runs.folder import RunFolder
+from ..runs.names import ADAPTER_FILE
+from ..training.checks import check_learning, check_loss, peak_memory_mb
 
 HEAD_FILE = "trained_modules.safetensors"
 """Parameters that train beside the adapter, such as a new classifier's."""

@@ -34,17 +34,31 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both methods on the embedded model: four steps, so that they are there in seconds."""
     folder = tmp_path_factory.mktemp("runs")
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    flags = ("--max_train_steps 4 --validation_steps 2 --checkpointing_steps 2 --train_batch_size 2 --rank 4 "
-             "--max_train_samples 16 --validation_samples 4 --calibration_samples 8 "
-             "--validation_inference_steps 3").split()  # fmt: skip
+    flags = (
+        "--max_train_steps 4 --validation_steps 2 --checkpointing_steps 2 --train_batch_size 2 --rank 4 "
+        "--max_train_samples 16 --validation_samples 4 --calibration_samples 8 "
+        "--validation_inference_steps 3"
+    ).split()
     trainings = {
         method: subprocess.Popen(
-            [sys.executable, str(SCRIPT), "--method", method, "--output_dir", str(folder / method), *flags,
-             "--validation_prompts", *PROMPTS],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                sys.executable,
+                str(SCRIPT),
+                "--method",
+                method,
+                "--output_dir",
+                str(folder / method),
+                *flags,
+                "--validation_prompts",
+                *PROMPTS,
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for method in ("lora", "reslora_is")
-    }  # fmt: skip
+    }
     for training in trainings.values():
         said, _ = training.communicate(timeout=300)
         assert training.returncode == 0, said[-2000:]

@@ -10,8 +10,27 @@ from app import adapter_view, curves, drawings, grids, pictures, training
 from app.library import Library
 from app.wiring.shared import trouble
 
-_VALUES = [None, True, -1, 0, 10**30, 10**400, 1.5, 1e308, float("nan"), "", "x" * 3000, "<b>$\\frac{", "../../x", "\0",
-           [], {}, [[]], {"a": [1]}, "\ud800"]  # fmt: skip
+_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    10**400,
+    1.5,
+    1e308,
+    float("nan"),
+    "",
+    "x" * 3000,
+    "<b>$\\frac{",
+    "../../x",
+    "\0",
+    [],
+    {},
+    [[]],
+    {"a": [1]},
+    "\ud800",
+]
 
 
 def damage(value, chance):

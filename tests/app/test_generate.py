@@ -31,8 +31,9 @@ def studio(real_runs):
 
 
 def request(wish=WISH, stop=None, said=None):
-    return Request(wish, lambda what, share: said.append((what, share)) if said is not None else None,
-                   stop or threading.Event())  # fmt: skip
+    return Request(
+        wish, lambda what, share: said.append((what, share)) if said is not None else None, stop or threading.Event()
+    )
 
 
 def difference(one, other):

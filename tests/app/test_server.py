@@ -39,9 +39,15 @@ def test_it_listens_on_loopback(address):
 
 def test_no_file_is_served_but_what_the_page_made_itself(address, real_runs):
     run = real_runs["lora"]
-    paths = ["/etc/passwd", ROOT / "README.md", ROOT / "app" / "__init__.py", run / "run.json",
-             run / "reslora_adapter.safetensors", run / "validation" / "index.jsonl",
-             f"{run}/../../../etc/passwd"]  # fmt: skip
+    paths = [
+        "/etc/passwd",
+        ROOT / "README.md",
+        ROOT / "app" / "__init__.py",
+        run / "run.json",
+        run / "reslora_adapter.safetensors",
+        run / "validation" / "index.jsonl",
+        f"{run}/../../../etc/passwd",
+    ]
     for path in paths:
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "theme.css/../"):
             assert refused(f"{address}/{route}{path}"), (route, path)

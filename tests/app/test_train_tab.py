@@ -24,8 +24,18 @@ def make_page(made_up, tmp_path, monkeypatch):
     return make
 
 
-def start(page, source="OpenMoji drawings", files=None, caption="", path="", prompts="x", name="first",
-          model="embedded", steps=10, rank=4):  # fmt: skip
+def start(
+    page,
+    source="OpenMoji drawings",
+    files=None,
+    caption="",
+    path="",
+    prompts="x",
+    name="first",
+    model="embedded",
+    steps=10,
+    rank=4,
+):
     methods = ["lora", "reslora_is"]
     return train._start(page)(source, files, caption, path, prompts, name, methods, model, steps, 2, 1e-3, rank, 1, 5)
 

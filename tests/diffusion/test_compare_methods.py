@@ -22,15 +22,37 @@ def test_each_method_is_judged_at_its_own_best_rate(compare):
 
 
 def test_a_sweep_runs_once_and_continues(compare, tmp_path, picture_folder, tiny_pipeline_folder, capsys, monkeypatch):
-    argv = ["--output_dir", str(tmp_path / "sweep"), "--methods", "reslora_ms", "--learning_rates", "0.01",
-            "--seeds", "1", "--max_train_steps", "2", "--pretrained_model_name_or_path", str(tiny_pipeline_folder),
-            "--train_data_dir", str(picture_folder), "--train_batch_size", "2", "--rank", "4",
-            "--calibration_samples", "8", "--validation_samples", "2", "--validation_prompts", "colour 1"]  # fmt: skip
+    argv = [
+        "--output_dir",
+        str(tmp_path / "sweep"),
+        "--methods",
+        "reslora_ms",
+        "--learning_rates",
+        "0.01",
+        "--seeds",
+        "1",
+        "--max_train_steps",
+        "2",
+        "--pretrained_model_name_or_path",
+        str(tiny_pipeline_folder),
+        "--train_data_dir",
+        str(picture_folder),
+        "--train_batch_size",
+        "2",
+        "--rank",
+        "4",
+        "--calibration_samples",
+        "8",
+        "--validation_samples",
+        "2",
+        "--validation_prompts",
+        "colour 1",
+    ]
     compare.main(argv)
     result = json.loads((tmp_path / "sweep" / "compare.json").read_text())
     assert result["reslora_ms"]["0.01"][0]["exported"] > 0
     monkeypatch.setattr(
-        "reslora_sd.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
+        "reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
     )
     compare.main(argv)
     assert "reslora_ms" in capsys.readouterr().out

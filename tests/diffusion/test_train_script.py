@@ -15,8 +15,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from reslora_sd.diffusion.arguments import parse_arguments
-from reslora_sd.run_folder import read_jsonl
-from reslora_sd.storage import load_tensors
+from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.folder import read_jsonl
 from tests.conftest import make_picture_folder
 from tests.scripts import ROOT, SCRIPTS, free_port, load_script
 
@@ -69,8 +69,15 @@ def assert_same(one, two):
 def test_a_run_leaves_what_the_design_says(train, method):
     run = train("--method", method, "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
     found = {path.name for path in run.iterdir()}
-    assert found >= {"run.json", "log.jsonl", "validation", "reslora_adapter.safetensors", "merge_report.json",
-                     "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}  # fmt: skip
+    assert found >= {
+        "run.json",
+        "log.jsonl",
+        "validation",
+        "reslora_adapter.safetensors",
+        "merge_report.json",
+        "pytorch_lora_weights.safetensors",
+        "pytorch_lora_weights_kohya.safetensors",
+    }
     rows = read_jsonl(run / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "memory"} for row in rows)
@@ -94,16 +101,42 @@ def test_a_run_leaves_what_the_design_says(train, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_is_the_straight_run(train, method):
-    flags = ("--method", method, "--lora_dropout", 0.1, "--lr_scheduler", "cosine", "--lr_warmup_steps", 2,
-             "--gradient_accumulation_steps", 2)  # fmt: skip
+    flags = (
+        "--method",
+        method,
+        "--lora_dropout",
+        0.1,
+        "--lr_scheduler",
+        "cosine",
+        "--lr_warmup_steps",
+        2,
+        "--gradient_accumulation_steps",
+        2,
+    )
     straight = train(*flags, "--max_train_steps", 6, output="straight")
     train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, output="resumed")
     os.rename(straight.parent / "resumed" / "checkpoint-4", straight.parent / "keep")
-    resumed = train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, "--resume_from_checkpoint",
-                    "checkpoint-2", output="resumed")  # fmt: skip
+    resumed = train(
+        *flags,
+        "--max_train_steps",
+        6,
+        "--checkpointing_steps",
+        2,
+        "--resume_from_checkpoint",
+        "checkpoint-2",
+        output="resumed",
+    )
     assert_same(straight, resumed)
-    again = train(*flags, "--max_train_steps", 6, "--checkpointing_steps", 2, "--resume_from_checkpoint", "latest",
-                  output="resumed")  # fmt: skip
+    again = train(
+        *flags,
+        "--max_train_steps",
+        6,
+        "--checkpointing_steps",
+        2,
+        "--resume_from_checkpoint",
+        "latest",
+        output="resumed",
+    )
     assert_same(straight, again)
     assert [row["lr"] for row in read_jsonl(straight / "log.jsonl")] == [
         row["lr"] for row in read_jsonl(again / "log.jsonl")
@@ -155,19 +188,22 @@ def test_the_hubs_token_is_written_nowhere(train):
     assert written and not any(b"hf_secret" in path.read_bytes() for path in written)
 
 
-@pytest.mark.parametrize("flags", [
-    ["--gradient_checkpointing"],
-    ["--mixed_precision", "bf16"],
-    ["--snr_gamma", 5.0, "--noise_offset", 0.1],
-    ["--max_grad_norm", 1e-3],
-    ["--min_timestep", 100, "--max_timestep", 600],
-    ["--report_to", "tensorboard"],
-    ["--first_block", "none", "--link", "same_size", "--across_attention"],
-    ["--method", "reslora_bs", "--pre_num", -1, "--merge_rank", 4],
-    ["--target_modules", "attn2.to_k", "attn2.to_v"],
-    ["--max_train_samples", 3, "--scale_lr", "--lr_scheduler", "linear"],
-    ["--merge_approach", "weights", "--enable_xformers_memory_efficient_attention"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--gradient_checkpointing"],
+        ["--mixed_precision", "bf16"],
+        ["--snr_gamma", 5.0, "--noise_offset", 0.1],
+        ["--max_grad_norm", 1e-3],
+        ["--min_timestep", 100, "--max_timestep", 600],
+        ["--report_to", "tensorboard"],
+        ["--first_block", "none", "--link", "same_size", "--across_attention"],
+        ["--method", "reslora_bs", "--pre_num", -1, "--merge_rank", 4],
+        ["--target_modules", "attn2.to_k", "attn2.to_v"],
+        ["--max_train_samples", 3, "--scale_lr", "--lr_scheduler", "linear"],
+        ["--merge_approach", "weights", "--enable_xformers_memory_efficient_attention"],
+    ],
+)
 def test_flags_do_their_work(train, flags):
     run = train(*flags)
     assert len(losses(run)) == 4 and all(math.isfinite(loss) for loss in losses(run))
@@ -235,10 +271,19 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(train, case, tmp_path, 
 
 def test_a_user_sees_the_error_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--train_data_dir", str(tmp_path / "nowhere"),
-         "--output_dir", str(tmp_path / "run")],
-        capture_output=True, text=True, cwd=ROOT, env=environment(),
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(SCRIPT),
+            "--train_data_dir",
+            str(tmp_path / "nowhere"),
+            "--output_dir",
+            str(tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("Error: There is no")
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
@@ -296,11 +341,35 @@ def test_pictures_that_repeat_raise_an_alarm(train, monkeypatch, caplog):
 @pytest.mark.parametrize("method", ["reslora_is", "reslora_ms"])
 def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(train, method, tmp_path):
     """On the embedded model, whose layers do something; the merge is measured on fresh noise."""
-    run = train("--method", method, "--pretrained_model_name_or_path", ROOT / "reslora_sd" / "assets" / "tiny-sd",
-                "--dataset_name", "openmoji", "--max_train_samples", 64, "--train_batch_size", 8,
-                "--learning_rate", 2e-3, "--max_train_steps", 15, "--rank", 16, "--validation_steps", 15,
-                "--validation_samples", 16, "--validation_prompt", "cat face", "--validation_inference_steps", 2,
-                "--calibration_samples", 128, data=None)  # fmt: skip
+    run = train(
+        "--method",
+        method,
+        "--pretrained_model_name_or_path",
+        ROOT / "reslora_sd" / "assets" / "tiny-sd",
+        "--dataset_name",
+        "openmoji",
+        "--max_train_samples",
+        64,
+        "--train_batch_size",
+        8,
+        "--learning_rate",
+        2e-3,
+        "--max_train_steps",
+        15,
+        "--rank",
+        16,
+        "--validation_steps",
+        15,
+        "--validation_samples",
+        16,
+        "--validation_prompt",
+        "cat face",
+        "--validation_inference_steps",
+        2,
+        "--calibration_samples",
+        128,
+        data=None,
+    )
     drift = json.loads((run / "merge_report.json").read_text())["end_to_end"]["drift"]
     assert drift["least_squares"] < 0.7 * min(drift["input"], drift["weights"])
     assert drift["least_squares"] < 0.25 * drift["none"]
@@ -314,9 +383,21 @@ def environment():
 
 
 def command(tiny, pictures, output, *more):
-    return ["--pretrained_model_name_or_path", str(tiny), "--train_data_dir", str(pictures),
-            "--output_dir", str(output), "--rank", "4", "--learning_rate", "0.01",
-            "--calibration_samples", "8", *more]  # fmt: skip
+    return [
+        "--pretrained_model_name_or_path",
+        str(tiny),
+        "--train_data_dir",
+        str(pictures),
+        "--output_dir",
+        str(output),
+        "--rank",
+        "4",
+        "--learning_rate",
+        "0.01",
+        "--calibration_samples",
+        "8",
+        *more,
+    ]
 
 
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
@@ -333,13 +414,23 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
         "3",
     )
     # accelerate launch starts one process where there is no GPU; torchrun starts as many as it is told
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-              "--master_port", str(free_port()), str(SCRIPT)]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(SCRIPT),
+    ]
     done = subprocess.run(
         [*launch, *command(tiny_pipeline_folder, picture_folder, tmp_path / "two", *flags, "--train_batch_size", "2")],
         env={**environment(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     one = train(*flags, "--train_batch_size", 4, output="one")
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
@@ -366,8 +457,11 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
     flags = ("--max_train_steps", "6", "--checkpointing_steps", "2", "--train_batch_size", "2")
     done = subprocess.run(
         [sys.executable, "-c", code, *command(tiny_pipeline_folder, picture_folder, tmp_path / "killed", *flags)],
-        env=environment(), capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-2"]
     resumed = train(*flags, "--resume_from_checkpoint", "latest", output="killed")
@@ -381,21 +475,24 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_can_be_continued(
     """The process asks itself to stop in its third step, as `kill` or a page would."""
     code = f"""
 import os, signal, sys
-import reslora_sd.run_folder
-log = reslora_sd.run_folder.RunFolder.log
+import reslora_sd.runs.folder
+log = reslora_sd.runs.folder.RunFolder.log
 def log_then_ask(self, **row):
     log(self, **row)
     if row["step"] == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-reslora_sd.run_folder.RunFolder.log = log_then_ask
+reslora_sd.runs.folder.RunFolder.log = log_then_ask
 sys.argv[0] = {str(SCRIPT)!r}
 exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
 """
     flags = ("--max_train_steps", "6", "--train_batch_size", "2")
     done = subprocess.run(
         [sys.executable, "-c", code, *command(tiny_pipeline_folder, picture_folder, tmp_path / "stopped", *flags)],
-        env=environment(), capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Stopped after step 3 of 6" in done.stdout
     assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-3"]

@@ -20,9 +20,17 @@ def fit(model, callbacks, tmp_path, steps=20):
     """Trains on eight random rows, and gives the losses."""
     ids = tokens_for(model, batch=8, length=9)
     arguments = transformers.TrainingArguments(
-        str(tmp_path), max_steps=steps, per_device_train_batch_size=8, learning_rate=0.02, logging_steps=1,
-        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False,
-    )  # fmt: skip
+        str(tmp_path),
+        max_steps=steps,
+        per_device_train_batch_size=8,
+        learning_rate=0.02,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        dataloader_pin_memory=False,
+    )
     rows = [{"input_ids": row, "labels": row} for row in ids]
     trainer = transformers.Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
     trainer.train()

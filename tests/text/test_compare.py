@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from reslora_sd.sweep import claim_folder
+from reslora_sd.runs.sweep import claim_folder
 from reslora_sd.text.compare import best_rates, plot, summary
 from tests.scripts import load_script
 from tests.texts import save_small_llama, write_svamp
@@ -13,10 +13,14 @@ from tests.texts import save_small_llama, write_svamp
 
 def result(method, rate, loss, accuracy=0.5):
     return {
-        "method": method, "learning_rate": rate, "validation_loss": loss, "seconds_per_step": 1.0,
-        "peak_memory_mb": 100.0, "trainable_parameters": 1234,
+        "method": method,
+        "learning_rate": rate,
+        "validation_loss": loss,
+        "seconds_per_step": 1.0,
+        "peak_memory_mb": 100.0,
+        "trainable_parameters": 1234,
         "results": {"unmerged": {"accuracy": accuracy}, "merged: none": {"accuracy": 0.25}},
-    }  # fmt: skip
+    }
 
 
 def test_each_method_has_its_own_best_rate():
@@ -54,16 +58,38 @@ def test_the_plot_is_a_picture(tmp_path):
 def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys):
     compare = load_script("compare_text_methods")
     train, test = write_svamp(tmp_path / "train.jsonl", 16), write_svamp(tmp_path / "test.jsonl", 3, first=50)
-    argv = ["--output_dir", str(tmp_path / "sweep"), "--task", "svamp", "--methods", "lora", "--learning_rates", "1e-3",
-            "1e-2", "--seeds", "1", "--max_steps", "2", "--validation_samples", "4", "--model",
-            str(save_small_llama(tmp_path / "llama")), "--train_file", str(train), "--test_file", str(test),
-            "--per_device_train_batch_size", "4", "--use_cpu"]  # fmt: skip
+    argv = [
+        "--output_dir",
+        str(tmp_path / "sweep"),
+        "--task",
+        "svamp",
+        "--methods",
+        "lora",
+        "--learning_rates",
+        "1e-3",
+        "1e-2",
+        "--seeds",
+        "1",
+        "--max_steps",
+        "2",
+        "--validation_samples",
+        "4",
+        "--model",
+        str(save_small_llama(tmp_path / "llama")),
+        "--train_file",
+        str(train),
+        "--test_file",
+        str(test),
+        "--per_device_train_batch_size",
+        "4",
+        "--use_cpu",
+    ]
     compare.main(argv)
     found = json.loads((tmp_path / "sweep" / "compare.json").read_text())
     assert [one["learning_rate"] for one in found["sweep"]] == [1e-3, 1e-2]
     assert found["best"][0]["learning_rate"] == 1e-2 and "accuracy" in found["best"][0]["results"]["unmerged"]
     assert (tmp_path / "sweep" / "compare.png").is_file()
-    monkeypatch.setattr("reslora_sd.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
     compare.main(argv)
     assert capsys.readouterr().out.count("| lora | 0.01 * |") == 8
 

@@ -11,9 +11,16 @@ from reslora_sd.text.glue import GLUE_TASKS, encode_pairs, glue_task, read_tests
 from tests.texts import byte_tokenizer, write_glue
 
 PAPER = {
-    "cola": "matthews", "sst2": "accuracy", "mrpc": "f1", "stsb": "pearson", "qqp": "accuracy", "mnli": "accuracy",
-    "qnli": "accuracy", "rte": "accuracy", "wnli": "accuracy",
-}  # fmt: skip
+    "cola": "matthews",
+    "sst2": "accuracy",
+    "mrpc": "f1",
+    "stsb": "pearson",
+    "qqp": "accuracy",
+    "mnli": "accuracy",
+    "qnli": "accuracy",
+    "rte": "accuracy",
+    "wnli": "accuracy",
+}
 
 
 def test_there_are_nine_tasks_with_the_papers_metrics_first():

@@ -32,12 +32,25 @@ HELLASWAG = {
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("so it is 5", 5), (" (9 - 4) = 5", 5), ("5 - 3 = 2", 2), ("5-3", 3), ("it is -3", -3),
-        ("#### 1,234.5", 1234.5), ("$1,000,000", 1e6), ("The answer is: 12. But 13", 12), ("#### 7\n\n8 more", 7),
-        ("1/2", 0.5), ("4/0", None), ("none", None), ("", None), ("3.", 3), ("\u22124", -4),
-        ("room 12b costs 80%", 80), ("x = - 7.50 dollars", -7.5),
+        ("so it is 5", 5),
+        (" (9 - 4) = 5", 5),
+        ("5 - 3 = 2", 2),
+        ("5-3", 3),
+        ("it is -3", -3),
+        ("#### 1,234.5", 1234.5),
+        ("$1,000,000", 1e6),
+        ("The answer is: 12. But 13", 12),
+        ("#### 7\n\n8 more", 7),
+        ("1/2", 0.5),
+        ("4/0", None),
+        ("none", None),
+        ("", None),
+        ("3.", 3),
+        ("\u22124", -4),
+        ("room 12b costs 80%", 80),
+        ("x = - 7.50 dollars", -7.5),
     ],
-)  # fmt: skip
+)
 def test_the_final_number_of_an_answer(text, number):
     assert number_in(text) == number
 
@@ -133,11 +146,16 @@ def test_a_file_that_is_missing_or_no_text_and_an_unknown_task_are_told(tmp_path
 @pytest.mark.parametrize(
     ("task", "file"),
     [
-        ("gsm8k", "gsm8k/train.jsonl"), ("gsm8k", "gsm8k/test.jsonl"), ("svamp", "svamp/train.jsonl"),
-        ("svamp", "svamp/test.jsonl"), ("mathqa", "mathqa/validation.jsonl"), ("mathqa", "mathqa/test.jsonl"),
-        ("hellaswag", "hellaswag/validation.jsonl"), ("hellaswag", "hellaswag/train_from_validation.jsonl"),
+        ("gsm8k", "gsm8k/train.jsonl"),
+        ("gsm8k", "gsm8k/test.jsonl"),
+        ("svamp", "svamp/train.jsonl"),
+        ("svamp", "svamp/test.jsonl"),
+        ("mathqa", "mathqa/validation.jsonl"),
+        ("mathqa", "mathqa/test.jsonl"),
+        ("hellaswag", "hellaswag/validation.jsonl"),
+        ("hellaswag", "hellaswag/train_from_validation.jsonl"),
     ],
-)  # fmt: skip
+)
 def test_every_row_of_the_real_data_counts_as_right_when_answered_with_its_target(task, file):
     data = os.environ.get("RESLORA_SHARED_DATA")
     if not data:

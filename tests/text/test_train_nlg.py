@@ -13,8 +13,8 @@ import transformers
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
 from reslora_sd import load_reslora
-from reslora_sd.run_folder import read_jsonl
-from reslora_sd.storage import load_tensors
+from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.folder import read_jsonl
 from reslora_sd.text.arguments import parse_arguments
 from reslora_sd.text.encode import Padding, encode
 from reslora_sd.text.evaluate import run_model
@@ -42,10 +42,25 @@ def command(llama, tmp_path):
 
     def make(*more, output="run"):
         return [
-            "--model", str(llama), "--train_file", str(train), "--test_file", str(test), "--max_steps", "6",
-            "--per_device_train_batch_size", "4", "--learning_rate", "0.02", "--calibration_samples", "8",
-            "--use_cpu", "--output_dir", str(tmp_path / output), *map(str, more),
-        ]  # fmt: skip
+            "--model",
+            str(llama),
+            "--train_file",
+            str(train),
+            "--test_file",
+            str(test),
+            "--max_steps",
+            "6",
+            "--per_device_train_batch_size",
+            "4",
+            "--learning_rate",
+            "0.02",
+            "--calibration_samples",
+            "8",
+            "--use_cpu",
+            "--output_dir",
+            str(tmp_path / output),
+            *map(str, more),
+        ]
 
     return make
 
@@ -195,12 +210,23 @@ def test_a_run_that_is_there_is_not_overwritten_unasked(train):
 
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(train, command, tmp_path):
     flags = ("--method", "reslora_ms", "--evaluate", "none")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-              str(free_port()), str(SCRIPTS / "train_nlg_reslora.py")]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(SCRIPTS / "train_nlg_reslora.py"),
+    ]
     done = subprocess.run(
         [*launch, *command(*flags, "--per_device_train_batch_size", 2, output="two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     _, one = train(*flags, output="one")
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)

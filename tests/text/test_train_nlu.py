@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from reslora_sd.run_folder import read_jsonl
-from reslora_sd.storage import load_tensors
+from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.folder import read_jsonl
 from reslora_sd.text.arguments import MethodArguments, parse_arguments
 from reslora_sd.text.finish import calibration_rows
 from reslora_sd.text.methods import attach
@@ -34,10 +34,27 @@ def train(script, bert, tmp_path):
     def run(*more, task="rte", output="run"):
         files = [write_glue(tmp_path / f"{task}-{part}.jsonl", task, 24) for part in ("train", "test")]
         argv = [
-            "--model", str(bert), "--task", task, "--train_file", str(files[0]), "--test_file", str(files[1]),
-            "--max_steps", str(STEPS), "--per_device_train_batch_size", "8", "--learning_rate", "0.02",
-            "--calibration_samples", "8", "--use_cpu", "--output_dir", str(tmp_path / output), *map(str, more),
-        ]  # fmt: skip
+            "--model",
+            str(bert),
+            "--task",
+            task,
+            "--train_file",
+            str(files[0]),
+            "--test_file",
+            str(files[1]),
+            "--max_steps",
+            str(STEPS),
+            "--per_device_train_batch_size",
+            "8",
+            "--learning_rate",
+            "0.02",
+            "--calibration_samples",
+            "8",
+            "--use_cpu",
+            "--output_dir",
+            str(tmp_path / output),
+            *map(str, more),
+        ]
         return script.main(*parse_arguments(script.TaskArguments, "", argv)), tmp_path / output
 
     return run

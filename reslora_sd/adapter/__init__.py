@@ -1,0 +1,1 @@
+"""Puts blocks into a model and takes them out again."""

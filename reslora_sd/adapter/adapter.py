@@ -1,0 +1,184 @@
+"""Puts ResLoRA blocks into a model, takes them out again, saves and loads the training form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..blocks.block import LoRABlock
+from ..blocks.tape import branch_strength
+from ..config import ResLoRAConfig
+from ..plan.links import LinkPlan, link_sites
+from ..plan.text import trace_text
+from ..plan.unet import trace_unet
+from .text import ResLoRALinear, attach_linears
+from .training_form import read_training_form, write_training_form
+from .unet import attach_processors, check_processors
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+
+class ResLoRAAdapter:
+    """The blocks inside a model. `add_reslora` and `load_reslora` make it; the model runs as before, with branches.
+
+    Attributes:
+        model: the model that the blocks are in.
+        config: their settings.
+        blocks: the blocks by the path of their frozen linear, in execution order.
+    """
+
+    def __init__(self, model: nn.Module, config: ResLoRAConfig, plan: LinkPlan, blocks: dict[str, LoRABlock]) -> None:
+        self.model = model
+        self.config = config
+        self.blocks = blocks
+        self._plan = plan
+        self._handles: list[RemovableHandle] = []
+        self._restore: Callable[[nn.Module], None] | None = None
+        self._trainable: dict[str, bool] = {}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that trains: `lora_A` and `lora_B` of every block, in execution order."""
+        for block in self.blocks.values():
+            yield from block.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with names: path of the frozen linear, then `lora_A` or `lora_B`."""
+        for name, block in self.blocks.items():
+            for part, parameter in block.named_parameters():
+                yield f"{name}.{part}", parameter
+
+    def link_plan(self) -> LinkPlan:
+        """Every block's predecessors, or the reason that it has none."""
+        return self._plan
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all parameters on the CPU, by the names of `named_parameters`."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], source: str = "the state") -> None:
+        """Takes all parameters from `state`, or changes nothing.
+
+        Raises:
+            ValueError: a parameter is missing, left over or of another shape.
+        """
+        own = dict(self.named_parameters())
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            example = f"missing {missing[0]}" if missing else f"unknown {extra[0]}"
+            raise ValueError(
+                f"{source} belongs to another model or other settings: {len(missing)} parameters missing, "
+                f"{len(extra)} unknown ({example}). Load it into the model that it was trained on."
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(
+                    f"{source} belongs to another model: {name} is {tuple(state[name].shape)} there and "
+                    f"{tuple(parameter.shape)} here. Load it into the model that it was trained on."
+                )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def save(self, path: str | os.PathLike[str], state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes the training form: blocks with their settings, for `load_reslora`. No LoRA loader accepts it.
+
+        Args:
+            state: parameters gathered elsewhere (FSDP, ZeRO-3); by default the blocks' own.
+        """
+        write_training_form(path, state or self.state_dict(), self.config)
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within it, forward passes of this thread give the base model's output, bit for bit."""
+        return branch_strength(0.0)
+
+    def remove(self) -> None:
+        """Gives the model back as it was before: modules, hooks and what was trainable. Twice does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        if self._restore is not None:
+            self._restore(self.model)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._trainable.get(name, parameter.requires_grad))
+        self._handles, self._restore, self._trainable = [], None, {}
+
+
+def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
+    """Puts a block beside every target of a U-Net or a text model, freezes all else and links the blocks.
+
+    A new adapter changes no output, as `lora_B` is zero. `lora_A` is drawn from torch's global generator in execution
+    order: with equal seed, rank and targets, every residual starts from the same blocks.
+
+    Args:
+        model: a diffusers `UNet2DConditionModel` without special attention processors, or a transformers model
+            (a causal LM, a sequence classifier, an encoder) whose targets are plain `nn.Linear`; no other adapters.
+        config: the settings. Default `target_modules` are the U-Net's; `reslora_sd.text.models` has those of others.
+
+    Raises:
+        TypeError: `model` is neither.
+        ValueError: targets match nothing or no linear, or the model has an adapter or processors that would be lost.
+    """
+    is_unet = hasattr(model, "attn_processors") and hasattr(model, "set_attn_processor")
+    if not is_unet and not hasattr(model, "get_input_embeddings"):
+        raise TypeError(
+            "add_reslora takes a diffusers U-Net (pipeline.unet) or a transformers text model, not a "
+            f"{type(model).__name__}."
+        )
+    if any(isinstance(module, ResLoRALinear) for module in model.modules()):
+        raise ValueError("The model has a ResLoRA adapter already. Call its remove() before adding another.")
+    if is_unet:
+        check_processors(model)
+        sites = trace_unet(cast("UNet2DConditionModel", model), config)
+    else:
+        sites = trace_text(model, config)
+    plan = link_sites(sites, config)
+    blocks = _make_blocks(model, plan, config)
+
+    adapter = ResLoRAAdapter(model, config, plan, blocks)
+    adapter._trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    attach = attach_processors if is_unet else attach_linears
+    adapter._restore, adapter._handles = attach(model, blocks, config)
+    return adapter
+
+
+def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapter:
+    """Puts an adapter that `ResLoRAAdapter.save` wrote into a model. An error leaves the model as it was.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, no training form, or belongs to another model.
+    """
+    state, config = read_training_form(path)
+    adapter = add_reslora(model, config)
+    try:
+        adapter.load_state_dict(state, str(path))
+    except ValueError:
+        adapter.remove()
+        raise
+    return adapter
+
+
+def _make_blocks(model: nn.Module, plan: LinkPlan, config: ResLoRAConfig) -> dict[str, LoRABlock]:
+    blocks: dict[str, LoRABlock] = {}
+    for link in plan:
+        site = link.site
+        block = LoRABlock(site.in_features, site.out_features, config.r, config.scaling, config.lora_dropout)
+        block.name, block.input_name = site.name, site.input_name
+        block.predecessors = tuple(blocks[name] for name in link.predecessors)
+        reads_sums = config.residual == "middle" and config.pre_num == -1  # one running sum stands for all
+        for predecessor in block.predecessors[:1] if reads_sums else block.predecessors:
+            predecessor.readers += 1
+        weight = model.get_submodule(site.name).weight
+        blocks[site.name] = block.to(weight.device) if isinstance(weight, Tensor) else block
+    return blocks

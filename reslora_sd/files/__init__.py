@@ -1,0 +1,1 @@
+"""Files: safetensors, and the LoRA forms of other tools."""

@@ -1,0 +1,1 @@
+"""Merges the residual paths away: an adapter in, an ordinary LoRA out."""

@@ -1,0 +1,1 @@
+"""The link plan: which block follows which."""

@@ -1,0 +1,101 @@
+"""Sites of a text model: which linears run, in which order, and which of them read one tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ResLoRAConfig
+from .links import Site, matches
+
+_TOKENS = 8
+_LAYER_NUMBER = re.compile(r".*\.\d+\.")
+
+
+def trace_text(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
+    """Sites of a transformers model in execution order, from one forward pass over eight tokens.
+
+    A chain is one projection over all layers: what follows the layer's number in the path, such as `self_attn.q_proj`.
+    A model on the `meta` device is traced without weights.
+
+    Raises:
+        ValueError: a target matches nothing, something that is no plain linear, or a linear that doesn't run once.
+    """
+    targets = {name: module for name, module in model.named_modules() if matches(name, config.target_modules)}
+    _check_targets(model, config, targets)
+    calls: list[tuple[str, Tensor]] = []  # tensors are kept, so that an id is never given out again
+    handles = [module.register_forward_pre_hook(_recorder(name, calls)) for name, module in targets.items()]
+    try:
+        with _evaluating(model), torch.no_grad():
+            tokens = torch.zeros(1, _TOKENS, dtype=torch.long, device=next(model.parameters()).device)
+            model(input_ids=tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    idle = sorted(targets.keys() - {name for name, _ in calls})
+    if idle:
+        raise ValueError(
+            f"{idle[0]} is a target that a forward pass doesn't run ({len(idle)} such modules), so that it would never "
+            "learn. Name targets that run, for example by a longer end of their path."
+        )
+    return list(_sites(calls, targets))
+
+
+def _sites(calls: Sequence[tuple[str, Tensor]], targets: dict[str, nn.Module]) -> Iterator[Site]:
+    names: dict[int, str] = {}
+    for name, x in calls:
+        linear = targets[name]
+        assert isinstance(linear, nn.Linear)
+        yield Site(
+            name=name,
+            chain=_LAYER_NUMBER.sub("", name),
+            in_features=linear.in_features,
+            out_features=linear.out_features,
+            tokens=x.shape[-2],
+            input_name=names.setdefault(id(x), f"{name}:input"),
+        )
+
+
+def _recorder(name: str, calls: list[tuple[str, Tensor]]) -> Any:
+    def record(_module: object, args: tuple[Any, ...]) -> None:
+        if any(seen == name for seen, _ in calls):
+            raise ValueError(f"{name} runs twice in one forward pass, so that its predecessor isn't defined.")
+        calls.append((name, args[0]))
+
+    return record
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and every module's own mode again after it."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_targets(model: nn.Module, config: ResLoRAConfig, targets: dict[str, nn.Module]) -> None:
+    for name, module in targets.items():
+        if type(module) is not nn.Linear:
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, and ResLoRA takes plain nn.Linear layers: not GPT-2's Conv1D, "
+                "no quantized layers, no layers that carry another adapter. Name other target_modules, or load the "
+                "model without these."
+            )
+    rules = [config.target_modules] if isinstance(config.target_modules, str) else config.target_modules
+    for rule in rules:
+        one: tuple[str, ...] | str = rule if isinstance(config.target_modules, str) else (rule,)
+        if not any(matches(name, one) for name in targets):
+            there = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+            raise ValueError(
+                f"target_modules has {rule!r}, which matches no module of this {type(model).__name__}. Its linears "
+                f"are named {', '.join(there) or 'nothing'}."
+            )

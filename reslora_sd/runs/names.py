@@ -1,0 +1,42 @@
+"""The words that scripts and page share: methods, merge approaches, files of a run, default prompts."""
+
+from __future__ import annotations
+
+METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
+"""Our methods, as on the command line, and the residual that each one trains with."""
+
+BASELINES = ("adalora", "loha", "lokr", "full")
+"""Methods of the text scripts that PEFT or plain training brings."""
+
+APPROACHES = {
+    "none": ("none", "exact"),
+    "input": ("none", "input", "weights", "least_squares"),
+    "block": ("none", "exact"),
+    "middle": ("none", "input", "weights", "least_squares"),
+}
+"""Merge approaches by residual."""
+
+UNMERGED, BASE = "unmerged", "base"
+"""What an index of pictures calls those of the model with its paths, and those of the base model."""
+
+RUN_FILE = "run.json"
+LOG_FILE = "log.jsonl"
+INDEX_FILE = "validation/index.jsonl"
+REFERENCES_FILE = "validation/real.jsonl"
+REPORT_FILE = "merge_report.json"
+RESULTS_FILE = "results.json"
+ADAPTER_FILE = "reslora_adapter.safetensors"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
+
+OPENMOJI = "openmoji"
+"""What `--dataset_name` calls the drawings that are used where no data is given."""
+
+DEFAULT_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
+"""Validation prompts of the embedded model."""
+
+
+def default_approach(residual: str) -> str:
+    """The best approach of a residual: `exact` where there is one, else `least_squares`."""
+    return "exact" if "exact" in APPROACHES[residual] else "least_squares"

@@ -1,0 +1,65 @@
+"""Settings as frozen dataclasses whose fields are a command's flags: helpers to declare and to check them. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of a settings class: its default, and one line of help for `--help`."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help, **more})
+    return dataclasses.field(default=default, metadata={"help": help, **more})
+
+
+def switch(help: str) -> Any:
+    """A field of type `bool | None` that is left out by default: `--name` sets it, `--no-name` clears it."""
+    return option(None, help, nargs="?", const=True)
+
+
+def check_choices(settings: Any) -> None:
+    """Every field of a `Literal` type has to hold one of its values.
+
+    Raises:
+        ValueError: it names the flag, the value that came, and the choices.
+    """
+    for name, choices in _choices_of(type(settings)).items():
+        value = getattr(settings, name)
+        if value is not None and value not in choices:
+            raise ValueError(f"--{name} is {value!r}. It must be one of {', '.join(map(str, choices))}.")
+
+
+def check_at_least(settings: Any, low: float, names: Iterable[str]) -> None:
+    """Fields that are given must be `low` or more.
+
+    Raises:
+        ValueError: it names the flag and the value that came.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"--{name} is {value}. It must be {low:g} or more.")
+
+
+def check_above_zero(settings: Any, names: Iterable[str]) -> None:
+    """Fields that are given must be above 0.
+
+    Raises:
+        ValueError: it names the flag and the value that came.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} is {value}. It must be above 0.")
+
+
+def _choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """Allowed values of the fields that have a `Literal` in their type."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        for part in (hint, *get_args(hint)):
+            if get_origin(part) is Literal:
+                found[name] = get_args(part)
+    return found
