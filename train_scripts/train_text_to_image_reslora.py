@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import lora_config, parse_arguments
 from reslora_sd.diffusion.batches import BatchMaker
-from reslora_sd.diffusion.checkpoints import register_adapter, save_checkpoint
+from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import Framing, load_images
 from reslora_sd.diffusion.encode import Encoder
 from reslora_sd.diffusion.finish import finish
@@ -42,7 +42,10 @@ from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.reference_pictures import save_real_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, public, push_to_hub
 from reslora_sd.diffusion.validation import Validation, validation_loss
-from reslora_sd.runs.folder import RunFolder, find_checkpoint, step_of
+from reslora_sd.runs.checkpoints import find_checkpoint
+from reslora_sd.runs.folder import RunFolder
+from reslora_sd.runs.lock import as_only_writer
+from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
 from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.training.distributed import leave_process_group
@@ -113,12 +116,13 @@ def trained_timesteps(args: argparse.Namespace, schedule: int) -> range:
     return range(args.min_timestep, stop)
 
 
+@as_only_writer(lambda args: args.output_dir)
 def main(args: argparse.Namespace) -> None:
     """The run, in order: check, load, adapt, train, finish."""
     # 1. Everything that can be wrong, before anything is written
     run = RunFolder(args.output_dir)
-    run.check(resume=args.resume_from_checkpoint is not None, overwrite=args.overwrite_output_dir)
     checkpoint = find_checkpoint(run.path, args.resume_from_checkpoint) if args.resume_from_checkpoint else None
+    run.check(resume=run.owns(checkpoint), overwrite=args.overwrite_output_dir)
     accelerator = make_accelerator(args)
     quiet = not accelerator.is_local_main_process
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
@@ -192,18 +196,17 @@ def main(args: argparse.Namespace) -> None:
     register_adapter(accelerator, adapter)
     done = 0
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-        done = step_of(checkpoint)
+        done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
-        run.create(describe(args, parts, adapter, len(images), images.name, total), done)
+        run.start(describe(args, parts, adapter, len(images), images.name, total), checkpoint)
         if validation:
             save_real_pictures(run, validation.prompts, images, kept_out, resolution)
         logger.info("%s: %s", args.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
-        accelerator.init_trackers("text2image-reslora", config={k: str(v) for k, v in public(args).items()})
+        accelerator.init_trackers(TRACKER, config={k: str(v) for k, v in public(args).items()})
     if validation and every and done == 0 and accelerator.is_main_process:
-        validation.save(validation.draw(parts.pipeline()), run, 0, "unmerged")
+        validation.save(validation.draw(parts.pipeline()), run, 0, UNMERGED)
     check_every = every or steps_of_epoch
 
     # 4. The loop
@@ -248,12 +251,13 @@ def main(args: argparse.Namespace) -> None:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and used_lr > 0:
             check_learning(adapter, now)
-        if now % args.checkpointing_steps == 0:
-            save_checkpoint(accelerator, run.path, now, args.checkpoints_total_limit)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
-            validation.save(validation.draw(parts.pipeline()), run, now, "unmerged")
+            validation.save(validation.draw(parts.pipeline()), run, now, UNMERGED)
+        if now % args.checkpointing_steps == 0:  # after all else that the step writes: see RunFolder
+            save_checkpoint(accelerator, run, now, args.checkpoints_total_limit)
+    if done < total and now % args.checkpointing_steps:
+        save_checkpoint(accelerator, run, now, args.checkpoints_total_limit)
     if done < total and now < total:
-        save_checkpoint(accelerator, run.path, now, args.checkpoints_total_limit)
         print(f"Stopped after step {now} of {total}. Go on with --resume_from_checkpoint latest.")
         accelerator.end_training()
         return
