@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import set_seed
 
+from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.text.arguments import MethodArguments, parse_arguments
 from reslora_sd.text.encode import Padding, batches_of, encode
 from reslora_sd.text.evaluate import measure_answers
@@ -37,7 +38,7 @@ from reslora_sd.text.finish import (
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import SMOLLM2, load_causal_lm
 from reslora_sd.text.read import keep_apart
-from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
+from reslora_sd.text.session import find_resumed, make_trainer, output_folder, total_steps, train
 from reslora_sd.text.tasks import GENERATION_TASKS, read_test, read_train, task_named, test_task
 from reslora_sd.text.trainer import StepLog
 
@@ -63,13 +64,14 @@ class TaskArguments(MethodArguments):
             raise ValueError(f"--max_length is {self.max_length}. It must be 1 or more.")
 
 
+@as_only_writer(output_folder)
 def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
     """The run, in order: check, read, load, attach, train, merge, evaluate, export.
 
     Returns:
         what results.json says, in the main process.
     """
-    training.output_dir = training.output_dir or f"runs/{args.task}-{args.method}"
+    training.output_dir = output_folder(args, training)
     run, resumed_at = find_resumed(training, args.overwrite_output_dir)
     task = task_named(args.task)
     train_rows = read_train(task, args.train_file, args.max_train_samples, training.seed)

@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import DataCollatorWithPadding, set_seed
 
+from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.text.arguments import MethodArguments, parse_arguments
 from reslora_sd.text.encode import batches_of
 from reslora_sd.text.evaluate import measure_classes
@@ -30,7 +31,7 @@ from reslora_sd.text.glue import GLUE_TASKS, HUB_NAME, encode_pairs, glue_task, 
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import MINILM, load_classifier
 from reslora_sd.text.read import keep_apart
-from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
+from reslora_sd.text.session import find_resumed, make_trainer, output_folder, total_steps, train
 from reslora_sd.text.trainer import StepLog
 
 logger = logging.getLogger("reslora_sd")
@@ -56,13 +57,14 @@ class TaskArguments(MethodArguments):
             raise ValueError(f"--max_length is {self.max_length}. It must be 1 or more.")
 
 
+@as_only_writer(output_folder)
 def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
     """The run, in order: check, read, load, attach, train, merge, evaluate, export.
 
     Returns:
         what results.json says, in the main process.
     """
-    training.output_dir = training.output_dir or f"runs/{args.task}-{args.method}"
+    training.output_dir = output_folder(args, training)
     run, resumed_at = find_resumed(training, args.overwrite_output_dir)
     task = glue_task(args.task)
     train_rows = read_train(task, args.train_file, args.max_train_samples, training.seed)

@@ -12,7 +12,7 @@ from ..adapter.training_form import load_adapter_state
 from ..runs.checkpoints import step_of, unfinished
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
-from ..runs.names import ADAPTER_FILE, MANIFEST_FILE
+from ..runs.names import ADAPTER_FILE, MANIFEST_FILE, checkpoint_name
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,7 +39,7 @@ def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter) -> None:
 
 def save_checkpoint(accelerator: Accelerator, run: RunFolder, step: int, total_limit: int | None) -> None:
     """Writes `checkpoint-STEP` under another name and renames it, then removes the oldest beyond the limit."""
-    temporary = unfinished(run.path / f"checkpoint-{step}")
+    temporary = unfinished(run.path / checkpoint_name(step))
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while saving
     accelerator.wait_for_everyone()

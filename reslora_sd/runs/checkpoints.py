@@ -11,26 +11,28 @@ from typing import Any
 
 from .atomic import sync, write_json
 from .jsonl import read_object
-from .names import MANIFEST_FILE
+from .names import MANIFEST_FILE, checkpoint_step
 
 UNFINISHED = re.compile(r"\.checkpoint-\d+(\.old)?\.tmp|\.saving\.tmp")
 """Names of folders of checkpoints that are still being written or removed, or were when their process was killed."""
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _BLOCK = 1 << 20
+
+SAVING = ".saving.tmp"
+"""Where transformers' Trainer writes a checkpoint, which then gets its place."""
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    found = [path for path in folder.glob("checkpoint-*") if checkpoint_step(path.name) is not None and path.is_dir()]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint was saved after."""
-    match = _CHECKPOINT.fullmatch(checkpoint.name)
-    assert match is not None
-    return int(match.group(1))
+    step = checkpoint_step(checkpoint.name)
+    assert step is not None
+    return step
 
 
 def find_checkpoint(folder: Path, asked: str) -> Path:
@@ -51,8 +53,8 @@ def _find(folder: Path, asked: str) -> Path:
         if not there:
             raise FileNotFoundError(f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out.")
         return there[-1]
-    for path in (Path(asked), folder / asked):
-        if _CHECKPOINT.fullmatch(path.name) and path.is_dir():
+    for path in (folder / asked, Path(asked)):
+        if checkpoint_step(path.name) is not None and path.is_dir():
             return path
     have = ", ".join(path.name for path in list_checkpoints(folder)) or "none"
     raise FileNotFoundError(f"There is no checkpoint {asked!r}; {folder} has: {have}.")

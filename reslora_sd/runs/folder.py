@@ -14,13 +14,12 @@ from typing import Any
 from . import contents
 from .atomic import replacing, sync, write_json
 from .checkpoints import list_checkpoints, publish, remove_checkpoint, remove_oldest, step_of
-from .jsonl import append_row, read_rows, write_rows
-from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED
+from .jsonl import append_row, is_step, read_rows, write_rows
+from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED, checkpoint_name
 
 logger = logging.getLogger("reslora_sd")
 
 _PACKAGES = ("reslora-sd", "torch", "diffusers", "transformers", "accelerate", "datasets", "peft", "safetensors")
-_MOST_STEPS = 10**9
 
 
 class RunFolder:
@@ -116,7 +115,7 @@ class RunFolder:
         notes: list[str] = []
         rows = []
         for number, row in read_rows(path, notes.append):
-            if _is_step(row.get("step")) and is_whole(row):
+            if is_step(row.get("step")) and is_whole(row):
                 rows.append(row)
             else:
                 notes.append(f"{path.name}, line {number} lacks a part, or has a wrong one; left out.")
@@ -129,16 +128,12 @@ class RunFolder:
         """Gives a checkpoint that was written under another name its own, then removes the oldest but `keep`."""
         for path in (self.log_path, self.index_path):
             sync(path)  # the checkpoint stands for their lines
-        publish(temporary, self.path / f"checkpoint-{step}", **about)
+        publish(temporary, self.path / checkpoint_name(step), **about)
         remove_oldest(self.path, keep)
 
     def finish(self, name: str, found: dict[str, Any]) -> None:
         """Writes merge_report.json or results.json, which makes the run a finished one: nothing may come after it."""
         write_json(self.path / name, found)
-
-
-def _is_step(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_STEPS
 
 
 def _names_picture(row: dict[str, Any]) -> bool:
