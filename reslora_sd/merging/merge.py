@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
+from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, default_approach
 from . import rules
-from .plain_lora import BlockReport, PlainBlock, PlainLoRA
+from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
 
 _FROM_STATISTICS = ("input", "least_squares")
