@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import itertools
 import pickle
 import threading
@@ -9,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from reslora_sd import ResLoRAConfig, add_reslora
 from reslora_sd.adapter import unet as attention_module
@@ -298,3 +300,9 @@ def test_scale_of_cross_attention_kwargs_is_the_strength():
         with adapter.disabled():
             base = unet(**inputs).sample
     assert torch.equal(off, base) and not torch.equal(half, full) and not torch.equal(half, base)
+
+
+def test_diffusers_still_takes_cross_attention_kwargs_in_the_seventh_place():
+    """The pre-hook counts on it where somebody passes everything by position."""
+    names = list(inspect.signature(UNet2DConditionModel.forward).parameters)
+    assert names[7] == "cross_attention_kwargs"  # after self
