@@ -4,7 +4,6 @@ import dataclasses
 import re
 import shlex
 
-import diffusers
 import pytest
 from transformers import TrainingArguments
 
@@ -22,7 +21,6 @@ def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
     exec(compile("\n".join(blocks), "README.md", "exec"), {})
     assert (tmp_path / "cat.png").is_file() and (tmp_path / "my_lora" / "pytorch_lora_weights.safetensors").is_file()
     assert "88 blocks, 64 with a residual path" in capsys.readouterr().out
-    assert diffusers
 
 
 def commands(script):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from ..modes import evaluating
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder, read_jsonl
 from .batches import Batch
@@ -27,16 +28,14 @@ _BATCH = 8
 @torch.no_grad()
 def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable[Batch]) -> float:
     """Mean loss on pictures that training doesn't see, with the same noise each time; the U-Net in eval mode."""
-    was_training = unet.training
-    unet.eval()
     weight = next(unet.parameters())
     losses = []
-    for batch in batches:
-        batch = batch.to(weight.device, weight.dtype)
-        losses.append(
-            diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
-        )
-    unet.train(was_training)
+    with evaluating(unet):
+        for batch in batches:
+            batch = batch.to(weight.device, weight.dtype)
+            losses.append(
+                diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
+            )
     return sum(losses) / len(losses)
 
 
@@ -55,12 +54,9 @@ class Validation:
     @torch.no_grad()
     def draw(self, pipeline: StableDiffusionPipeline) -> list[Image.Image]:
         """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
-        unet = pipeline.unet
-        was_training = unet.training
-        unet.eval()
         wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
         pictures: list[Image.Image] = []
-        try:
+        with evaluating(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 pictures += pipeline(
@@ -72,8 +68,6 @@ class Validation:
                     height=self.resolution,
                     width=self.resolution,
                 ).images
-        finally:
-            unet.train(was_training)
         return pictures
 
     def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
