@@ -1,14 +1,12 @@
 """The README's code runs, and its commands name flags that exist."""
 
-import dataclasses
 import re
 import shlex
 
 import pytest
-from transformers import TrainingArguments
 
 from reslora_sd.diffusion.arguments import make_parser
-from reslora_sd.text.arguments import parse_arguments
+from reslora_sd.text.arguments import CLASSIFICATION, GENERATION
 from tests.scripts import ROOT, load_script
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,22 +32,17 @@ def arguments_of(line):
     return words[start + 1 :]
 
 
-def text_arguments(script):
-    """The class of the script's own settings."""
-    return load_script(script).TaskArguments
-
-
 def test_the_commands_of_comparisons_parse():
     compare = load_script("compare_text_methods")
     parser, rates_of = compare.make_parser(), compare.rates_of
     found = {}
     for line in commands("compare_text_methods.py"):
         args, more = parser.parse_known_args(arguments_of(line))
-        script = "train_nlg_reslora" if args.task == "svamp" else "train_nlu_reslora"
-        own, _ = parse_arguments(text_arguments(script), "", [word for word in more if word != "--bf16"])
+        script = GENERATION if args.task == "svamp" else CLASSIFICATION
+        own = script.parse([word for word in more if word != "--bf16"])
         found[args.task] = (args, own)
     args, own = found["svamp"]
-    assert len(args.learning_rates) == 5 and own.max_eval_samples == 50
+    assert len(args.learning_rates) == 5 and own.data.max_eval_samples == 50
     for task, steps in (("mrpc", 200), ("cola", 1200), ("rte", 150)):
         args, own = found[task]
         assert len(args.methods) == 7 and args.max_steps == steps
@@ -61,24 +54,25 @@ def test_commands_parse(line):
     make_parser().parse_args(arguments_of(line))
 
 
-@pytest.mark.parametrize(("script", "count"), [("train_nlg_reslora", 2), ("train_nlu_reslora", 5)])
-def test_commands_of_the_text_scripts_parse(script, count):
-    lines = commands(f"{script}.py")
+@pytest.mark.parametrize(
+    ("name", "script", "count"), [("train_nlg_reslora", GENERATION, 2), ("train_nlu_reslora", CLASSIFICATION, 5)]
+)
+def test_commands_of_the_text_scripts_parse(name, script, count):
+    lines = commands(f"{name}.py")
     assert len(lines) == count
-    kind = text_arguments(script)
     for line in lines:
         # what DeepSpeed's settings and half precision ask of the machine is not asked here
         words = re.sub(r"--deepspeed \S+|--bf16", "", shlex.join(arguments_of(line)))
-        args, _ = parse_arguments(kind, "", [*shlex.split(words), "--use_cpu"])
+        args = script.parse([*shlex.split(words), "--use_cpu"])
         others = {"mnli": ("full",), "rte": ("lora", "full")}  # where RTE starts, and what learns it without
-        assert args.method.startswith("reslora") or args.method in others[args.task]
+        method = args.method.method
+        assert method.startswith("reslora") or method in others[args.data.task]
 
 
 def test_flags_that_the_readme_names_exist():
     known = {f"--{action.dest}" for action in make_parser()._actions} | {"--no-cache_latents", "--help"}
-    known |= {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
-    for script in ("train_nlg_reslora", "train_nlu_reslora"):
-        known |= {f"--{field.name}" for field in dataclasses.fields(text_arguments(script))}
+    for script in (GENERATION, CLASSIFICATION):
+        known |= {f"--{action.dest}" for action in script.parser()._actions}
     known |= {f"--{action.dest}" for action in load_script("compare_text_methods").make_parser()._actions}
     others = "--nproc_per_node --json --quick --adam_ --num_cpu_threads_per_process --num_processes --no-deps"
     others += " --host --port --allow --trainings --side"  # of the page

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from transformers import DataCollatorForSeq2Seq
 
 from ..modes import evaluating
 
@@ -57,22 +58,14 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Any, tokenizer: Any, max_len
     return Encoded(examples, kept, too_long)
 
 
-@dataclass(frozen=True)
-class Padding:
-    """A collator: pads a batch on the right to its longest example.  -> (batch, tokens) long each"""
+def padding(tokenizer: Any) -> DataCollatorForSeq2Seq:
+    """A collator that pads a batch on the right to its longest example, whatever the tokenizer's own side is.
 
-    pad_token_id: int
-
-    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        longest = max(len(one["input_ids"]) for one in examples)
-
-        def padded(key: str, fill: int) -> Tensor:
-            return torch.tensor([[*one[key], *[fill] * (longest - len(one[key]))] for one in examples])
-
-        lengths = torch.tensor([len(one["input_ids"]) for one in examples])
-        mask = torch.arange(longest) < lengths[:, None]
-        ids = padded("input_ids", self.pad_token_id)
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": padded("labels", IGNORED)}
+    It gives `input_ids`, `attention_mask` and `labels`.  -> (batch, tokens) long each
+    """
+    on_the_right = copy.copy(tokenizer)
+    on_the_right.padding_side = "right"
+    return DataCollatorForSeq2Seq(on_the_right, label_pad_token_id=IGNORED)
 
 
 def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
