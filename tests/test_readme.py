@@ -1,6 +1,7 @@
 """The documentation: its code runs, its commands parse, its flags and files exist, its figures agree."""
 
 import dataclasses
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_the_comparison_on_svamp_is_that_of_the_table():
 # Flags
 
 
+@functools.cache
 def flags_of(program):
     """Flags by name with their default; those of transformers' TrainingArguments aside."""
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)} if program in (NLG, NLU) else set()
