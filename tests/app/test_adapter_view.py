@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
+from app.runs import read_run
 
 from app import drawings
 from app.adapter_view import approaches, end_table, merge_table, norm_differences, plan_summary, short_place, sites
 from app.library import Library
-from app.runs import read_run
 from reslora_sd import PlainLoRA
 
 

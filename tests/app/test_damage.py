@@ -5,10 +5,10 @@ import random
 import time
 
 import pytest
+from app.wiring.shared import trouble
 
 from app import adapter_view, curves, drawings, grids, pictures, training
 from app.library import Library
-from app.wiring.shared import trouble
 
 _VALUES = [
     None,

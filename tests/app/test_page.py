@@ -171,7 +171,7 @@ def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
 def draw(page, steps):
     show_tab(page, "Try it")
     page.wait_for_function("document.querySelector('#try-step input').value !== ''")
-    page.locator("#wish textarea").fill("rocket")
+    page.locator("#draw-prompt textarea").fill("rocket")
     page.locator("#try-steps input[type=number]").fill(str(steps))
     page.locator("#draw").click()
 

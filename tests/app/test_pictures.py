@@ -7,11 +7,11 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from app.runs import read_run
 from PIL import Image
 
 from app.library import Library
 from app.pictures import MERGED, decode, kinds, open_picture, real_view, steps_of, store, view, views
-from app.runs import read_run
 
 
 def pair(made_up_pair):

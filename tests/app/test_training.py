@@ -9,9 +9,9 @@ import time
 
 import psutil
 import pytest
+from app.runs import read_run
 
 from app import training
-from app.runs import read_run
 from app.training import Plan, last_words, process, resume, start, status, stop, trainings
 from reslora_sd.diffusion.arguments import parse_arguments
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from . import compare, curves, inside, train, try_it
+from . import adapter, compare, curves, train_here, try_it
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "inside", "try", "train")
+_TABS = ("compare", "curves", "adapter", "try", "train")
 
 
 def build(page: Page) -> gr.Blocks:
@@ -35,12 +35,12 @@ def build(page: Page) -> gr.Blocks:
                 opened = compare.build(page, chosen, pair, notes, seen)
             with gr.Tab("Curves", id="curves"):
                 drawers["curves"] = curves.build(page, chosen, pair, opened)
-            with gr.Tab("Inside the adapter", id="inside"):
-                drawers["inside"] = inside.build(page, chosen, pair)
+            with gr.Tab("Inside the adapter", id="adapter"):
+                drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
             with gr.Tab("Train here", id="train"):
-                drawers["train"] = train.build(page)
+                drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
         _keep_current(page, blocks, (tabs, tab), drawers, (chosen, *pair, seen))
         blocks.unload(_left(page))
@@ -108,6 +108,6 @@ def _left(page: Page) -> Any:
     def left(request: gr.Request) -> None:
         """Somebody closed the page: nobody waits for the picture any more. Trainings go on."""
         try_it.stop_session(page, request.session_hash)
-        page.stops.pop(request.session_hash or "", None)
+        page.stop_events.pop(request.session_hash or "", None)
 
     return left

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageChops
-
 from app.generate import Request, Studio
-from app.pictures import open_picture
 from app.run import Key
 from app.runs import read_run
 from app.wishes import Stopped, Wish
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageChops
+
+from app.pictures import open_picture
 from reslora_sd.diffusion.models import DEFAULT_MODEL
 
 WISH = Wish("red apple", steps=3, seed=42, guidance=4.0, approach="unmerged")

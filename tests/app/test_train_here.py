@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from app.wiring import train
+from app.wiring.shared import Page
 from PIL import Image
 
 from app import training
 from app.library import Library
-from app.wiring import train
-from app.wiring.shared import Page
 
 
 @pytest.fixture

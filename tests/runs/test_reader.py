@@ -5,10 +5,10 @@ import os
 import time
 
 import pytest
-
-from app.library import Library
 from app.run import Key
 from app.runs import find_runs, read_run
+
+from app.library import Library
 from app.synthetic import make_run
 
 
