@@ -20,7 +20,7 @@ from PIL import Image
 
 from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
 from reslora_sd.blocks.tape import branch_strength
-from reslora_sd.diffusion.calibration import calibration_batches, predict
+from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
 from reslora_sd.merging.merge import FROM_STATISTICS
@@ -133,15 +133,11 @@ class PictureGenerator:
         """Calibration data, made before the adapter listens, so that what is missing is told at once."""
         arguments = run.arguments
         self._check_data(arguments)
-        try:
-            size = max(1, int(arguments["train_batch_size"]))
-            start = (run.steps or step) * int(arguments["gradient_accumulation_steps"])
-            pictures = min(_CALIBRATION_PICTURES, int(arguments["calibration_samples"]))
-            return list(calibration_batches(arguments, parts, start, max(1, pictures // size)))
-        except KeyError as error:
-            raise ValueError(
-                f"run.json doesn't say {error}, which this merge needs. Choose another approach."
-            ) from error
+        settings = calibration_settings(arguments)
+        start = (run.steps or step) * settings.training.gradient_accumulation_steps
+        pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples)
+        count = max(1, pictures // settings.training.train_batch_size)
+        return list(calibration_batches(settings, parts, start, count))
 
     def _check_model(self, name: str) -> None:
         if not name:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .data import CaptionedImages, Framing
 from .encode import Encoder
 from .loss import add_noise_offset
+from .models import Parts
+from .settings import TrainingSettings, UnetSettings
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,51 @@ class BatchMaker:
 def _mix(seed: int, number: int) -> int:
     """One seed from two numbers; a different one for each pair that a run meets."""
     return random.Random(f"{seed}/{number}").getrandbits(62)
+
+
+def training_batches(
+    settings: UnetSettings,
+    parts: Parts,
+    images: CaptionedImages,
+    framing: Framing,
+    processes: int = 1,
+    rank: int = 0,
+    quiet: bool = False,
+) -> BatchMaker:
+    """One process's share of every training batch; latents are made once where nothing random forbids it.
+
+    Raises:
+        ValueError: `--cache_latents` with random crops, or timesteps that the schedule doesn't have.
+    """
+    training, asked, schedule = (
+        settings.training,
+        settings.data.cache_latents,
+        parts.scheduler.config.num_train_timesteps,
+    )
+    random_framing = framing.is_random(images)
+    if asked and random_framing:
+        raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
+    cache = not random_framing if asked is None else asked
+    return BatchMaker(
+        Encoder(parts, images, framing, cache, quiet),
+        training.train_batch_size,
+        training.seed,
+        schedule,
+        processes,
+        rank,
+        training.noise_offset,
+        training.timesteps(schedule),
+    )
+
+
+def batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
+    """Batches of pictures that training doesn't see, cropped at their centre."""
+    schedule = parts.scheduler.config.num_train_timesteps
+    centred = Framing(framing.resolution, center_crop=True, interpolation=framing.interpolation)
+    return BatchMaker(
+        Encoder(parts, images, centred, cache=True),
+        min(training.train_batch_size, len(images)),
+        training.seed,
+        schedule,
+        trained=training.timesteps(schedule),
+    )

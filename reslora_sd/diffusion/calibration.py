@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import settings_of
 from .batches import Batch, BatchMaker
-from .data import Framing, load_images
+from .data import framing_of, load_split
 from .encode import Encoder
 from .models import Parts
+from .settings import DataSettings, UnetSettings
+
+_NEEDED = (
+    *(field.name for field in dataclasses.fields(DataSettings)),
+    *("seed", "train_batch_size", "noise_offset", "gradient_accumulation_steps", "validation_samples"),
+    "calibration_samples",
+)
 
 
-def calibration_batches(arguments: Mapping[str, Any], parts: Parts, start: int, count: int) -> Iterator[Batch]:
+def calibration_settings(arguments: Mapping[str, Any]) -> UnetSettings:
+    """The settings of run.json, if it says all that decides which batches a run sees.
+
+    Raises:
+        ValueError: something is missing, or can't be meant.
+    """
+    missing = [name for name in _NEEDED if name not in arguments]
+    if missing:
+        raise ValueError(f"run.json doesn't say {', '.join(missing)}, which this merge needs. Choose another approach.")
+    return settings_of(arguments)
+
+
+def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count: int) -> Iterator[Batch]:
     """Batches `start` to `start + count - 1` of a run, as its script would draw them in one process.
 
     Args:
-        arguments: those of run.json.
+        settings: from `calibration_settings`.
         start: the first batch that the training hasn't used, so that noise and timesteps are new.
 
     Raises:
-        KeyError: an argument is missing.
         ValueError, FileNotFoundError, ImportError: as `load_images`.
     """
-    resolution = arguments["resolution"] or parts.resolution
-    images = load_images(
-        arguments["train_data_dir"],
-        arguments["dataset_name"],
-        arguments["dataset_config_name"],
-        arguments["image_column"],
-        arguments["caption_column"],
-        arguments["max_train_samples"],
-        resolution,
-        arguments["seed"],
-        arguments["cache_dir"],
-    )
-    if arguments["validation_samples"]:
-        images, _ = images.split(arguments["validation_samples"], arguments["seed"])
-    framing = Framing(
-        resolution, arguments["center_crop"], arguments["random_flip"], arguments["image_interpolation_mode"]
-    )
+    resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
+    images, _ = load_split(settings, resolution)
     maker = BatchMaker(
-        Encoder(parts, images, framing, cache=False, quiet=True),
-        arguments["train_batch_size"],
-        arguments["seed"],
+        Encoder(parts, images, framing_of(settings.data, resolution), cache=False, quiet=True),
+        settings.training.train_batch_size,
+        seed,
         parts.scheduler.config.num_train_timesteps,
-        noise_offset=arguments["noise_offset"],
+        noise_offset=settings.training.noise_offset,
     )
     return maker.between(start, start + count)
 

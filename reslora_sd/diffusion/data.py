@@ -20,6 +20,7 @@ from torch import Tensor
 from ..runs.names import OPENMOJI
 from .folders import open_folder, root_cause
 from .openmoji import load_openmoji
+from .settings import DataSettings, UnetSettings
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 CHECKED_UP_TO = 20_000
@@ -118,36 +119,41 @@ class CaptionedImages:
 
 
 def load_images(
-    train_data_dir: str | None,
-    dataset_name: str | None,
-    dataset_config_name: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    max_train_samples: int | None = None,
-    resolution: int = 512,
-    seed: int = 0,
-    cache_dir: str | None = None,
+    data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
 ) -> CaptionedImages:
     """Opens a data set.
 
     Args:
-        train_data_dir: a folder of captioned pictures, or a parquet file (`open_folder` has the layouts). `None` with
-            no `dataset_name` means OpenMoji.
-        dataset_name: a data set of the Hub, or `openmoji`.
-        image_column, caption_column: by default the columns that are named like it (`image`; `text` or `caption`).
-        max_train_samples: at most so many, drawn with the seed.
+        data: where the pictures are, their columns, and how many are used (drawn with the seed).
         resolution: at which drawings of OpenMoji are rendered.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
     """
-    if dataset_name == OPENMOJI or (dataset_name is None and train_data_dir is None):
-        pairs = load_openmoji(resolution, max_train_samples, seed)
+    most = data.max_train_samples
+    if data.dataset_name == OPENMOJI or data.is_default:
+        pairs = load_openmoji(resolution, most, seed)
         return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
-    rows, name = _open(train_data_dir, dataset_name, dataset_config_name, cache_dir)
-    if max_train_samples is not None:
-        rows = rows.shuffle(seed=seed).select(range(min(max_train_samples, len(rows))))
-    return captioned_images(rows, name, image_column, caption_column)
+    rows, name = _open(data, cache_dir)
+    if most is not None:
+        rows = rows.shuffle(seed=seed).select(range(min(most, len(rows))))
+    return captioned_images(rows, name, data.image_column, data.caption_column)
+
+
+def load_split(settings: UnetSettings, resolution: int) -> tuple[CaptionedImages, CaptionedImages | None]:
+    """The pictures of a run to train on, and those that it keeps out of training, if any.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
+    """
+    seed, kept_out = settings.training.seed, settings.validation.validation_samples
+    images = load_images(settings.data, resolution, seed, settings.model.cache_dir)
+    return images.split(kept_out, seed) if kept_out else (images, None)
+
+
+def framing_of(data: DataSettings, resolution: int) -> Framing:
+    """How the settings have pictures framed."""
+    return Framing(resolution, data.center_crop, data.random_flip, data.image_interpolation_mode)
 
 
 def captioned_images(
@@ -190,25 +196,22 @@ def _check_depth(image: Image.Image) -> None:
         raise ValueError(f"it has 32 bits a channel (mode {image.mode}), and not 8 or 16")
 
 
-def _open(
-    train_data_dir: str | None,
-    dataset_name: str | None,
-    dataset_config_name: str | None,
-    cache_dir: str | None,
-) -> tuple[Any, str]:
+def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:
     """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them."""
-    if dataset_name is None:
-        return open_folder(Path(str(train_data_dir)), cache_dir), str(train_data_dir)
+    folder, name = data.train_data_dir, data.dataset_name
+    if name is None:
+        return open_folder(Path(str(folder)), cache_dir), str(folder)
     import datasets
 
     try:
-        return datasets.load_dataset(
-            dataset_name, dataset_config_name, cache_dir=cache_dir, data_dir=train_data_dir, split="train"
-        ), dataset_name
+        rows = datasets.load_dataset(
+            name, data.dataset_config_name, cache_dir=cache_dir, data_dir=folder, split="train"
+        )
     except FileNotFoundError:
         raise
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
-        raise ValueError(f"The data set {dataset_name} can't be read: {root_cause(error)}") from error
+        raise ValueError(f"The data set {name} can't be read: {root_cause(error)}") from error
+    return rows, name
 
 
 def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:

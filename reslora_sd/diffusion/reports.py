@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from typing import Any
 
 import torch
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..runs.folder import RunFolder
+from .arguments import to_arguments
+from .data import CaptionedImages
 from .finish import Finished
 from .models import Parts
+from .settings import OutputSettings, UnetSettings
 
 
-def push_to_hub(args: argparse.Namespace, run: RunFolder) -> None:
+def push_to_hub(output: OutputSettings, run: RunFolder) -> None:
     """Uploads the run folder without its checkpoints."""
     from huggingface_hub import create_repo, upload_folder
 
-    repository = create_repo(args.hub_model_id or run.path.name, exist_ok=True, token=args.hub_token).repo_id
+    repository = create_repo(output.hub_model_id or run.path.name, exist_ok=True, token=output.hub_token).repo_id
     upload_folder(
-        repo_id=repository, folder_path=run.path, ignore_patterns=["checkpoint-*/*", ".*"], token=args.hub_token
+        repo_id=repository, folder_path=run.path, ignore_patterns=["checkpoint-*/*", ".*"], token=output.hub_token
     )
 
 
-def public(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments without secrets, for files and trackers."""
-    return {key: value for key, value in sorted(vars(args).items()) if key != "hub_token"}
-
-
 def describe(
-    args: argparse.Namespace, parts: Parts, adapter: ResLoRAAdapter, pictures: int, name: str, steps: int
+    settings: UnetSettings, parts: Parts, adapter: ResLoRAAdapter, images: CaptionedImages, steps: int
 ) -> dict[str, object]:
     """What run.json says."""
     return {
-        "method": args.method,
-        "arguments": public(args),
+        "method": settings.method.method,
+        "arguments": to_arguments(settings),
         "base_model": parts.name,
-        "dataset": {"name": name, "pictures": pictures},
-        "seed": args.seed,
+        "dataset": {"name": images.name, "pictures": len(images)},
+        "seed": settings.training.seed,
         "steps": steps,
         "lora_config": adapter.config.to_dict(),
         "trainable_parameters": adapter.num_parameters(),

@@ -13,3 +13,13 @@ def run_command(main: Callable[[], Any]) -> None:
         main()
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
+
+
+def quiet_libraries() -> None:
+    """Silences diffusers and transformers: their advice is about parts that we don't use, and their bars hide ours."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

@@ -57,6 +57,20 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return tuple(found[: len(self.dataclass_types)]), rest
 
+    def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
+        """The flags that the command line and its `--config` give, by name; defaults are left out.
+
+        Raises:
+            ValueError: as `parse`.
+        """
+        words = [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("-h", "--help")]
+        early = type(self)(self.dataclass_types, "")
+        for action in early._actions:
+            action.default = argparse.SUPPRESS
+        found = vars(early.parse_known_args(words)[0])
+        path = found.pop("config", None)
+        return {**(self._converted(read_config(Path(path)), path) if path is not None else {}), **found}
+
     def from_values(self, values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
         """Settings of a table of values, such as that of run.json.
 
@@ -132,7 +146,8 @@ def _convert(action: argparse.Action, value: Any, source: str) -> Any:
     """A value as its flag would have it; numbers go by their text, so that 2.5 is no whole number."""
     wanted = f"one of {', '.join(map(str, action.choices))}" if action.choices else _kind(action)
     is_switch = _kind(action) == "true or false"
-    fits = isinstance(value, (bool, str)) if is_switch else not isinstance(value, (bool, list))
+    word = str(value).lower() in ("true", "false")
+    fits = word and isinstance(value, (bool, str)) if is_switch else not isinstance(value, (bool, list))
     try:
         if not fits:
             raise ValueError

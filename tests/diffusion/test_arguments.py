@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from reslora_sd.diffusion.arguments import lora_config, make_parser, parse_arguments
+from reslora_sd.diffusion.arguments import make_parser, parse_settings, settings_of, to_arguments
 from reslora_sd.diffusion.models import DEFAULT_MODEL
 
 DIFFUSERS_FLAGS = """
@@ -23,23 +23,40 @@ def test_every_flag_of_diffusers_script_is_known():
 
 
 def test_no_arguments_mean_the_embedded_model():
-    args = parse_arguments([])
-    assert args.pretrained_model_name_or_path == str(DEFAULT_MODEL)
-    assert (args.method, args.merge_approach, args.max_train_steps) == ("reslora_is", "least_squares", 200)
-    assert args.output_dir == "runs/reslora_is" and args.validation_prompts
+    args = parse_settings([])
+    assert args.model.pretrained_model_name_or_path == str(DEFAULT_MODEL)
+    assert (args.method.method, args.method.merge_approach) == ("reslora_is", "least_squares")
+    assert args.training.max_train_steps == 200
+    assert args.output.output_dir == "runs/reslora_is"
+    assert args.validation.validation_prompts == ["cat face", "penguin", "birthday cake", "red apple"]
+    assert (args.validation.validation_steps, args.validation.validation_epochs) == (20, None)
+
+
+def test_epochs_that_are_given_count_with_the_embedded_model_too():
+    training = parse_settings(["--num_train_epochs", "1"]).training
+    assert (training.max_train_steps, training.num_train_epochs) == (None, 1)
+    both = parse_settings(["--num_train_epochs", "1", "--max_train_steps", "7"]).training
+    assert both.max_train_steps == 7
+
+
+def test_prompts_without_an_interval_are_drawn_every_epoch():
+    words = ["--pretrained_model_name_or_path", "somewhere", "--validation_prompts", "a cat"]
+    assert parse_settings(words).validation.validation_epochs == 1
+    assert parse_settings([*words, "--validation_steps", "5"]).validation.validation_epochs is None
 
 
 def test_nobodys_own_pictures_are_left_out_unasked():
-    own, none = parse_arguments(["--train_data_dir", "pictures"]), parse_arguments([])
-    assert (own.max_train_samples, own.validation_samples) == (None, 0)
-    assert (none.max_train_samples, none.validation_samples) == (576, 64)
+    own, none = parse_settings(["--train_data_dir", "pictures"]), parse_settings([])
+    assert (own.data.max_train_samples, own.validation.validation_samples) == (None, 0)
+    assert (none.data.max_train_samples, none.validation.validation_samples) == (576, 64)
 
 
 def test_another_model_gets_diffusers_defaults():
-    args = parse_arguments(["--pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
-    assert (args.learning_rate, args.train_batch_size, args.max_train_steps) == (1e-4, 16, None)
-    assert (args.min_timestep, args.max_timestep) == (0, None)
-    assert not args.validation_prompts and args.validation_steps is None
+    args = parse_settings(["--pretrained_model_name_or_path", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
+    training, validation = args.training, args.validation
+    assert (args.optimizer.learning_rate, training.train_batch_size, training.max_train_steps) == (1e-4, 16, None)
+    assert (training.min_timestep, training.max_timestep, training.num_train_epochs) == (0, None, 100)
+    assert validation.validation_prompts == [] and validation.validation_steps is None
 
 
 @pytest.mark.parametrize(
@@ -47,8 +64,8 @@ def test_another_model_gets_diffusers_defaults():
     [("lora", "exact"), ("reslora_bs", "exact"), ("reslora_is", "least_squares"), ("reslora_ms", "least_squares")],
 )
 def test_the_merge_follows_the_method(method, approach):
-    args = parse_arguments(["--method", method])
-    assert args.merge_approach == approach and lora_config(args).method == method
+    settings = parse_settings(["--method", method]).method
+    assert settings.merge_approach == approach and settings.adapter().method == method
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
@@ -62,9 +79,10 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path, suffix):
         "validation_prompts": ["a", "b"],
     }
     path.write_text(json.dumps(values))  # JSON is YAML too
-    args = parse_arguments(["--config", str(path), "--rank", "2"])
-    assert (args.method, args.rank, args.center_crop, args.cache_latents) == ("reslora_ms", 2, True, False)
-    assert args.validation_prompts == ["a", "b"]
+    args = parse_settings(["--config", str(path), "--rank", "2"])
+    assert (args.method.method, args.method.rank) == ("reslora_ms", 2)
+    assert (args.data.center_crop, args.data.cache_latents) == (True, False)
+    assert args.validation.validation_prompts == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -75,17 +93,15 @@ def test_a_config_file_is_checked(tmp_path, values, words):
     path = tmp_path / "run.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=words):
-        parse_arguments(["--config", str(path)])
+        parse_settings(["--config", str(path)])
     with pytest.raises(ValueError, match="isn't there"):
-        parse_arguments(["--config", str(tmp_path / "missing.json")])
+        parse_settings(["--config", str(tmp_path / "missing.json")])
 
 
 def test_prompts_can_come_from_a_file(tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
-    assert parse_arguments(["--validation_prompts", str(tmp_path / "prompts.txt")]).validation_prompts == [
-        "a cat",
-        "a dog",
-    ]
+    settings = parse_settings(["--validation_prompts", str(tmp_path / "prompts.txt")])
+    assert settings.validation.validation_prompts == ["a cat", "a dog"]
 
 
 @pytest.mark.parametrize(
@@ -104,11 +120,56 @@ def test_prompts_can_come_from_a_file(tmp_path):
 )
 def test_a_bad_value_is_named(argv, words):
     with pytest.raises(ValueError, match=words):
-        parse_arguments(argv)
+        parse_settings(argv)
 
 
-@pytest.mark.parametrize("argv", [["--method", "dora"], ["--no_such_flag"], ["--metho", "lora"]])
+@pytest.mark.parametrize(
+    "argv", [["--method", "dora"], ["--no_such_flag"], ["--metho", "lora"], ["--num_train_epoch", "3"]]
+)
 def test_an_unknown_method_or_flag_ends_with_argparses_message(argv, capsys):
     with pytest.raises(SystemExit):
-        parse_arguments(argv)
+        parse_settings(argv)
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mixed_precision: no\nreport_to: no", ("no", "none", None)),
+        ("cache_latents: false", (None, "none", False)),
+        ("cache_latents: 'false'", (None, "none", False)),
+        ("cache_latents: null", (None, "none", None)),
+        ("cache_latents: True\nmixed_precision: fp16", ("fp16", "none", True)),
+    ],
+)
+def test_yaml_means_what_it_says(tmp_path, text, expected):
+    (tmp_path / "run.yaml").write_text(text)
+    args = parse_settings(["--config", str(tmp_path / "run.yaml")])
+    assert (args.training.mixed_precision, args.output.report_to, args.data.cache_latents) == expected
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--num_train_epochs", "3"],
+        ["--validation_prompt", "-a prompt that looks like a flag.txt", "--validation_epochs", "2"],
+        ["--no-cache_latents", "--center_crop", "--method", "reslora_bs", "--pre_num", "-1", "--merge_rank", "4"],
+        ["--cache_latents", "--train_data_dir", "pictures", "--mixed_precision", "no", "--learning_rate", "3e-5"],
+        ["--pretrained_model_name_or_path", "elsewhere", "--validation_prompts", "a", "b", "--snr_gamma", "5"],
+        ["--pretrained_model_name_or_path", "elsewhere", "--target_modules", "attn2.to_k", "--report_to", "all"],
+    ],
+)
+def test_run_json_parses_back_to_the_same_settings(argv):
+    if argv[:1] == ["--validation_prompt"]:  # argparse takes a word that starts with - for a flag
+        argv = [f"{argv[0]}={argv[1]}", *argv[2:]]
+    settings = parse_settings(argv)
+    written = json.loads(json.dumps(to_arguments(settings)))
+    assert settings_of(written) == settings
+
+
+def test_settings_of_another_version_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"run\.json has 'rnak', which is no flag"):
+        settings_of({"rnak": 4})
+    with pytest.raises(ValueError, match=r"run\.json has rank: 2\.5\. It must be a whole number"):
+        settings_of({"rank": 2.5})

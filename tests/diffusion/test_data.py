@@ -8,11 +8,16 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PillowImage
 
 from reslora_sd.diffusion.data import Framing, as_rgb, load_images
+from reslora_sd.diffusion.settings import DataSettings
 from tests.conftest import make_picture_folder
 
 
+def folder_of(path, **more):
+    return DataSettings(train_data_dir=str(path), **more)
+
+
 def test_a_folder_with_metadata_gives_pictures_with_their_captions(picture_folder):
-    images = load_images(str(picture_folder), None)
+    images = load_images(folder_of(picture_folder))
     assert len(images) == 8 and images.all_square
     for index, (caption,) in enumerate(images.captions):
         assert images.image(index).getpixel((0, 0))[0] == 30 * int(caption.split()[-1])
@@ -27,7 +32,7 @@ def test_parquet_of_the_hub_layout(tmp_path, picture_folder, as_folder):
     folder = tmp_path / "parquet [1]"
     folder.mkdir()
     Dataset.from_dict(rows).to_parquet(folder / "test-0[1].parquet")
-    images = load_images(str(folder if as_folder else folder / "test-0[1].parquet"), None)
+    images = load_images(folder_of(folder if as_folder else folder / "test-0[1].parquet"))
     assert images.captions == rows["caption"] and images.image(3).size == (16, 16)
 
 
@@ -42,13 +47,13 @@ def test_every_picture_is_for_training_whatever_its_name(tmp_path, table):
     if table == "metadata.csv":
         lines = ["file_name,text", *(f"{name},{name}" for name in names)]
     (folder / table).write_text("\n".join(lines))
-    assert sorted(caption for (caption,) in load_images(str(folder), None).captions) == sorted(names)
+    assert sorted(caption for (caption,) in load_images(folder_of(folder)).captions) == sorted(names)
 
 
 def test_pictures_that_no_metadata_names_are_told(tmp_path, caplog):
     folder = make_picture_folder(tmp_path / "pictures")
     PillowImage.new("RGB", (8, 8)).save(folder / "extra.png")
-    assert len(load_images(str(folder), None)) == 8
+    assert len(load_images(folder_of(folder))) == 8
     assert "1 of 9 pictures" in caplog.text and "extra.png" in caplog.text
 
 
@@ -59,59 +64,59 @@ def test_captions_in_text_files_beside_the_pictures(tmp_path, caplog):
         (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}\n")
     for other in ("._a.jpg", "notes.pdf"):
         (tmp_path / other).write_text("no picture")
-    images = load_images(str(tmp_path), None)
+    images = load_images(folder_of(tmp_path))
     assert images.captions == [["caption of a.jpg"], ["caption of b/test.png"], ["caption of c.d.webp"]]
     assert images.image(0).size == (8, 8) and not caplog.text
     (tmp_path / "a.txt").write_text("été", encoding="utf-8-sig")
-    assert load_images(str(tmp_path), None).captions[0] == ["été"]
+    assert load_images(folder_of(tmp_path)).captions[0] == ["été"]
     (tmp_path / "a.txt").write_text("été", encoding="latin-1")
     with pytest.raises(ValueError, match=r"a\.txt is no UTF-8 text"):
-        load_images(str(tmp_path), None)
+        load_images(folder_of(tmp_path))
     (tmp_path / "a.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 pictures .* no caption.*a\.jpg into .*a\.txt"):
-        load_images(str(tmp_path), None)
+        load_images(folder_of(tmp_path))
 
 
 def test_max_train_samples_draws_with_the_seed(picture_folder):
     def captions(seed):
-        return load_images(str(picture_folder), None, max_train_samples=3, seed=seed).captions
+        return load_images(folder_of(picture_folder, max_train_samples=3), seed=seed).captions
 
     assert len(captions(1)) == 3 and captions(1) == captions(1) and captions(1) != captions(2)
 
 
 def test_bad_data_is_told_before_training(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no .*nowhere"):
-        load_images(str(tmp_path / "nowhere"), None)
+        load_images(folder_of(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"has no metadata\.jsonl"):
-        load_images(str(tmp_path / "empty"), None)
+        load_images(folder_of(tmp_path / "empty"))
 
     missing = make_picture_folder(tmp_path / "missing")
     (missing / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"line 4: there is no picture .*3\.png"):
-        load_images(str(missing), None)
+        load_images(folder_of(missing))
 
     corrupt = make_picture_folder(tmp_path / "corrupt")
     (corrupt / "5.png").write_bytes((corrupt / "5.png").read_bytes()[:60])
     with pytest.raises(ValueError, match=r"Picture 5 of .*'colour 5'.* can't be read"):
-        load_images(str(corrupt), None)
+        load_images(folder_of(corrupt))
 
     table = make_picture_folder(tmp_path / "table")
     (table / "metadata.jsonl").unlink()
     (table / "metadata.csv").write_text("file_name,text\n0.png,a\nnowhere.png,b\n")
     with pytest.raises(FileNotFoundError, match=r"metadata\.csv, line 3: there is no picture .*nowhere\.png"):
-        load_images(str(table), None)
+        load_images(folder_of(table))
 
     text = make_picture_folder(tmp_path / "text")
     (text / "2.png").write_text("no picture")
     with pytest.raises(ValueError, match="Picture 2"):
-        load_images(str(text), None)
+        load_images(folder_of(text))
 
     broken = make_picture_folder(tmp_path / "broken")
     with (broken / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": ')
     with pytest.raises(ValueError, match="line 9: no JSON object"):
-        load_images(str(broken), None)
+        load_images(folder_of(broken))
 
 
 @pytest.mark.parametrize("caption", ["", "   ", None])
@@ -121,15 +126,15 @@ def test_an_empty_caption_is_told(tmp_path, caption):
     lines[6]["text"] = caption
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(ValueError, match="caption of picture 6"):
-        load_images(str(folder), None)
+        load_images(folder_of(folder))
 
 
 def test_wrong_columns_are_told_with_those_that_there_are(picture_folder, tmp_path):
     with pytest.raises(ValueError, match=r"--caption_column is 'label', but .* columns image, text"):
-        load_images(str(picture_folder), None, caption_column="label")
+        load_images(folder_of(picture_folder, caption_column="label"))
     Dataset.from_dict({"a": [1]}, features=Features({"a": Value("int64")})).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="columns a, none named like image"):
-        load_images(str(tmp_path / "x.parquet"), None)
+        load_images(folder_of(tmp_path / "x.parquet"))
     assert Image  # the Hub's feature, which parquet files may lack
 
 
@@ -161,15 +166,15 @@ def test_sixteen_bits_keep_their_tones_and_thirty_two_are_refused(tmp_path):
     grey.save(tmp_path / "a.png")
     assert as_rgb(PillowImage.open(tmp_path / "a.png")).getpixel((0, 0)) == (128, 128, 128)
     (tmp_path / "a.txt").write_text("grey")
-    assert len(load_images(str(tmp_path), None)) == 1
+    assert len(load_images(folder_of(tmp_path))) == 1
     PillowImage.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "b.tiff")
     (tmp_path / "b.txt").write_text("grey, too")
     with pytest.raises(ValueError, match=r"Picture 1 .*'grey, too'.* 32 bits a channel"):
-        load_images(str(tmp_path), None)
+        load_images(folder_of(tmp_path))
 
 
 def test_openmoji_is_there_without_a_network():
-    images = load_images(None, None, max_train_samples=5, resolution=64)
+    images = load_images(DataSettings(max_train_samples=5), resolution=64)
     assert len(images) == 5 and images.image(0).size == (64, 64)
     assert images.image(0).getpixel((0, 0)) == (255, 255, 255)
     assert all("_" not in caption and ":" not in caption for (caption,) in images.captions)

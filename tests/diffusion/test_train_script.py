@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from reslora_sd.diffusion.arguments import parse_arguments
+from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.folder import read_jsonl
 from tests.conftest import make_picture_folder
@@ -44,7 +44,7 @@ def train(tiny_pipeline_folder, picture_folder, tmp_path):
             "--calibration_samples": 8,
         }
         words = [str(word) for pair in defaults.items() if pair[0] not in argv and pair[1] is not None for word in pair]
-        load_script(SCRIPT.stem).main(parse_arguments([*words, *(str(word) for word in argv)]))
+        load_script(SCRIPT.stem).main(parse_settings([*words, *(str(word) for word in argv)]))
         return tmp_path / output
 
     return run

@@ -1,0 +1,293 @@
+"""The settings of train_text_to_image_reslora.py: diffusers' flags with their names and meaning, and ours. No torch.
+
+Source of the shared flags: huggingface/diffusers, examples/text_to_image/train_text_to_image_lora.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ..assets import DEFAULT_MODEL
+from ..config import ResLoRAConfig
+from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
+from ..training.method import MethodSettings
+from ..training.options import check_above_zero, check_at_least, check_choices, option, switch
+
+Method = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
+Approach = Literal["exact", "input", "least_squares", "none", "weights"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Precision = Literal["no", "fp16", "bf16"]
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+
+
+@dataclass(frozen=True)
+class UnetMethod(MethodSettings):
+    """LoRA or ResLoRA, and how it is merged."""
+
+    _argument_group_name: ClassVar[str] = "method (ours)"
+
+    method: Method = option("reslora_is", "LoRA, or ResLoRA by Eq. 2, 3 or 4.")
+    rank: int = option(16, "Rank of every block (diffusers: 4).")
+    lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
+    link: Literal["neighbour", "same_size"] = option("neighbour", "Which earlier block a path comes from.")
+    across_attention: bool = option(False, "One chain through self- and cross-attention in turn.")
+    target_modules: list[str] = option(["to_q", "to_k", "to_v", "to_out.0"], "Ends of module paths.")
+    merge_approach: Approach | None = option(
+        None, "How paths are merged away (left out: exact for lora and reslora_bs, else least_squares)."
+    )
+    calibration_samples: int = option(512, "Noisy pictures that merging takes its statistics from.")
+    merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, ["merge_rank"])
+        residual = METHODS[self.method]
+        if self.merge_approach is None:
+            object.__setattr__(self, "merge_approach", default_approach(residual))
+        if self.merge_approach not in APPROACHES[residual]:
+            raise ValueError(
+                f"--merge_approach {self.merge_approach} doesn't fit --method {self.method}. "
+                f"Choose one of {', '.join(APPROACHES[residual])}."
+            )
+        if self.merge_rank is not None and (residual, self.merge_approach) != ("block", "exact"):
+            raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
+        self.adapter()
+
+    def adapter(self) -> ResLoRAConfig:
+        """The adapter's settings."""
+        return self.lora_config(self.target_modules, link=self.link, across_attention=self.across_attention)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model that is fine-tuned."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    pretrained_model_name_or_path: str = option(str(DEFAULT_MODEL), "Pipeline folder or Hub name.")
+    revision: str | None = option(None, "Revision of the model on the Hub.")
+    variant: str | None = option(None, "Variant of the model files, for example fp16.")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "Instead of what the scheduler says.")
+    cache_dir: str | None = option(None, "Where Hub models and data sets are kept.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the model that comes with the package."""
+        return Path(self.pretrained_model_name_or_path) == DEFAULT_MODEL
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The pictures, and how they are framed."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    dataset_name: str | None = option(None, f"Data set of the Hub, or '{OPENMOJI}' (used where no data is given).")
+    dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
+    train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
+    image_column: str | None = option(None, "Column of pictures (left out: found by name).")
+    caption_column: str | None = option(None, "Column of captions (left out: found by name).")
+    max_train_samples: int | None = option(None, "Use at most so many pictures (without data of your own: 576).")
+    resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
+    center_crop: bool = option(False, "Crop the centre instead of a random place.")
+    random_flip: bool = option(False, "Mirror half of the pictures.")
+    image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
+    cache_latents: bool | None = switch(
+        "Run the VAE once for each picture (left out: unless crops or flips are random)."
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(self, 1, ["max_train_samples", "resolution"])
+        if self.cache_latents and self.random_flip:
+            raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether no data is given, so that OpenMoji is used."""
+        return self.dataset_name is None and self.train_data_dir is None
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how training goes."""
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    seed: int = option(42, "Seed of everything that is drawn.")
+    train_batch_size: int = option(16, "Pictures of one process and step (embedded model: 4).")
+    num_train_epochs: int | None = option(None, "Used where max_train_steps is left out (left out too: 100 epochs).")
+    max_train_steps: int | None = option(None, "Optimizer steps (left out: by epochs; embedded model: 200).")
+    gradient_accumulation_steps: int = option(1, "Batches that one optimizer step adds up.")
+    gradient_checkpointing: bool = option(False, "Less memory for a slower backward pass.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        None, "Frozen weights and products in half precision."
+    )
+    allow_tf32: bool = option(False, "TF32 products on Ampere and newer.")
+    snr_gamma: float | None = option(None, "Min-SNR weights; 5.0 is usual.")
+    noise_offset: float = option(0.0, "Scale of noise offset.")
+    min_timestep: int = option(0, "Train from this timestep on (kohya's name).")
+    max_timestep: int | None = option(
+        None,
+        "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
+        "Left out: all of the schedule; embedded model: 600.",
+    )
+    dataloader_num_workers: int = option(0, "Must be 0: batches are made from what is in memory.")
+    enable_xformers_memory_efficient_attention: bool = option(
+        False, "Accepted for old commands: PyTorch's own memory-efficient attention is always used."
+    )
+    local_rank: int = option(-1, "Set by old launchers; accelerate reads the environment.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(
+            self, 1, ["train_batch_size", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps"]
+        )
+        check_above_zero(self, ["snr_gamma"])
+        if self.dataloader_num_workers:
+            raise ValueError(
+                f"--dataloader_num_workers is {self.dataloader_num_workers}. It must be 0: batches are made from what "
+                "is in memory. Leave it out."
+            )
+
+    def timesteps(self, schedule: int) -> range:
+        """Those that are trained of a schedule of so many.
+
+        Raises:
+            ValueError: nothing is left, or the schedule is shorter.
+        """
+        stop = schedule if self.max_timestep is None else self.max_timestep
+        if not 0 <= self.min_timestep < stop <= schedule:
+            raise ValueError(
+                f"--min_timestep is {self.min_timestep} and --max_timestep {stop}. The model's schedule has {schedule} "
+                f"timesteps: 0 <= min_timestep < max_timestep <= {schedule}."
+            )
+        return range(self.min_timestep, stop)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and the schedule of its rate."""
+
+    _argument_group_name: ClassVar[str] = "optimizer and schedule"
+
+    learning_rate: float = option(1e-4, "Rate of AdamW (embedded model: 5e-4).")
+    scale_lr: bool = option(False, "Times processes, accumulation and batch size.")
+    lr_scheduler: Schedule = option("constant", "How the rate changes over the steps.")
+    lr_warmup_steps: int = option(0, "Optimizer steps (diffusers: 500, unused by 'constant').")
+    use_8bit_adam: bool = option(False, "bitsandbytes' AdamW8bit.")
+    adam_beta1: float = option(0.9, "Decay of AdamW's first moment.")
+    adam_beta2: float = option(0.999, "Decay of AdamW's second moment.")
+    adam_weight_decay: float = option(1e-2, "AdamW's weight decay.")
+    adam_epsilon: float = option(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_above_zero(self, ["learning_rate", "max_grad_norm"])
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What is drawn and measured on the way."""
+
+    _argument_group_name: ClassVar[str] = "validation"
+
+    validation_prompts: list[str] | None = option(
+        None, "Prompts, or one .txt file with a prompt a line.", metavar="PROMPT"
+    )
+    validation_samples: int = option(
+        0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
+    )
+    validation_prompt: str | None = option(None, "One prompt (diffusers' name).")
+    validation_steps: int | None = option(None, "Draw every so many steps, and at step 0 (embedded model: 20).")
+    validation_epochs: int | None = option(
+        None, "Draw every so many epochs, where validation_steps is left out (left out too: every epoch)."
+    )
+    num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...")
+    validation_negative_prompt: str = option("", "What the pictures are guided away from.")
+    validation_guidance_scale: float = option(7.5, "How strongly the prompt guides (embedded model: 4).")
+    validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20).")
+
+    def __post_init__(self) -> None:
+        names = "validation_steps validation_epochs num_validation_images validation_inference_steps"
+        check_at_least(self, 1, names.split())
+        check_at_least(self, 0, ["validation_samples"])
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where everything goes."""
+
+    _argument_group_name: ClassVar[str] = "output, checkpoints and trackers"
+
+    output_dir: str = option("", "Run folder (left out: runs/METHOD).")
+    overwrite_output_dir: bool = option(False, "Replace a run that is there.")
+    checkpointing_steps: int = option(500, "Checkpoint every so many optimizer steps.")
+    checkpoints_total_limit: int | None = option(None, "Keep at most so many checkpoints.")
+    resume_from_checkpoint: str | None = option(None, "'latest', checkpoint-STEP, or a path.", metavar="NAME")
+    report_to: str = option("none", "tensorboard, wandb, comet_ml or all; log.jsonl is always written.")
+    logging_dir: str = option("logs", "Trackers' folder inside output_dir.")
+    push_to_hub: bool = option(False, "Upload the exported LoRA when training ends.")
+    hub_model_id: str | None = option(None, "Repository on the Hub (left out: name of output_dir).")
+    hub_token: str | None = option(None, "Token for the Hub.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, ["checkpointing_steps", "checkpoints_total_limit"])
+        if self.report_to == "no":
+            object.__setattr__(self, "report_to", "none")
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """All settings of a run, complete and checked against each other.
+
+    Raises:
+        ValueError: two settings contradict each other.
+    """
+
+    method: UnetMethod
+    model: ModelSettings
+    data: DataSettings
+    training: TrainingSettings
+    optimizer: OptimizerSettings
+    validation: ValidationSettings
+    output: OutputSettings
+
+    def __post_init__(self) -> None:
+        if not self.output.output_dir:
+            object.__setattr__(self, "output", replace(self.output, output_dir=f"runs/{self.method.method}"))
+        asked, one = self.validation.validation_prompts or [], self.validation.validation_prompt
+        prompts = [*asked, one] if one is not None else list(asked)
+        epochs, steps = self.validation.validation_epochs, self.validation.validation_steps
+        if (steps or epochs) and not prompts:
+            name = "validation_steps" if steps else "validation_epochs"
+            raise ValueError(f"--{name} is given without prompts. Add --validation_prompts 'a prompt'.")
+        if prompts and not steps and not epochs:
+            epochs = 1
+        complete = replace(
+            self.validation, validation_prompts=prompts, validation_prompt=None, validation_epochs=epochs
+        )
+        object.__setattr__(self, "validation", complete)
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """The settings by concern, in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+GROUPS = (
+    UnetMethod,
+    ModelSettings,
+    DataSettings,
+    TrainingSettings,
+    OptimizerSettings,
+    ValidationSettings,
+    OutputSettings,
+)
+"""Classes of the fields of `UnetSettings`, in their order."""
