@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS
+from reslora_sd.diffusion.settings import TrainingSettings
 from reslora_sd.runs.names import APPROACHES, UNMERGED, default_approach
 
 BEST = "best merge"
@@ -28,10 +30,10 @@ class DrawRequest:
 
     prompt: str
     negative_prompt: str = ""
-    seed: int = 42
-    steps: int = 20
+    seed: int = TrainingSettings.seed
+    steps: int = EMBEDDED_DEFAULTS["validation_inference_steps"]
     """Of the sampler, 1 to 150."""
-    guidance: float = 4.0
+    guidance: float = EMBEDDED_DEFAULTS["validation_guidance_scale"]
     """1 to 30."""
     approach: str = BEST
     """One of `ADAPTER_CHOICES`."""

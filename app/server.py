@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .library import Library
-from .uploads import MOST_BYTES_EACH
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
 FIRST_PORT, TRIED_PORTS = 7860, 100
 _POLICY = (
@@ -99,19 +99,17 @@ def serve(
     return page
 
 
-def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], cache: Path, local: bool) -> Any:
-    """The page as a FastAPI app of our own, with Gradio mounted in it.
+def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], cache: Path, local: bool) -> FastAPI:
+    """The page as a FastAPI app of our own, in which Gradio is mounted.
 
     Args:
         cache: for the pictures that browsers get; nothing else is served.
         local: only this machine reaches the page.
     """
-    import gradio as gr
     from fastapi import FastAPI
 
-    from .tabs.page import build
+    from .tabs.page import mount
     from .tabs.shared import Page
-    from .tabs.style import CSS, HEAD, THEME
 
     page = Page(
         Library(folders, trainings),
@@ -122,23 +120,8 @@ def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], 
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityHeaders)
-    return gr.mount_gradio_app(
-        app,
-        build(page),
-        path="/",
-        theme=THEME,
-        css=CSS,
-        head=HEAD,
-        footer_links=[],
-        run_history=False,  # no link leads to it, and browsers would keep what was typed
-        show_error=False,
-        max_file_size=MOST_BYTES_EACH,
-        allowed_paths=[],
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-    )
+    mount(app, page)
+    return app
 
 
 def is_loopback(host: str) -> bool:
@@ -169,7 +152,7 @@ def listen(host: str, port: int | None = None) -> socket.socket:
     raise OSError(f"The page can't listen on {host}, {tried}: {reason}. Choose others with --host and --port.")
 
 
-def _start(app: Any, listener: socket.socket, host: str) -> RunningPage:
+def _start(app: FastAPI, listener: socket.socket, host: str) -> RunningPage:
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

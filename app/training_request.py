@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS
+from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
 from reslora_sd.runs.names import METHODS
 
 EMBEDDED = "embedded"
@@ -31,10 +33,10 @@ class TrainingRequest:
     """Validation prompts; none for the script's own, which fit the embedded drawings."""
     model: str = EMBEDDED
     steps: int = 100
-    batch: int = 4
-    learning_rate: float = 5e-4
-    rank: int = 16
-    seed: int = 42
+    batch: int = EMBEDDED_DEFAULTS["train_batch_size"]
+    learning_rate: float = EMBEDDED_DEFAULTS["learning_rate"]
+    rank: int = UnetMethod.rank
+    seed: int = TrainingSettings.seed
     validation_steps: int = 10
     """Steps between validation pictures."""
     checkpointing_steps: int = 20

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
+from ..uploads import MOST_BYTES_EACH
 from . import adapter, compare, curves, train_here, try_it
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
-from .style import TOGGLE_DARK
+from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
@@ -46,6 +48,27 @@ def build(page: Page) -> gr.Blocks:
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
     return blocks
+
+
+def mount(app: FastAPI, page: Page) -> None:
+    """Puts the whole page at the root of an app."""
+    gr.mount_gradio_app(
+        app,
+        build(page),
+        path="/",
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        run_history=False,  # no link leads to it, and browsers would keep what was typed
+        show_error=False,
+        max_file_size=MOST_BYTES_EACH,
+        allowed_paths=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+    )
 
 
 def _keep_current(

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from reslora_sd.diffusion.pictures import CAPTIONS_FILE
 from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS, UNMERGED
 from reslora_sd.runs.paths import inside
 from reslora_sd.runs.reader import read_run
@@ -16,7 +17,7 @@ from reslora_sd.runs.run import Run
 
 from .. import curves, grids, training
 from ..training_request import EMBEDDED, TrainingRequest, check_name
-from ..uploads import CAPTIONS, KINDS, save_uploads
+from ..uploads import KINDS, save_uploads
 from .shared import PRIVATE, Page, menu, message
 
 _BUILT_IN, _UPLOAD, _PATH = "OpenMoji drawings", "Upload pictures", "Folder on this machine"
@@ -47,7 +48,7 @@ def _build_data() -> list[Any]:
     """The pictures and the prompts, in the order of `_start`'s first arguments."""
     source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
     files = gr.File(
-        label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS} or .txt",
+        label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS_FILE} or .txt",
         file_count="multiple",
         visible=False,
         file_types=[*KINDS, ".jsonl", ".txt"],
@@ -56,7 +57,7 @@ def _build_data() -> list[Any]:
     caption = gr.Textbox(
         label="Caption of pictures without one", info="Left empty: the file's name in words.", visible=False
     )
-    path = gr.Textbox(label=f"Folder with {CAPTIONS} or .txt files", visible=False, elem_id="path")
+    path = gr.Textbox(label=f"Folder with {CAPTIONS_FILE} or .txt files", visible=False, elem_id="path")
     prompts = gr.Textbox(
         label="Validation prompts, one a line", lines=4, value="\n".join(DEFAULT_PROMPTS), elem_id="prompts"
     )

@@ -1,10 +1,10 @@
 """Curves: what is plotted, and how soon one run comes as far as another."""
 
 import pytest
-from app.run import Run
 
 from app.curves import METRICS, colours, mark, reach, reach_text, smooth, table
 from app.library import Library
+from reslora_sd.runs.run import Run
 
 
 def run_of(losses, held=None):

@@ -18,8 +18,8 @@ name, run = next(iter(runs.items()))
 assert run.log and drawings.link_plan(run) and not curves.table(runs, "loss").empty
 grids.grid(runs, run.prompts(), 42, "unmerged")
 pictures.views(runs, "rocket", 42, "unmerged", 5)
-import app.training, app.uploads, app.wishes
-heavy = {"torch", "diffusers", "transformers", "gradio", "reslora_sd"} & sys.modules.keys()
+import app.training, app.uploads, app.draw_request, app.server
+heavy = {"torch", "diffusers", "transformers", "gradio", "fastapi"} & sys.modules.keys()
 assert not heavy, heavy
 """
 
@@ -35,8 +35,8 @@ def test_the_page_is_built_without_torch(made_up):
 import sys
 from pathlib import Path
 from app.library import Library
-from app.wiring.page import build
-from app.wiring.shared import Page
+from app.tabs.page import build
+from app.tabs.shared import Page
 build(Page(Library([Path(sys.argv[1])]), Path("/tmp"), Path("/tmp")))
 assert "torch" not in sys.modules
 """
@@ -47,5 +47,5 @@ assert "torch" not in sys.modules
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.name)
-def test_only_the_wiring_knows_gradio(path):
+def test_only_the_tabs_know_gradio(path):
     assert "import gradio" not in path.read_text(encoding="utf-8")

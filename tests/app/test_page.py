@@ -23,7 +23,7 @@ def trainings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server") / "here"
     yield folder
     for run in training.trainings(folder):  # of a test that failed before it stopped them
-        found = training.process(run)
+        found = training.find_process(run)
         if found is not None:
             found.kill()
 
@@ -202,7 +202,7 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     other.context.close()
 
 
-def test_a_second_wish_takes_the_place_of_the_first(page):
+def test_a_second_drawing_takes_the_place_of_the_first(page):
     draw(page, 150)
     page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
     page.get_by_role("spinbutton", name="Seed").fill("7")
@@ -241,7 +241,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     again.locator("#stop-training").click()
     again.wait_for_selector(".training.stopped >> text=first/reslora_is", timeout=120_000)
     again.wait_for_selector("#runs >> text=lora (first/lora)")
-    assert "gone on from" in again.locator(".training").first.inner_text()
+    assert "can be resumed" in again.locator(".training").first.inner_text()
     assert again.strays == []
     again.context.close()
 
