@@ -12,6 +12,7 @@ from PIL import Image
 
 from reslora_sd.runs.names import (
     BASE,
+    DEFAULT_PROMPTS,
     INDEX_FILE,
     LOG_FILE,
     METHODS,
@@ -30,7 +31,7 @@ def make_run(
     method: str = "lora",
     steps: int = 200,
     every: int = 1,
-    prompts: tuple[str, ...] = ("cat face", "rocket"),
+    prompts: tuple[str, ...] = (DEFAULT_PROMPTS[0], "rocket"),
     seeds: tuple[int, ...] = (42,),
     side: int = 64,
 ) -> Path:

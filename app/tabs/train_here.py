@@ -118,12 +118,12 @@ def _start(page: Page) -> Any:
         name: str,
         methods: list[str],
         model: str,
-        steps: float,
-        batch: float,
-        rate: float,
-        rank: float,
-        seed: float,
-        every: float,
+        steps: float | None,
+        batch: float | None,
+        rate: float | None,
+        rank: float | None,
+        seed: float | None,
+        every: float | None,
     ) -> str:
         try:
             request = TrainingRequest(
@@ -131,21 +131,32 @@ def _start(page: Page) -> Any:
                 tuple(methods),
                 prompts=tuple(line.strip() for line in prompts.splitlines() if line.strip()),
                 model=_model(page, model.strip()),
-                steps=int(steps),
-                batch=int(batch),
-                learning_rate=float(rate),
-                rank=int(rank),
-                seed=int(seed),
-                validation_steps=int(every),
-                checkpointing_steps=int(every),
+                steps=_whole("number of steps", steps),
+                batch=_whole("batch size", batch),
+                learning_rate=_given("learning rate", rate),
+                rank=_whole("rank", rank),
+                seed=_whole("seed", seed),
+                validation_steps=_whole("distance of validation pictures", every),
+                checkpointing_steps=_whole("distance of checkpoints", every),
                 pictures=_pictures(page, source, files, caption, path, name.strip()),
             )
             training.start(request, page.trainings)
-        except (ValueError, OSError, TypeError) as error:
+        except (ValueError, OSError) as error:
             return message(str(error), "bad")
         return message(f"Started {' and '.join(methods)} in {page.trainings / request.name}.", "good")
 
     return start
+
+
+def _given(what: str, number: float | None) -> float:
+    """The number of a field; `None` where it was deleted."""
+    if number is None:
+        raise ValueError(f"The {what} is missing. Type a number.")
+    return float(number)
+
+
+def _whole(what: str, number: float | None) -> int:
+    return int(_given(what, number))
 
 
 def _pictures(page: Page, source: str, files: Sequence[str] | None, caption: str, path: str, name: str) -> Path | None:

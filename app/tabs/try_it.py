@@ -129,7 +129,7 @@ def _draw(page: Page) -> Any:
         step: int | None,
         prompt: str,
         negative: str,
-        seed: float,
+        seed: float | None,
         steps: int,
         guidance: float,
         approach: str,
@@ -144,6 +144,8 @@ def _draw(page: Page) -> Any:
                 raise Stopped
             if not runs or step is None:
                 raise ValueError("Choose a run that has a checkpoint.")
+            if seed is None:
+                raise ValueError("The seed is missing. Type a number.")
             request = DrawRequest(prompt, negative, int(seed), int(steps), float(guidance), approach, float(strength))
             yield from _pictures(page, runs, step, request, stop)
         except Stopped:

@@ -1,10 +1,12 @@
 """Reading a run never needs torch, and views never need Gradio."""
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
+from reslora_sd.runs import names
 from tests.scripts import ROOT
 
 _READ = """
@@ -49,3 +51,17 @@ assert "torch" not in sys.modules
 @pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.name)
 def test_only_the_tabs_know_gradio(path):
     assert "import gradio" not in path.read_text(encoding="utf-8")
+
+
+SHARED = {
+    value
+    for name, value in vars(names).items()
+    if isinstance(value, str) and (name.endswith(("_FILE", "_FOLDER")) or name in ("UNMERGED", "BASE", "OPENMOJI"))
+} | {*names.DEFAULT_PROMPTS, "train_text_to_image_reslora"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").rglob("*.py")), ids=lambda path: path.name)
+def test_the_page_types_no_name_anew_that_the_scripts_define(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert typed & SHARED == set()

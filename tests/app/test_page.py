@@ -269,27 +269,35 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address
 
 
 def test_everything_is_reached_by_the_tab_key_alone_with_a_visible_focus(page):
-    reached = set()
+    reached, unseen = set(), []
     for _ in range(60):
         page.keyboard.press("Tab")
-        found = page.evaluate(
+        name, text, outline, tag = page.evaluate(
             """() => { const one = document.activeElement;
             const outline = getComputedStyle(one).outlineStyle + getComputedStyle(one).outlineWidth;
             return [one.id || one.closest('[id]')?.id || '', one.getAttribute('aria-label') || one.innerText || '',
             outline, one.tagName]; }"""
         )
-        reached.add(found[0])
-        reached.add(found[1].strip())
+        reached |= {name, text.strip()}
+        if tag != "BODY" and outline != "solid3px":
+            unseen.append((tag, name, text.strip(), outline))
+    assert unseen == []
     wanted = {"Play", "Wipe", "Grid", "Compare", "Prompt", "Seed", "Which pictures", "range slider for Step"}
     missing = {name for name in wanted if not any(name in one for one in reached)}
     assert not missing, (missing, reached)
 
 
 def test_every_picture_has_a_text(page):
-    show_tab(page, "Grid")
-    page.wait_for_selector("#grid img[alt^='Grid']")
     visible = "found => found.filter(one => one.offsetParent).map(one => one.alt)"
-    assert all(page.eval_on_selector_all("#sides img, #wipe img, #grid img", visible))
+    for tab, ready, count in (
+        ("Side by side", "#side-1 img", 3),
+        ("Wipe", "#wipe img[alt*='reslora_is']", 2),
+        ("Grid", "#grid img[alt^='Grid']", 1),
+    ):
+        show_tab(page, tab)
+        page.wait_for_selector(ready)
+        texts = page.eval_on_selector_all("#sides img, #wipe img, #grid img", visible)
+        assert len(texts) == count and all(texts), (tab, texts)
 
 
 def test_a_damaged_run_shows_what_there_is_and_a_repeated_picture_raises_an_alarm(browser, made_up_pair, tmp_path):

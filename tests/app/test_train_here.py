@@ -81,7 +81,10 @@ def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page,
 
 
 def test_a_number_that_was_deleted_is_told(make_page):
-    assert 'class="say bad"' in start(make_page(), steps=None)
+    page = make_page()
+    assert "The number of steps is missing." in start(page, steps=None)
+    assert "The rank is missing." in start(page, rank=None)
+    assert not page.started
 
 
 def test_the_list_shows_every_training_as_text(make_page):
