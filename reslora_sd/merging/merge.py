@@ -25,7 +25,7 @@ from . import rules
 from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
 
-_FROM_STATISTICS = ("input", "least_squares")
+FROM_STATISTICS = ("input", "least_squares")
 
 
 def merge(
@@ -133,7 +133,7 @@ def _check(
         )
     if alpha_from not in ("weights", "inputs"):
         raise ValueError(f"alpha_from is {alpha_from!r}. It must be 'weights' or 'inputs'.")
-    if statistics is None and (approach in _FROM_STATISTICS or (approach == "weights" and alpha_from == "inputs")):
+    if statistics is None and (approach in FROM_STATISTICS or (approach == "weights" and alpha_from == "inputs")):
         raise ValueError(f"Approach {approach!r} needs statistics. Run collect_statistics(adapter, ...) and pass them.")
     if alpha_from == "inputs" and (approach, residual) != ("weights", "middle"):
         raise ValueError("alpha_from='inputs' has a meaning for approach 'weights' of residual 'middle' only.")

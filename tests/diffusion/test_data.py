@@ -7,7 +7,8 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image as PillowImage
 
-from reslora_sd.diffusion.data import Framing, as_rgb, load_images
+from reslora_sd.diffusion.data import Framing, load_images
+from reslora_sd.diffusion.pictures import as_rgb
 from reslora_sd.diffusion.settings import DataSettings
 from tests.conftest import make_picture_folder
 
