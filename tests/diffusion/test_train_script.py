@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.folder import read_jsonl
 from tests.conftest import make_picture_folder
-from tests.scripts import ROOT, SCRIPTS, free_port, load_script
+from tests.scripts import ROOT, SCRIPTS, free_port
 
 SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"
 METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
