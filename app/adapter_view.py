@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run, is_number, is_step
 
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
@@ -151,6 +152,8 @@ def norm_differences(reference: Run, other: Run) -> tuple[dict[str, float], str]
     """
     a, b = merged_blocks(reference), merged_blocks(other)
     for run, blocks in ((reference, a), (other, b)):
+        if not blocks and run.results:
+            return {}, f"{run.name} is a text run, which has no merge report: its merges are in {RESULTS_FILE}."
         if not blocks:
             return {}, f"{run.name} has no merge report yet: it is written when training has ended."
     norms = {name: (number(a[name], "norm"), number(b[name], "norm")) for name in b if name in a}

@@ -1,7 +1,7 @@
 """Reads run folders as they are: being written, cut off, damaged, or no run at all. Never raises for what a file holds.
 
-What is missing or broken is told in `Run.notes`, in plain text. Nothing here needs torch. README.md, "The run folder",
-names every file.
+What is missing or broken is told in `Run.notes`, in plain text. Nothing here needs torch. docs/run-folder.md names
+every file.
 """
 
 from __future__ import annotations
