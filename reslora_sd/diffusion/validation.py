@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
 from ..modes import evaluating
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder, read_jsonl
 from .batches import Batch
+from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
 
 if TYPE_CHECKING:
@@ -99,31 +100,6 @@ class Validation:
             )
 
 
-def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], scale: int = 1
-) -> Image.Image:
-    """One picture of labelled rows and columns, as the paper's Fig. 3.
-
-    Args:
-        rows: label and pictures, one for each column.
-        scale: whole factor by which small pictures are enlarged.
-    """
-    width, height = (side * scale for side in rows[0][1][0].size)
-    font = ImageFont.load_default(12)
-    margin = 12 + max(int(font.getlength(label)) for label, _ in rows)
-    sheet = Image.new("RGB", (margin + len(columns) * (width + 4), 20 + len(rows) * (height + 4)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, label in enumerate(columns):
-        pen.text((margin + place * (width + 4) + 2, 3), label, "black", font)
-    for line, (label, pictures) in enumerate(rows):
-        top = 20 + line * (height + 4)
-        pen.text((4, top + height // 2 - 6), label, "black", font)
-        for place, picture in enumerate(pictures):
-            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + place * (width + 4), top))
-    return sheet
-
-
 def save_sheets(run: RunFolder, approach: str) -> list[Path]:
     """Writes `validation/steps.png` (prompts by steps, unmerged) and, of the last step, `validation/merged.png`."""
     rows = read_jsonl(run.index_path)
@@ -141,10 +117,11 @@ def save_sheets(run: RunFolder, approach: str) -> list[Path]:
         for prompt, seed in drawn:
             found = [table.get((prompt, seed, key)) for key in keys]
             if all(found):
-                lines.append((prompt, [Image.open(run.index_path.parent / row["file"]) for row in found if row]))
+                pictures = [Image.open(run.index_path.parent / row["file"]) for row in found if row]
+                lines.append(Row(pictures, label=prompt))
         if not lines:
             continue
-        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0][1][0].width <= 96 else 1)
+        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0].pictures[0].width <= 96 else 1)
         with replacing(run.index_path.parent / name) as temporary:
             sheet.save(temporary, format="PNG")
         sheets.append(run.index_path.parent / name)
