@@ -124,7 +124,8 @@ def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
     return report(run, settings, results)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command reslora-train-nlg."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -132,3 +133,7 @@ if __name__ == "__main__":
         main(*parse_arguments(TaskArguments, __doc__.split("\n")[0], None))
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    cli()

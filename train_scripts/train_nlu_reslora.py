@@ -92,7 +92,7 @@ def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
     if not train(trainer, attached, run, settings, resumed_at):
         return None
 
-    def batches(rows: list[dict[str, Any]]) -> list[Any]:
+    def batches(rows: list[Any]) -> list[Any]:
         return [pad(list(part)) for part in batches_of(rows, args.eval_batch_size)]
 
     model = attached.model.eval()
@@ -114,7 +114,8 @@ def main(args: TaskArguments, training: Any) -> dict[str, Any] | None:
     return report(run, settings, results)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command reslora-train-nlu."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -124,3 +125,7 @@ if __name__ == "__main__":
         )
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -281,7 +281,8 @@ def main(args: argparse.Namespace) -> None:
     leave_process_group(accelerator)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command reslora-train."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     # their advice is about parts that we don't use, and their bars hide ours
     for library in (diffusers, transformers):
@@ -291,3 +292,7 @@ if __name__ == "__main__":
         main(parse_arguments())
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    cli()
