@@ -17,7 +17,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ValueError: a folder isn't there, or without folders the demo's aren't.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m app", description="Shows training runs side by side, step by step, in the browser."
+        prog="reslora-page" if __package__ == "reslora_sd.app" else "python -m app",
+        description="Shows training runs side by side, step by step, in the browser.",
     )
     parser.add_argument(
         "runs",
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         serve(args.runs, args.trainings, args.allow, args.host, args.port)
     except ImportError as error:
-        sys.exit(f"Error: {error}. The page needs: pip install -e '.[app]'")
+        sys.exit(f"Error: {error}. The page needs: pip install 'reslora-sd[app]'")
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
 

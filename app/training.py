@@ -220,7 +220,6 @@ def _launch(run: Path, flags: Sequence[str], threads: int) -> Path:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=SCRIPT.parents[1],
             env={**environment, "TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # closing the server's terminal doesn't end it
         )
