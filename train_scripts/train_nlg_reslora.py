@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.encode import batches_of, encode, padding
 from reslora_sd.text.evaluate import measure_answers
@@ -45,6 +46,7 @@ from reslora_sd.training.command import quiet_libraries, run_command
 logger = logging.getLogger("reslora_sd")
 
 
+@as_only_writer(lambda settings: str(settings.training.output_dir))
 def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     """The run, in order: check, read, load, attach, train, merge, evaluate, export.
 

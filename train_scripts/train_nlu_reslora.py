@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import DataCollatorWithPadding, set_seed
 
+from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.encode import batches_of
 from reslora_sd.text.evaluate import measure_classes
@@ -36,6 +37,7 @@ from reslora_sd.training.command import quiet_libraries, run_command
 logger = logging.getLogger("reslora_sd")
 
 
+@as_only_writer(lambda settings: str(settings.training.output_dir))
 def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     """The run, in order: check, read, load, attach, train, merge, evaluate, export.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -14,7 +13,8 @@ from torch import nn
 
 from ..modes import evaluating
 from ..runs.atomic import replacing
-from ..runs.folder import RunFolder, read_jsonl
+from ..runs.folder import RunFolder
+from ..runs.names import BASE, SHEET_FILES, UNMERGED
 from .batches import Batch
 from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
@@ -72,12 +72,15 @@ class Validation:
         return pictures
 
     def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
-        """Writes pictures and their index rows, and warns of pictures that equal those of another step."""
-        before = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in read_jsonl(run.index_path)}
+        """Writes pictures and their index rows, and warns of pictures that equal those of an earlier step.
+
+        Those of the base model don't change, so they may.
+        """
+        before = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in run.pictures()}
         wanted = [(number, prompt, seed) for number, prompt in enumerate(self.prompts) for seed in self.seeds]
         repeated = 0
         for (number, prompt, seed), picture in zip(wanted, pictures, strict=True):
-            digest = run.add_picture(
+            row = run.add_picture(
                 picture,
                 step,
                 f"{approach}-{number:02d}-{seed}.png",
@@ -89,8 +92,8 @@ class Validation:
                 merge_approach=approach,
             )
             earlier = before.get((prompt, seed, approach))
-            repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == digest
-        if repeated:
+            repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == row["sha256"]
+        if repeated and approach != BASE:
             logger.warning(
                 "%d of %d validation pictures of step %d equal those of an earlier step to the last pixel: the adapter "
                 "may not be active, or doesn't learn.",
@@ -100,29 +103,38 @@ class Validation:
             )
 
 
-def save_sheets(run: RunFolder, approach: str) -> list[Path]:
+def save_sheets(run: RunFolder, approach: str) -> None:
     """Writes `validation/steps.png` (prompts by steps, unmerged) and, of the last step, `validation/merged.png`."""
-    rows = read_jsonl(run.index_path)
+    rows = run.pictures()
     if not rows:
-        return []
+        return
     last = max(row["step"] for row in rows)
-    steps = sorted({row["step"] for row in rows if row["merge_approach"] == "unmerged"})
-    kinds = [kind for kind in ("base", "unmerged", approach) if any(row["merge_approach"] == kind for row in rows)]
-    by_step = {(row["prompt"], row["seed"], row["step"]): row for row in rows if row["merge_approach"] == "unmerged"}
+    steps = sorted({row["step"] for row in rows if row["merge_approach"] == UNMERGED})
+    kinds = [kind for kind in (BASE, UNMERGED, approach) if any(row["merge_approach"] == kind for row in rows)]
+    by_step = {(row["prompt"], row["seed"], row["step"]): row for row in rows if row["merge_approach"] == UNMERGED}
     by_kind = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in rows if row["step"] == last}
     drawn = list(dict.fromkeys((row["prompt"], row["seed"]) for row in rows))
-    sheets = []
-    for name, table, keys in (("steps.png", by_step, steps), ("merged.png", by_kind, kinds)):
+    for name, table, keys in zip(SHEET_FILES, (by_step, by_kind), (steps, kinds), strict=True):
         lines = []
         for prompt, seed in drawn:
-            found = [table.get((prompt, seed, key)) for key in keys]
-            if all(found):
-                pictures = [Image.open(run.index_path.parent / row["file"]) for row in found if row]
-                lines.append(Row(pictures, label=prompt))
+            pictures = [_open(run, table.get((prompt, seed, key))) for key in keys]
+            found = [picture for picture in pictures if picture is not None]
+            if len(found) == len(keys):
+                lines.append(Row(found, label=prompt))
         if not lines:
             continue
         sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0].pictures[0].width <= 96 else 1)
-        with replacing(run.index_path.parent / name) as temporary:
+        with replacing(run.path / name) as temporary:
             sheet.save(temporary, format="PNG")
-        sheets.append(run.index_path.parent / name)
-    return sheets
+
+
+def _open(run: RunFolder, row: dict[str, Any] | None) -> Image.Image | None:
+    """The picture of a row of the index; `None` for no row. One that can't be opened is told, and is `None`, too."""
+    if row is None:
+        return None
+    try:
+        with Image.open(run.index_path.parent / row["file"]) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for damaged files
+        logger.warning("%s can't be opened for a sheet: %s", row["file"], error)
+        return None

@@ -13,9 +13,10 @@ from torch import nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..merging.plain_lora import PlainLoRA
-from ..runs.atomic import write_json
-from ..runs.folder import RunFolder, read_jsonl
-from ..runs.names import FUSED_FOLDER, PEFT_FOLDER, default_approach
+from ..runs.atomic import replacing
+from ..runs.folder import RunFolder
+from ..runs.jsonl import is_number
+from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, RESULTS_FILE, default_approach
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
@@ -50,7 +51,7 @@ def accuracies(
 
 def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
     """answers.jsonl: what each variant said to each test row."""
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+    with replacing(folder / ANSWERS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows):
             said = {name: answers[number] for name, answers in texts.items()}
             file.write(json.dumps({"row": dict(row), "answers": said}, default=str) + "\n")
@@ -147,18 +148,19 @@ def describe_run(
 
 def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Writes results.json, prints the table, and gives what was written."""
-    log = read_jsonl(run.log_path)
+    log = run.log_rows()
+    seconds, memory = ([row[key] for row in log if is_number(row.get(key))] for key in ("seconds", "memory"))
     found = {
         **{key: settings[key] for key in ("method", "base_model", "dataset", "seed", "trainable_parameters")},
         "learning_rate": settings["arguments"]["learning_rate"],
-        "steps": log[-1]["step"],
-        "seconds_per_step": round(fmean(row["seconds"] for row in log), 4),
-        "peak_memory_mb": max(row["memory"] for row in log),
+        "steps": max((row["step"] for row in log), default=0),
+        "seconds_per_step": round(fmean(seconds or [0.0]), 4),
+        "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
         "results": {name: dict(row) for name, row in results.items()},
     }
-    write_json(run.path / "results.json", found)
+    run.finish(RESULTS_FILE, found)
     if results:
         print(table(results))
     print(

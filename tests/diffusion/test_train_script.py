@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from reslora_sd.files.storage import load_tensors
-from reslora_sd.runs.folder import read_jsonl
+from reslora_sd.runs.jsonl import read_jsonl
 from tests.conftest import make_picture_folder
 from tests.scripts import ROOT, SCRIPTS, free_port
 

@@ -14,7 +14,7 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
 from reslora_sd import load_reslora
 from reslora_sd.files.storage import load_tensors
-from reslora_sd.runs.folder import read_jsonl
+from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.encode import encode, padding
 from reslora_sd.text.evaluate import run_model

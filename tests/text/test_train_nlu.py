@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from reslora_sd.files.storage import load_tensors
-from reslora_sd.runs.folder import read_jsonl
+from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.finish import calibration_rows
 from reslora_sd.text.methods import attach
