@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,7 +17,6 @@ from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
 from ..runs.jsonl import is_number
 from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, RESULTS_FILE, default_approach
-from .arguments import MethodArguments
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
@@ -126,27 +124,26 @@ def _save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def describe_run(
-    args: MethodArguments, training: Any, attached: Attached, model: str, data: Mapping[str, Any]
+    arguments: Mapping[str, Any], attached: Attached, base_model: str, data: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
-    """What run.json says."""
+    """What run.json says.
+
+    Args:
+        arguments: from `TextSettings.to_arguments`.
+        data: the task's name, where its rows come from, and how many there are.
+    """
     adapter: ResLoRAAdapter | None = attached.adapter
     return {
-        "method": args.method,
-        "arguments": {**asdict(args), **{key: training.to_sanitized_dict()[key] for key in _TRAINING}},
-        "base_model": model,
+        "method": attached.method,
+        "arguments": dict(arguments),
+        "base_model": base_model,
         "dataset": dict(data),
-        "seed": training.seed,
+        "seed": seed,
         "targets": list(attached.targets),
         "lora_config": adapter.config.to_dict() if adapter else None,
         "trainable_parameters": attached.trainable,
         "link_plan": adapter.link_plan().to_list() if adapter else [],
     }
-
-
-_TRAINING = (
-    "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
-    "lr_scheduler_type warmup_steps weight_decay max_grad_norm seed bf16 fp16"
-).split()
 
 
 def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -40,11 +40,6 @@ def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolde
     return run, step_of(checkpoint)
 
 
-def output_folder(args: Any, training: TrainingArguments) -> str:
-    """`--output_dir`, or a folder by task and method."""
-    return training.output_dir or f"runs/{args.task}-{args.method}"
-
-
 def total_steps(training: TrainingArguments, rows: int) -> int:
     """Optimizer steps of the whole training, over so many rows."""
     if training.max_steps > 0:
