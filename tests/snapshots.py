@@ -41,7 +41,7 @@ def _content(path: Path) -> Any:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         # safetensors writes metadata in any order; what these files hold is compared below
         files = {name: "" if name.endswith(".safetensors") else noted for name, noted in manifest["files"].items()}
-        return {**manifest, "files": files}
+        return {**_without(manifest, ("sha256",)), "files": files}
     if path.name == "results.json":
         return _without(json.loads(path.read_text(encoding="utf-8")), _CLOCKS)
     if path.suffix == ".safetensors":

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reslora_sd.runs.atomic import write_json
-from reslora_sd.runs.names import METHODS
-from reslora_sd.runs.sweep import Training, claim_folder, run_all
+from reslora_sd.runs.names import METHODS, REPORT_FILE
+from reslora_sd.runs.sweep import Training, claim_folder, has_result, read_result, run_all
 
 SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
-REPORT = "merge_report.json"
+KEYS = ("end_to_end", "approach")
+"""What is read of a run's merge_report.json."""
 
 
 def run_folder(args: argparse.Namespace, method: str, rate: float, seed: int) -> Path:
@@ -46,15 +46,21 @@ def training(args: argparse.Namespace, method: str, rate: float, seed: int, more
         "--overwrite_output_dir",
         *more,
     ]
-    return Training(run_folder(args, method, rate, seed), SCRIPT, flags, lambda path: (path / REPORT).exists())
+    return Training(
+        run_folder(args, method, rate, seed), SCRIPT, flags, lambda path: has_result(path / REPORT_FILE, KEYS)
+    )
 
 
 def read(folder: Path) -> dict[str, float]:
     """Held-out losses of one run, by model: base, unmerged, exported; and its drift."""
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    loss, approach = report["end_to_end"]["loss"], report["approach"]
-    drift = report["end_to_end"]["drift"][approach]
-    return {"base": loss["base"], "unmerged": loss["unmerged"], "exported": loss[approach], "drift": drift}
+    report = read_result(folder / REPORT_FILE, KEYS)
+    try:
+        loss, approach = report["end_to_end"]["loss"], report["approach"]
+        drift = report["end_to_end"]["drift"][approach]
+        return {"base": loss["base"], "unmerged": loss["unmerged"], "exported": loss[approach], "drift": drift}
+    except (KeyError, TypeError) as error:
+        file = folder / REPORT_FILE
+        raise ValueError(f"{file} is damaged: {error}. Remove it, and start the same command again.") from error
 
 
 def table(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_train_steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; mind OMP_NUM_THREADS")
     args, more = parser.parse_known_args(argv)
-    claim_folder(Path(args.output_dir), {"max_train_steps": args.max_train_steps, "flags": more}, REPORT)
+    claim_folder(Path(args.output_dir), {"max_train_steps": args.max_train_steps, "flags": more}, REPORT_FILE)
     combinations = list(itertools.product(args.seeds, args.learning_rates, args.methods))
     run_all([training(args, method, rate, seed, more) for seed, rate, method in combinations], args.jobs)
     results: dict[str, dict[str, list[dict[str, float]]]] = {

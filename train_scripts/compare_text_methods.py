@@ -11,20 +11,20 @@ go to the training script. Runs that are done are not run again: after a stop, t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reslora_sd.runs.atomic import write_json
-from reslora_sd.runs.names import BASELINES, METHODS
-from reslora_sd.runs.sweep import Training, claim_folder, run_all
+from reslora_sd.runs.names import BASELINES, METHODS, RESULTS_FILE, checkpoint_name
+from reslora_sd.runs.sweep import Training, claim_folder, has_result, read_result, run_all
 from reslora_sd.text.compare import best_rates, plot, summary
 from reslora_sd.text.tasks import GENERATION_TASKS
 
 FOLDER = Path(__file__).parent
-RESULTS = "results.json"
+KEYS = ("method learning_rate validation_loss seconds_per_step peak_memory_mb trainable_parameters results").split()
+"""What is read of a run's results.json."""
 
 
 def training(
@@ -49,7 +49,7 @@ def training(
         "--evaluate",
         evaluate,
     ]
-    if (folder / RESULTS).exists():
+    if has_result(folder / RESULTS_FILE, KEYS) or (folder / checkpoint_name(args.max_steps)).is_dir():
         flags += ["--resume_from_checkpoint", "latest"]
     else:
         flags += ["--overwrite_output_dir"]
@@ -58,13 +58,13 @@ def training(
 
 def is_done(folder: Path, evaluated: bool) -> bool:
     """Whether the run is there, with the test rows if these are asked for."""
-    path = folder / RESULTS
-    return path.exists() and (not evaluated or bool(json.loads(path.read_text(encoding="utf-8"))["results"]))
+    path = folder / RESULTS_FILE
+    return has_result(path, KEYS) and (not evaluated or bool(read_result(path, KEYS)["results"]))
 
 
 def results_of(trainings: Sequence[Training]) -> list[dict[str, Any]]:
     """What the runs' results.json say."""
-    return [json.loads((one.folder / RESULTS).read_text(encoding="utf-8")) for one in trainings]
+    return [read_result(one.folder / RESULTS_FILE, KEYS) for one in trainings]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first, tried = args.seeds[0], rates_of(args)
     args.output_dir = args.output_dir or f"runs/compare-{args.task}"
     common = {key: getattr(args, key) for key in ("task", "max_steps", "validation_samples")}
-    claim_folder(Path(args.output_dir), {**common, "flags": more}, RESULTS)
+    claim_folder(Path(args.output_dir), {**common, "flags": more}, RESULTS_FILE, "checkpoint-*")
     sweep = [
         training(args, method, rate, first, "none", more)
         for rate in sorted({rate for rates in tried.values() for rate in rates})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -78,7 +79,8 @@ def publish(temporary: Path, target: Path, **about: Any) -> None:
     }
     for path in temporary.rglob("*"):
         sync(path)
-    write_json(temporary / MANIFEST_FILE, {"step": step_of(target), **about, "files": files})
+    manifest = {"step": step_of(target), **about, "files": files}
+    write_json(temporary / MANIFEST_FILE, {**manifest, "sha256": _digest_of(manifest)})
     if target.exists():
         remove_checkpoint(target)
     os.replace(temporary, target)
@@ -96,18 +98,15 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """
     notes: list[str] = []
     manifest = read_object(checkpoint / MANIFEST_FILE, notes.append)
-    files = manifest.get("files")
-    if notes or not isinstance(files, dict) or not files or manifest.get("step") != step_of(checkpoint):
-        why = " ".join(notes) or f"{MANIFEST_FILE} is not the list of this checkpoint's files."
+    files, digest = manifest.get("files"), manifest.pop("sha256", None)
+    if not isinstance(files, dict) or manifest.get("step") != step_of(checkpoint) or digest != _digest_of(manifest):
+        why = " ".join(notes) or f"{MANIFEST_FILE} is not the list of files that was written."
         raise ValueError(_refusal(checkpoint, f"{why} It was damaged, renamed, or written by an older version."))
     for name, noted in files.items():
         path = checkpoint / name
         if not path.is_file():
             raise ValueError(_refusal(checkpoint, f"{name} is missing."))
-        if not isinstance(noted, dict) or (noted.get("bytes"), noted.get("sha256")) != (
-            path.stat().st_size,
-            _digest(path),
-        ):
+        if noted != {"bytes": path.stat().st_size, "sha256": _digest(path)}:
             raise ValueError(_refusal(checkpoint, f"{name} is damaged: it is not the file that was written."))
     return manifest
 
@@ -130,6 +129,10 @@ def remove_oldest(folder: Path, keep: int | None) -> None:
     """Removes all checkpoints but the newest `keep`; `None` or 0 keeps all."""
     for old in list_checkpoints(folder)[:-keep] if keep and keep > 0 else ():
         remove_checkpoint(old)
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 from . import contents
 from .atomic import replacing, sync, write_json
 from .checkpoints import list_checkpoints, publish, remove_checkpoint, remove_oldest, step_of
-from .jsonl import append_row, is_step, read_rows, write_rows
+from .jsonl import append_row, read_rows, write_rows
 from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED, checkpoint_name
+from .run import is_step
 
 logger = logging.getLogger("reslora_sd")
 

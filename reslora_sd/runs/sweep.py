@@ -16,20 +16,20 @@ from .jsonl import read_object
 SETTINGS_FILE = "sweep.json"
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], result: str) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any], *results: str) -> None:
     """Notes what all runs of a sweep have in common, so that runs of another are not taken for this one's.
 
     Args:
         folder: of the sweep; its runs are folders in it.
         settings: what has to be the same for all runs, as JSON.
-        result: name of the file that a finished run has.
+        results: names, or patterns of them, of what a run has that isn't trained again.
 
     Raises:
         ValueError: the folder has finished runs of other settings, or of settings that can't be read; or it can't be
             written.
     """
     file = folder / SETTINGS_FILE
-    if file.is_file() and any(folder.glob(f"*/{result}")):
+    if file.is_file() and any(found for result in results for found in folder.glob(f"*/{result}")):
         notes: list[str] = []
         found = read_object(file, notes.append)
         if notes:
@@ -50,22 +50,24 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], result: str) -> None
         raise ValueError(f"--output_dir {folder} can't be written: {error}. Choose another folder.") from error
 
 
-def read_result(file: Path) -> dict[str, Any]:
-    """The JSON object that a file of a sweep is.
+def read_result(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """The JSON object that a finished run wrote.
 
     Raises:
-        ValueError: it is none, or isn't there.
+        ValueError: it is none, isn't there, or lacks one of the keys.
     """
     notes: list[str] = []
     found = read_object(file, notes.append)
-    if notes:
-        raise ValueError(f"{file}: {notes[0]} Remove it, and the run that it belongs to is made again.")
+    if missing := [key for key in keys if key not in found]:
+        why = notes[0] if notes else f"It has no {', '.join(missing)}."
+        raise ValueError(f"{file} is damaged. {why} Remove it, and start the same command again.")
     return found
 
 
-def has_result(file: Path) -> bool:
-    """Whether a run's file is there and can be read: a run without it is made again."""
-    return bool(read_object(file, lambda _: None))
+def has_result(file: Path, keys: Sequence[str]) -> bool:
+    """Whether `read_result` reads it; a run without it is made again."""
+    found = read_object(file, lambda _: None)
+    return all(key in found for key in keys)
 
 
 @dataclass(frozen=True)
