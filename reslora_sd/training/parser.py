@@ -25,6 +25,9 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
     def __init__(self, kinds: Sequence[type], description: str) -> None:
         super().__init__(list(kinds), description=description, allow_abbrev=False)
         for kind in kinds:
+            for field in dataclasses.fields(kind):
+                if field.metadata.get("nargs") == "*":  # HfArgumentParser's lists take one value or more
+                    self._option_string_actions[f"--{field.name}"].nargs = "*"
             for name, hint in get_type_hints(kind).items():
                 if hint == (bool | None):
                     self.add_argument(
