@@ -26,6 +26,10 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
 
     def __init__(self, kinds: Sequence[type], description: str) -> None:
         super().__init__(list(kinds), description=description, allow_abbrev=False)
+        for kind in kinds:
+            for field in dataclasses.fields(kind):
+                if field.metadata.get("nargs") == "*":  # HfArgumentParser's lists take one value or more
+                    self._option_string_actions[f"--{field.name}"].nargs = "*"
         actions = {action.dest: action for action in reversed(self._actions)}  # --name comes before --no-name
         self._hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items() if name in actions}
         for name, hint in self._hints.items():
