@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
 """Our methods, as on the command line, and the residual that each one trains with."""
 
@@ -23,12 +25,19 @@ RUN_FILE = "run.json"
 LOG_FILE = "log.jsonl"
 INDEX_FILE = "validation/index.jsonl"
 REFERENCES_FILE = "validation/real.jsonl"
+SHEET_FILES = ("validation/steps.png", "validation/merged.png")
 REPORT_FILE = "merge_report.json"
 RESULTS_FILE = "results.json"
+ANSWERS_FILE = "answers.jsonl"
 ADAPTER_FILE = "reslora_adapter.safetensors"
+HEAD_FILE = "trained_modules.safetensors"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
 PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
+MANIFEST_FILE = "checkpoint.json"
+LOCK_FILE, WRITER_FILE = ".lock", ".writer.json"
+TRACKER = "text2image-reslora"
+"""What trackers such as TensorBoard call the U-Net's trainings: a folder in `--logging_dir`."""
 
 OPENMOJI = "openmoji"
 """What `--dataset_name` calls the drawings that are used where no data is given."""
@@ -40,3 +49,17 @@ DEFAULT_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
 def default_approach(residual: str) -> str:
     """The best approach of a residual: `exact` where there is one, else `least_squares`."""
     return "exact" if "exact" in APPROACHES[residual] else "least_squares"
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step in the name of a checkpoint's folder; `None` for the name of anything else."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after a step."""
+    return f"checkpoint-{step}"
