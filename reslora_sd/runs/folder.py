@@ -1,4 +1,4 @@
-"""The run folder: what a training writes and the viewer reads. README.md, "The run folder", names every file."""
+"""The run folder: what a training writes and the viewer reads. docs/run-folder.md names every file."""
 
 from __future__ import annotations
 
