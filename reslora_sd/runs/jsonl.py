@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .atomic import replacing
+
+logger = logging.getLogger("reslora_sd")
 
 MOST_BYTES = 64_000_000
 """Larger files are not read: a log of a million steps is smaller."""
@@ -40,6 +43,11 @@ def read_rows(path: Path, tell: Tell) -> Iterator[tuple[int, dict[str, Any]]]:
             tell(f"The last line of {path.name} is cut off, or still being written; left out.")
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file; what is broken is warned of."""
+    return [row for _, row in read_rows(path, logger.warning)]
+
+
 def read_object(path: Path, tell: Tell) -> dict[str, Any]:
     """The JSON object that a file is, read as `read_rows` does; an empty one, told, where it is none."""
     text = _text(path, tell)
@@ -54,6 +62,16 @@ def read_object(path: Path, tell: Tell) -> dict[str, Any]:
         tell(f"{path.name} holds no JSON object.")
         return {}
     return value
+
+
+def is_step(value: object) -> bool:
+    """A whole number from 0 to a thousand million: more is damage."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+
+
+def is_number(value: object) -> bool:
+    """A number that can be plotted."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
