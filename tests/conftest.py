@@ -27,6 +27,11 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `save_tiny_pipeline`."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def save_tiny_pipeline(folder: Path) -> Path:
     """A whole Stable Diffusion folder, smaller than the embedded model, with random weights (epsilon prediction)."""
     from reslora_sd.diffusion.models import DEFAULT_MODEL
 
@@ -60,7 +65,6 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     pipeline.save_pretrained(folder)
     return folder
 

@@ -98,8 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(results))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command reslora-compare."""
     try:
         main()
     except (RuntimeError, ValueError) as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -136,8 +136,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command reslora-compare-text."""
     try:
         main()
     except (RuntimeError, ValueError) as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, batches_apart, training_batches
-from reslora_sd.diffusion.checkpoints import register_adapter, save_checkpoint
+from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import framing_of, load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.finish import finish
@@ -41,7 +41,10 @@ from reslora_sd.diffusion.reference_pictures import save_real_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.settings import OptimizerSettings, TrainingSettings, UnetSettings
 from reslora_sd.diffusion.validation import Validation, validation_loss
-from reslora_sd.runs.folder import RunFolder, find_checkpoint, step_of
+from reslora_sd.runs.checkpoints import find_checkpoint
+from reslora_sd.runs.folder import RunFolder
+from reslora_sd.runs.lock import as_only_writer
+from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
 from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
@@ -155,13 +158,14 @@ class OptimizerStep:
         return {**row, "seconds": round(time.perf_counter() - started, 4), "memory": peak_memory_mb()}
 
 
+@as_only_writer(lambda settings: settings.output.output_dir)
 def main(settings: UnetSettings) -> None:
     """The run, in order: check, load, adapt, train, finish."""
     # 1. Whatever can be wrong is found before anything is written
     output, training = settings.output, settings.training
     run = RunFolder(output.output_dir)
-    run.check(resume=output.resume_from_checkpoint is not None, overwrite=output.overwrite_output_dir)
     checkpoint = find_checkpoint(run.path, output.resume_from_checkpoint) if output.resume_from_checkpoint else None
+    run.check(resume=run.owns(checkpoint), overwrite=output.overwrite_output_dir)
     accelerator = make_accelerator(settings)
     quiet = not accelerator.is_local_main_process
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
@@ -211,19 +215,18 @@ def main(settings: UnetSettings) -> None:
     register_adapter(accelerator, adapter)
     done = 0
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-        done = step_of(checkpoint)
+        done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
-        run.create(describe(settings, parts, adapter, images, total), done)
+        run.start(describe(settings, parts, adapter, images, total), checkpoint)
         if validation:
             save_real_pictures(run, validation.prompts, images, kept_out, resolution)
         logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
         config = {name: str(value) for name, value in to_arguments(settings).items()}
-        accelerator.init_trackers("text2image-reslora", config=config)
+        accelerator.init_trackers(TRACKER, config=config)
     if validation and every and done == 0 and accelerator.is_main_process:
-        validation.save(validation.draw(parts.pipeline()), run, 0, "unmerged")
+        validation.save(validation.draw(parts.pipeline()), run, 0, UNMERGED)
     check_every = every or steps_of_epoch
 
     # 4. The loop
@@ -252,12 +255,13 @@ def main(settings: UnetSettings) -> None:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and row["lr"]:
             check_learning(adapter, now)
-        if now % output.checkpointing_steps == 0:
-            save_checkpoint(accelerator, run.path, now, output.checkpoints_total_limit)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
-            validation.save(validation.draw(parts.pipeline()), run, now, "unmerged")
+            validation.save(validation.draw(parts.pipeline()), run, now, UNMERGED)
+        if now % output.checkpointing_steps == 0:  # after all else that the step writes: see RunFolder
+            save_checkpoint(accelerator, run, now, output.checkpoints_total_limit)
+    if done < total and now % output.checkpointing_steps:
+        save_checkpoint(accelerator, run, now, output.checkpoints_total_limit)
     if done < total and now < total:
-        save_checkpoint(accelerator, run.path, now, output.checkpoints_total_limit)
         print(f"Stopped after step {now} of {total}. Go on with --resume_from_checkpoint latest.")
         accelerator.end_training()
         return

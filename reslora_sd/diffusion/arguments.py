@@ -22,10 +22,10 @@ def parse_settings(argv: Sequence[str] | None = None) -> UnetSettings:
     """
     parser = make_parser()
     parser.set_defaults(**defaults_for(parser.given(argv)))
-    *groups, validation, output = parser.parse(argv)
+    method, model, data, training, optimizer, validation, output = parser.parse(argv)
     prompts = validation.validation_prompts
     validation = replace(validation, validation_prompts=None if prompts is None else prompts_in(prompts))
-    return UnetSettings(*groups, validation, output)
+    return UnetSettings(method, model, data, training, optimizer, validation, output)
 
 
 def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetSettings:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..adapter.training_form import load_adapter_state
-from ..runs.atomic import sync
-from ..runs.folder import list_checkpoints
-from ..runs.names import ADAPTER_FILE
+from ..runs.checkpoints import step_of, unfinished
+from ..runs.folder import RunFolder
+from ..runs.jsonl import read_object
+from ..runs.names import ADAPTER_FILE, MANIFEST_FILE, checkpoint_name
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger("reslora_sd")
 
 
 def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter) -> None:
@@ -34,24 +37,32 @@ def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter) -> None:
     accelerator.register_load_state_pre_hook(load)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, total_limit: int | None) -> Path:
-    """Writes `checkpoint-STEP` under another name, syncs and renames it, then removes the oldest beyond the limit."""
-    target = folder / f"checkpoint-{step}"
-    temporary = folder / f".{target.name}.tmp"
+def save_checkpoint(accelerator: Accelerator, run: RunFolder, step: int, total_limit: int | None) -> None:
+    """Writes `checkpoint-STEP` under another name and renames it, then removes the oldest beyond the limit."""
+    temporary = unfinished(run.path / checkpoint_name(step))
     if accelerator.is_main_process:
-        for left in folder.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
-            shutil.rmtree(left)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while saving
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary))  # every process: DeepSpeed and FSDP hang otherwise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for path in temporary.rglob("*"):
-            sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-        sync(folder)
-        if total_limit is not None:
-            for old in list_checkpoints(folder)[:-total_limit]:
-                shutil.rmtree(old)
+        run.add_checkpoint(temporary, step, total_limit, processes=accelerator.num_processes)
     accelerator.wait_for_everyone()
-    return target
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
+    """Takes up a checkpoint that `find_checkpoint` has looked through.
+
+    Returns:
+        its step.
+    """
+    written_by = read_object(checkpoint / MANIFEST_FILE, logger.warning).get("processes")
+    if written_by != accelerator.num_processes:
+        logger.warning(
+            "%s is of %s processes, and %d train now: random numbers differ from those of a run without a stop.",
+            checkpoint,
+            written_by,
+            accelerator.num_processes,
+        )
+    accelerator.load_state(str(checkpoint))
+    return step_of(checkpoint)

@@ -16,9 +16,8 @@ from ..merging.applied import applied
 from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
-from ..runs.atomic import write_json
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, APPROACHES, DIFFUSERS_FILE, KOHYA_FILE
+from ..runs.names import ADAPTER_FILE, APPROACHES, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE
 from .batches import Batch, BatchMaker
 from .calibration import predict
 from .loss import target_of
@@ -91,11 +90,11 @@ def finish(
         parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
     )
     finished = Finished(approach, drift, loss, largest, active)
-    write_json(run.path / "merge_report.json", _report(finished, plains))
     if validation:
-        for name, found in {"base": base_pictures, **drawn_by, approach: pictures}.items():
+        for name, found in {BASE: base_pictures, **drawn_by, approach: pictures}.items():
             validation.save(found, run, step, name)
         save_sheets(run, approach)
+    run.finish(REPORT_FILE, _report(finished, plains))
     return finished
 
 

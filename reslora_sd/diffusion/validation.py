@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
+from ..modes import evaluating
 from ..runs.atomic import replacing
-from ..runs.folder import RunFolder, read_jsonl
+from ..runs.folder import RunFolder
+from ..runs.names import BASE, SHEET_FILES, UNMERGED
 from .batches import Batch
+from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
 
 if TYPE_CHECKING:
@@ -27,16 +29,14 @@ _BATCH = 8
 @torch.no_grad()
 def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable[Batch]) -> float:
     """Mean loss on pictures that training doesn't see, with the same noise each time; the U-Net in eval mode."""
-    was_training = unet.training
-    unet.eval()
     weight = next(unet.parameters())
     losses = []
-    for batch in batches:
-        batch = batch.to(weight.device, weight.dtype)
-        losses.append(
-            diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
-        )
-    unet.train(was_training)
+    with evaluating(unet):
+        for batch in batches:
+            batch = batch.to(weight.device, weight.dtype)
+            losses.append(
+                diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
+            )
     return sum(losses) / len(losses)
 
 
@@ -55,12 +55,9 @@ class Validation:
     @torch.no_grad()
     def draw(self, pipeline: StableDiffusionPipeline) -> list[Image.Image]:
         """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
-        unet = pipeline.unet
-        was_training = unet.training
-        unet.eval()
         wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
         pictures: list[Image.Image] = []
-        try:
+        with evaluating(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 pictures += pipeline(
@@ -72,17 +69,18 @@ class Validation:
                     height=self.resolution,
                     width=self.resolution,
                 ).images
-        finally:
-            unet.train(was_training)
         return pictures
 
     def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
-        """Writes pictures and their index rows, and warns of pictures that equal those of another step."""
-        before = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in read_jsonl(run.index_path)}
+        """Writes pictures and their index rows, and warns of pictures that equal those of an earlier step.
+
+        Those of the base model don't change, so they may.
+        """
+        before = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in run.pictures()}
         wanted = [(number, prompt, seed) for number, prompt in enumerate(self.prompts) for seed in self.seeds]
         repeated = 0
         for (number, prompt, seed), picture in zip(wanted, pictures, strict=True):
-            digest = run.add_picture(
+            row = run.add_picture(
                 picture,
                 step,
                 f"{approach}-{number:02d}-{seed}.png",
@@ -94,8 +92,8 @@ class Validation:
                 merge_approach=approach,
             )
             earlier = before.get((prompt, seed, approach))
-            repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == digest
-        if repeated:
+            repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == row["sha256"]
+        if repeated and approach != BASE:
             logger.warning(
                 "%d of %d validation pictures of step %d equal those of an earlier step to the last pixel: the adapter "
                 "may not be active, or doesn't learn.",
@@ -105,53 +103,38 @@ class Validation:
             )
 
 
-def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], scale: int = 1
-) -> Image.Image:
-    """One picture of labelled rows and columns, as the paper's Fig. 3.
-
-    Args:
-        rows: label and pictures, one for each column.
-        scale: whole factor by which small pictures are enlarged.
-    """
-    width, height = (side * scale for side in rows[0][1][0].size)
-    font = ImageFont.load_default(12)
-    margin = 12 + max(int(font.getlength(label)) for label, _ in rows)
-    sheet = Image.new("RGB", (margin + len(columns) * (width + 4), 20 + len(rows) * (height + 4)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, label in enumerate(columns):
-        pen.text((margin + place * (width + 4) + 2, 3), label, "black", font)
-    for line, (label, pictures) in enumerate(rows):
-        top = 20 + line * (height + 4)
-        pen.text((4, top + height // 2 - 6), label, "black", font)
-        for place, picture in enumerate(pictures):
-            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + place * (width + 4), top))
-    return sheet
-
-
-def save_sheets(run: RunFolder, approach: str) -> list[Path]:
+def save_sheets(run: RunFolder, approach: str) -> None:
     """Writes `validation/steps.png` (prompts by steps, unmerged) and, of the last step, `validation/merged.png`."""
-    rows = read_jsonl(run.index_path)
+    rows = run.pictures()
     if not rows:
-        return []
+        return
     last = max(row["step"] for row in rows)
-    steps = sorted({row["step"] for row in rows if row["merge_approach"] == "unmerged"})
-    kinds = [kind for kind in ("base", "unmerged", approach) if any(row["merge_approach"] == kind for row in rows)]
-    by_step = {(row["prompt"], row["seed"], row["step"]): row for row in rows if row["merge_approach"] == "unmerged"}
+    steps = sorted({row["step"] for row in rows if row["merge_approach"] == UNMERGED})
+    kinds = [kind for kind in (BASE, UNMERGED, approach) if any(row["merge_approach"] == kind for row in rows)]
+    by_step = {(row["prompt"], row["seed"], row["step"]): row for row in rows if row["merge_approach"] == UNMERGED}
     by_kind = {(row["prompt"], row["seed"], row["merge_approach"]): row for row in rows if row["step"] == last}
     drawn = list(dict.fromkeys((row["prompt"], row["seed"]) for row in rows))
-    sheets = []
-    for name, table, keys in (("steps.png", by_step, steps), ("merged.png", by_kind, kinds)):
+    for name, table, keys in zip(SHEET_FILES, (by_step, by_kind), (steps, kinds), strict=True):
         lines = []
         for prompt, seed in drawn:
-            found = [table.get((prompt, seed, key)) for key in keys]
-            if all(found):
-                lines.append((prompt, [Image.open(run.index_path.parent / row["file"]) for row in found if row]))
+            pictures = [_open(run, table.get((prompt, seed, key))) for key in keys]
+            found = [picture for picture in pictures if picture is not None]
+            if len(found) == len(keys):
+                lines.append(Row(found, label=prompt))
         if not lines:
             continue
-        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0][1][0].width <= 96 else 1)
-        with replacing(run.index_path.parent / name) as temporary:
+        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0].pictures[0].width <= 96 else 1)
+        with replacing(run.path / name) as temporary:
             sheet.save(temporary, format="PNG")
-        sheets.append(run.index_path.parent / name)
-    return sheets
+
+
+def _open(run: RunFolder, row: dict[str, Any] | None) -> Image.Image | None:
+    """The picture of a row of the index; `None` for no row. One that can't be opened is told, and is `None`, too."""
+    if row is None:
+        return None
+    try:
+        with Image.open(run.index_path.parent / row["file"]) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for damaged files
+        logger.warning("%s can't be opened for a sheet: %s", row["file"], error)
+        return None

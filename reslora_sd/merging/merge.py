@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
+from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, default_approach
 from . import rules
-from .plain_lora import BlockReport, PlainBlock, PlainLoRA
+from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
 
 FROM_STATISTICS = ("input", "least_squares")
@@ -71,9 +72,14 @@ def merge(
                     found.error = rules.branch_error(block, adapter.config, found.A, statistics)
             if approach == "weights":
                 merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
-            plain[name] = PlainBlock(found.A.contiguous(), B.contiguous(), block.scaling)
+            plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)
             reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error)
     return PlainLoRA(plain, adapter.config, approach, reports)
+
+
+def _own(matrix: Tensor) -> Tensor:
+    """A copy: a rule may hand on the adapter's own parameter, which further training would change."""
+    return matrix.detach().clone(memory_format=torch.contiguous_format)
 
 
 @dataclass

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import re
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files that are still being written, or were when their process was killed."""
 
 
 @contextmanager
@@ -19,12 +24,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)
@@ -33,8 +36,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or a folder on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Asks the system to put a file or a folder on disk; Windows does so for files only."""
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -45,10 +51,4 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes indented JSON in one piece. NaN has no place in JSON and raises `ValueError`."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        temporary.write_bytes(f"{text}\n".encode())

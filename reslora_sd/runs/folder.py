@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import platform
-import re
-import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .atomic import replacing, write_json
+from . import contents
+from .atomic import replacing, sync, write_json
+from .checkpoints import list_checkpoints, publish, remove_checkpoint, remove_oldest, step_of
+from .jsonl import append_row, is_step, read_rows, write_rows
+from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED, checkpoint_name
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+logger = logging.getLogger("reslora_sd")
+
 _PACKAGES = ("reslora-sd", "torch", "diffusers", "transformers", "accelerate", "datasets", "peft", "safetensors")
 
 
 class RunFolder:
-    """One run's files. Nothing is written before `create`.
+    """One run's files. Nothing is written before `begin` or `resume`; `lock.one_writer` is to be held by then.
+
+    A step's log line and pictures are written before its checkpoint, and the file that makes a run a finished one
+    (`finish`) last of all. So whatever a killed run left after its newest checkpoint is dropped when it is resumed.
 
     Args:
         path: the output folder.
@@ -27,98 +34,111 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.log_path = self.path / "log.jsonl"
-        self.index_path = self.path / "validation" / "index.jsonl"
+        self.log_path = self.path / LOG_FILE
+        self.index_path = self.path / INDEX_FILE
 
     def check(self, resume: bool, overwrite: bool) -> None:
         """Whether this run may write here, without writing.
 
         Raises:
-            ValueError: the folder can't be written, or holds another run.
+            ValueError: the folder holds another run.
         """
-        ancestor = self.path
-        while not ancestor.exists() and ancestor != ancestor.parent:
-            ancestor = ancestor.parent
-        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-            raise ValueError(
-                f"--output_dir {self.path} can't be written: {ancestor} is no folder that you may write to."
-            )
-        if (self.path / "run.json").exists() and not (resume or overwrite):
+        if contents.holds_run(self.path) and not (resume or overwrite):
             raise ValueError(
                 f"--output_dir {self.path} holds a run already. Choose another folder, continue it with "
                 "--resume_from_checkpoint latest, or replace it with --overwrite_output_dir."
             )
 
-    def create(self, settings: dict[str, Any], resumed_at: int) -> None:
-        """Writes run.json, and cuts the logs of a resumed run back to the step that it continues from."""
+    def start(self, settings: dict[str, Any], checkpoint: Path | None) -> None:
+        """Begins a run, or resumes the one here that a checkpoint is of."""
+        if checkpoint is not None and self.owns(checkpoint):
+            self.resume(settings, step_of(checkpoint))
+        else:
+            self.begin(settings)
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Removes everything that another run left here, and starts one. Files that no run of ours writes stay."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not resumed_at:
-            for stale in list_checkpoints(self.path):  # of the run that this one replaces: `latest` must not find them
-                shutil.rmtree(stale)
+        if contents.holds_run(self.path):
+            contents.remove_run(self.path)
+        self._describe(settings)
         for path in (self.log_path, self.index_path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = [row for row in read_jsonl(path) if row["step"] <= resumed_at] if resumed_at else []
-            with replacing(path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        write_json(self.path / "run.json", {**settings, "versions": package_versions()})
+            write_rows(path, ())
+
+    def owns(self, checkpoint: Path | None) -> bool:
+        """Whether a checkpoint is of the run in this folder, and not of one elsewhere."""
+        return checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
+
+    def resume(self, settings: dict[str, Any], step: int) -> None:
+        """Goes on after the checkpoint of `step`: as `discard_from`, then writes run.json anew."""
+        self.discard_from(step)
+        self._describe(settings)
+
+    def discard_from(self, step: int) -> None:
+        """Drops what was written after `step`: log lines, pictures, checkpoints, and all that finishing writes."""
+        for checkpoint in reversed(list_checkpoints(self.path)):  # a kill in between leaves a `latest` that is whole
+            if step_of(checkpoint) > step:
+                remove_checkpoint(checkpoint)
+        contents.remove_finished(self.path)
+        pictures = [row for row in self.pictures() if row["step"] <= step and row["merge_approach"] == UNMERGED]
+        write_rows(self.index_path, pictures)
+        contents.remove_pictures(self.path, keep={row["file"] for row in pictures})
+        write_rows(self.log_path, [row for row in self.log_rows() if row["step"] <= step])
+        contents.remove_temporary(self.path)
+
+    def _describe(self, settings: dict[str, Any]) -> None:
+        write_json(self.path / RUN_FILE, {**settings, "versions": package_versions()})
 
     def log(self, **row: Any) -> None:
         """Adds one line to log.jsonl."""
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        append_row(self.log_path, row)
 
-    def add_picture(self, image: Any, step: int, file_name: str, **about: Any) -> str:
-        """Saves a validation picture, adds it to the index, gives its sha256 (of the decoded pixels)."""
-        relative = f"step-{step:06d}/{file_name}"
-        path = self.index_path.parent / relative
-        with replacing(path) as temporary:
+    def log_rows(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl that have a step; others are told."""
+        return self._rows(self.log_path, lambda row: True)
+
+    def add_picture(self, image: Any, step: int, file_name: str, **about: Any) -> dict[str, Any]:
+        """Saves a validation picture, adds it to the index with the sha256 of its pixels, and gives that line."""
+        relative = f"{contents.step_folder(step)}/{file_name}"
+        with replacing(self.index_path.parent / relative) as temporary:
             image.save(temporary, format="PNG")
         digest = hashlib.sha256(image.tobytes()).hexdigest()
-        with self.index_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **about, "file": relative, "sha256": digest}) + "\n")
-        return digest
+        row = {"step": step, **about, "file": relative, "sha256": digest}
+        append_row(self.index_path, row)
+        return row
+
+    def pictures(self) -> list[dict[str, Any]]:
+        """The lines of the index that name a picture of a step, a prompt, a seed and an approach; others are told."""
+        return self._rows(self.index_path, _names_picture)
+
+    def _rows(self, path: Path, is_whole: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        notes: list[str] = []
+        rows = []
+        for number, row in read_rows(path, notes.append):
+            if is_step(row.get("step")) and is_whole(row):
+                rows.append(row)
+            else:
+                notes.append(f"{path.name}, line {number} lacks a part, or has a wrong one; left out.")
+        if notes:
+            more = f" And {len(notes) - 1} more like it." if len(notes) > 1 else ""
+            logger.warning("%s: %s%s", self.path, notes[0], more)
+        return rows
+
+    def add_checkpoint(self, temporary: Path, step: int, keep: int | None, **about: Any) -> None:
+        """Gives a checkpoint that was written under another name its own, then removes the oldest but `keep`."""
+        for path in (self.log_path, self.index_path):
+            sync(path)  # the checkpoint stands for their lines
+        publish(temporary, self.path / checkpoint_name(step), **about)
+        remove_oldest(self.path, keep)
+
+    def finish(self, name: str, found: dict[str, Any]) -> None:
+        """Writes merge_report.json or results.json, which makes the run a finished one: nothing may come after it."""
+        write_json(self.path / name, found)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint was saved after."""
-    match = _CHECKPOINT.fullmatch(checkpoint.name)
-    assert match is not None
-    return int(match.group(1))
-
-
-def find_checkpoint(folder: Path, asked: str) -> Path:
-    """The checkpoint that `--resume_from_checkpoint` means: `latest`, a name in the output folder, or a path.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if asked == "latest":
-        complete = list_checkpoints(folder)
-        if not complete:
-            raise FileNotFoundError(f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out.")
-        return complete[-1]
-    for path in (Path(asked), folder / asked):
-        if _CHECKPOINT.fullmatch(path.name) and path.is_dir():
-            return path
-    have = ", ".join(path.name for path in list_checkpoints(folder)) or "none"
-    raise FileNotFoundError(f"There is no checkpoint {asked!r}; {folder} has: {have}.")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that was cut off is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+def _names_picture(row: dict[str, Any]) -> bool:
+    texts = all(isinstance(row.get(key), str) for key in ("prompt", "merge_approach", "file", "sha256"))
+    return texts and isinstance(row.get("seed"), int) and contents.is_picture(row["file"])
 
 
 def package_versions() -> dict[str, str]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Step = TypeVar("Step")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NAMES = ("SIGTERM", "SIGINT", "SIGBREAK")  # the last one is Windows' Ctrl-Break, which one process can send another
+_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 
 
 def until_stopped(steps: Iterable[Step], heed: bool = True) -> Iterator[Step]:
@@ -25,6 +26,8 @@ def until_stopped(steps: Iterable[Step], heed: bool = True) -> Iterator[Step]:
 def stop_requests(heed: bool = True) -> Iterator[threading.Event]:
     """Within it, the first SIGTERM or Ctrl-C sets the event; a second one acts as it would without us.
 
+    On Windows, where SIGTERM ends a process at once, Ctrl-C and Ctrl-Break do so.
+
     Args:
         heed: `False` changes nothing and never sets the event. Several processes that train together can't heed a
             signal: they would leave the loop at different steps and wait for one another for ever.
@@ -34,14 +37,16 @@ def stop_requests(heed: bool = True) -> Iterator[threading.Event]:
 
     def restore() -> None:
         for number in list(before):
-            signal.signal(number, before.pop(number))
+            handler = before.pop(number)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def ask(_number: int, _frame: object) -> None:
         asked.set()
         restore()
 
     if heed and threading.current_thread() is threading.main_thread():  # only there can handlers be set
-        before.update({number: signal.signal(number, ask) for number in _SIGNALS})
+        for number in _SIGNALS:
+            before[number] = signal.signal(number, ask)
     try:
         yield asked
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_json
+from .jsonl import read_object
 
 SETTINGS_FILE = "sweep.json"
 
@@ -25,19 +25,47 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], result: str) -> None
         result: name of the file that a finished run has.
 
     Raises:
-        ValueError: the folder has finished runs of other settings.
+        ValueError: the folder has finished runs of other settings, or of settings that can't be read; or it can't be
+            written.
     """
     file = folder / SETTINGS_FILE
     if file.is_file() and any(folder.glob(f"*/{result}")):
-        found = json.loads(file.read_text(encoding="utf-8"))
+        notes: list[str] = []
+        found = read_object(file, notes.append)
+        if notes:
+            raise ValueError(
+                f"{notes[0]} So nobody knows which settings the runs in {folder} have. Choose another --output_dir, "
+                "or delete that one."
+            )
         for key in (*settings, *found):
             if found.get(key) != settings.get(key):
                 raise ValueError(
                     f"{folder} has runs with {key} {found.get(key)}, and not {settings.get(key)}. "
                     "Choose another --output_dir, or delete that one."
                 )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, dict(settings))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, dict(settings))
+    except OSError as error:
+        raise ValueError(f"--output_dir {folder} can't be written: {error}. Choose another folder.") from error
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The JSON object that a file of a sweep is.
+
+    Raises:
+        ValueError: it is none, or isn't there.
+    """
+    notes: list[str] = []
+    found = read_object(file, notes.append)
+    if notes:
+        raise ValueError(f"{file}: {notes[0]} Remove it, and the run that it belongs to is made again.")
+    return found
+
+
+def has_result(file: Path) -> bool:
+    """Whether a run's file is there and can be read: a run without it is made again."""
+    return bool(read_object(file, lambda _: None))
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,6 @@ def run_all(trainings: Sequence[Training], at_once: int = 1) -> None:
 def _run(training: Training, number: str) -> None:
     command = [sys.executable, str(training.script), *training.flags, "--output_dir", str(training.folder)]
     print(f"{number} {training.folder.name} ...", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

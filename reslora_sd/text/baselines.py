@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from ..files.storage import load_tensors, save_tensors
+from .trainer import RunTrainer
 
 ADALORA_EXTRA = 1.5
 """AdaLoRA starts with this many times the rank, and ends with the rank on average (ratio of its paper, 12 to 8)."""
@@ -103,7 +104,7 @@ def ranks(model: Any) -> dict[str, int]:
     }
 
 
-class AdaLoRATrainer(Trainer):  # type: ignore[misc]
+class AdaLoRATrainer(RunTrainer):
     """A Trainer whose checkpoints hold all of AdaLoRA, so that a run can be resumed.
 
     PEFT's file leaves out ranks that are taken away: it fits no fresh adapter, and a rank may come back later. The

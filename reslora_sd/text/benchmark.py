@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..benchmark import QUICK_SECONDS, SECONDS, finish, measure
 from ..runs.names import METHODS
-from .arguments import MethodArguments
+from ..training.method import AnyMethod
 from .methods import attach
 from .models import SMOLLM2, load_causal_lm, target_modules_for
+from .settings import TextMethod
 
 BASELINE = "peft"
 METHODS_OF_PEFT = ("adalora", "loha", "lokr")
@@ -35,8 +36,8 @@ def make_step(model: Any, method: str, ids: Tensor, rank: int) -> Callable[[], N
         targets = list(target_modules_for(model))
         model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     else:
-        args = MethodArguments(method=method, rank=rank, lora_alpha=2.0 * rank)
-        model = attach(model, args, total_steps=1000, seed=0).model
+        settings = TextMethod(method=cast(AnyMethod, method), rank=rank, lora_alpha=2.0 * rank)
+        model = attach(model, settings, total_steps=1000, seed=0).model
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-4)
     model.train()
 

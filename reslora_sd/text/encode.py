@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from transformers import DataCollatorForSeq2Seq
+
+from ..modes import evaluating
 
 IGNORED = -100
 """Label of tokens that the loss leaves out: the prompt's and padding."""
@@ -54,22 +58,14 @@ def encode(rows: Sequence[Mapping[str, Any]], task: Any, tokenizer: Any, max_len
     return Encoded(examples, kept, too_long)
 
 
-@dataclass(frozen=True)
-class Padding:
-    """A collator: pads a batch on the right to its longest example.  -> (batch, tokens) long each"""
+def padding(tokenizer: Any) -> DataCollatorForSeq2Seq:
+    """A collator that pads a batch on the right to its longest example, whatever the tokenizer's own side is.
 
-    pad_token_id: int
-
-    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        longest = max(len(one["input_ids"]) for one in examples)
-
-        def padded(key: str, fill: int) -> Tensor:
-            return torch.tensor([[*one[key], *[fill] * (longest - len(one[key]))] for one in examples])
-
-        lengths = torch.tensor([len(one["input_ids"]) for one in examples])
-        mask = torch.arange(longest) < lengths[:, None]
-        ids = padded("input_ids", self.pad_token_id)
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": padded("labels", IGNORED)}
+    It gives `input_ids`, `attention_mask` and `labels`.  -> (batch, tokens) long each
+    """
+    on_the_right = copy.copy(tokenizer)
+    on_the_right.padding_side = "right"
+    return DataCollatorForSeq2Seq(on_the_right, label_pad_token_id=IGNORED)
 
 
 def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -91,10 +87,7 @@ def generate_answers(
     # equal lengths together, so that little is padding
     order = sorted((i for i, length in enumerate(lengths) if length <= max_length), key=lambda i: lengths[i])
     answers: list[str | None] = [None] * len(prompts)
-    was_training, side = model.training, tokenizer.padding_side
-    model.eval()
-    tokenizer.padding_side = "left"
-    try:
+    with evaluating(model), _padding_on_the_left(tokenizer):
         for chosen in batches_of(order, batch_size):
             batch = tokenizer([prompts[i] for i in chosen], padding=True, return_tensors="pt").to(model.device)
             tokens = model.generate(
@@ -108,7 +101,14 @@ def generate_answers(
             new = tokens[:, batch["input_ids"].shape[1] :]
             for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 answers[i] = text
-    finally:
-        model.train(was_training)
-        tokenizer.padding_side = side
     return answers, len(prompts) - len(order)
+
+
+@contextmanager
+def _padding_on_the_left(tokenizer: Any) -> Iterator[None]:
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = side

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,10 +13,10 @@ from torch import nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..merging.plain_lora import PlainLoRA
-from ..runs.atomic import write_json
-from ..runs.folder import RunFolder, read_jsonl
-from ..runs.names import FUSED_FOLDER, PEFT_FOLDER, default_approach
-from .arguments import MethodArguments
+from ..runs.atomic import replacing
+from ..runs.folder import RunFolder
+from ..runs.jsonl import is_number
+from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, RESULTS_FILE, default_approach
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
@@ -52,7 +51,7 @@ def accuracies(
 
 def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
     """answers.jsonl: what each variant said to each test row."""
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+    with replacing(folder / ANSWERS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows):
             said = {name: answers[number] for name, answers in texts.items()}
             file.write(json.dumps({"row": dict(row), "answers": said}, default=str) + "\n")
@@ -125,16 +124,21 @@ def _save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def describe_run(
-    args: MethodArguments, training: Any, attached: Attached, model: str, data: Mapping[str, Any]
+    arguments: Mapping[str, Any], attached: Attached, base_model: str, data: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
-    """What run.json says."""
+    """What run.json says.
+
+    Args:
+        arguments: from `TextSettings.to_arguments`.
+        data: the task's name, where its rows come from, and how many there are.
+    """
     adapter: ResLoRAAdapter | None = attached.adapter
     return {
-        "method": args.method,
-        "arguments": {**asdict(args), **{key: training.to_sanitized_dict()[key] for key in _TRAINING}},
-        "base_model": model,
+        "method": attached.method,
+        "arguments": dict(arguments),
+        "base_model": base_model,
         "dataset": dict(data),
-        "seed": training.seed,
+        "seed": seed,
         "targets": list(attached.targets),
         "lora_config": adapter.config.to_dict() if adapter else None,
         "trainable_parameters": attached.trainable,
@@ -142,26 +146,21 @@ def describe_run(
     }
 
 
-_TRAINING = (
-    "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
-    "lr_scheduler_type warmup_steps weight_decay max_grad_norm seed bf16 fp16"
-).split()
-
-
 def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Writes results.json, prints the table, and gives what was written."""
-    log = read_jsonl(run.log_path)
+    log = run.log_rows()
+    seconds, memory = ([row[key] for row in log if is_number(row.get(key))] for key in ("seconds", "memory"))
     found = {
         **{key: settings[key] for key in ("method", "base_model", "dataset", "seed", "trainable_parameters")},
         "learning_rate": settings["arguments"]["learning_rate"],
-        "steps": log[-1]["step"],
-        "seconds_per_step": round(fmean(row["seconds"] for row in log), 4),
-        "peak_memory_mb": max(row["memory"] for row in log),
+        "steps": max((row["step"] for row in log), default=0),
+        "seconds_per_step": round(fmean(seconds or [0.0]), 4),
+        "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
         "results": {name: dict(row) for name, row in results.items()},
     }
-    write_json(run.path / "results.json", found)
+    run.finish(RESULTS_FILE, found)
     if results:
         print(table(results))
     print(

@@ -11,9 +11,9 @@ import torch
 
 from ..adapter.adapter import ResLoRAAdapter, add_reslora
 from ..merging.plain_lora import PlainLoRA
-from .arguments import MethodArguments
 from .evaluate import variants
 from .models import target_modules_for
+from .settings import TextMethod
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Attached:
         return {"base": self.model.disable_adapter, "unmerged": nullcontext}
 
 
-def attach(model: Any, args: MethodArguments, total_steps: int, seed: int, head: Sequence[str] = ()) -> Attached:
+def attach(model: Any, settings: TextMethod, total_steps: int, seed: int, head: Sequence[str] = ()) -> Attached:
     """Puts the method into a loaded model.
 
     LoRA and ResLoRA start from the same A for equal seed, rank and targets.
@@ -55,25 +55,25 @@ def attach(model: Any, args: MethodArguments, total_steps: int, seed: int, head:
     Raises:
         ValueError: as `add_reslora` and `target_modules_for`.
     """
-    if args.method == "full":
+    if settings.method == "full":
         return Attached(model.requires_grad_(True).float(), "full")
-    targets = tuple(args.target_modules or target_modules_for(model))
+    targets = tuple(settings.target_modules or target_modules_for(model))
     torch.manual_seed(seed)
-    if not args.is_ours:
+    if not settings.is_ours:
         from .baselines import add_peft_baseline
 
         wrapped, callbacks = add_peft_baseline(
             model,
-            args.method,
+            settings.method,
             targets,
-            r=args.rank,
-            lora_alpha=args.lora_alpha,
-            lora_dropout=args.lora_dropout,
+            r=settings.rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
             total_steps=total_steps,
             modules_to_save=list(head),
         )
-        return Attached(wrapped, args.method, callbacks=callbacks, targets=targets)
-    adapter = add_reslora(model, args.lora_config(targets))
+        return Attached(wrapped, settings.method, callbacks=callbacks, targets=targets)
+    adapter = add_reslora(model, settings.lora_config(targets))
     for name in head:
         model.get_submodule(name).requires_grad_(True).float()
-    return Attached(model, args.method, adapter, targets=targets)
+    return Attached(model, settings.method, adapter, targets=targets)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
 from ..adapter.text import gradient_checkpointing_kwargs
-from ..runs.folder import RunFolder, find_checkpoint, step_of
+from ..runs.checkpoints import find_checkpoint, step_of
+from ..runs.folder import RunFolder
+from ..runs.stopping import stop_requests
 from ..training.distributed import leave_process_group
 from .methods import Attached
-from .trainer import ResLoRATrainer, StepLog
+from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
 
 logger = logging.getLogger("reslora_sd")
 
@@ -24,15 +27,15 @@ def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolde
     `--resume_from_checkpoint` becomes a path.
 
     Raises:
-        ValueError: the folder can't be used.
+        ValueError: the folder holds another run, or the checkpoint lacks a part.
         FileNotFoundError: it holds no such checkpoint.
     """
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
-    run.check(resume=asked is not None, overwrite=overwrite)
-    if asked is None:
+    checkpoint = find_checkpoint(run.path, str(asked)) if asked is not None else None
+    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    if checkpoint is None:
         return run, 0
-    checkpoint = find_checkpoint(run.path, str(asked))
     training.resume_from_checkpoint = str(checkpoint)
     return run, step_of(checkpoint)
 
@@ -62,6 +65,7 @@ def make_trainer(
             if hasattr(training, name):
                 setattr(training, name, {**(getattr(training, name) or {}), **ours})
     given: dict[str, Any] = {
+        "run": log.run,
         "model": attached.model,
         "args": training,
         "train_dataset": examples,
@@ -75,30 +79,47 @@ def make_trainer(
         from .baselines import AdaLoRATrainer
 
         return AdaLoRATrainer(**given)
-    return Trainer(**given)
+    return RunTrainer(**given)
 
 
 def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:
     """Trains from the start or the checkpoint; one that is at the end already is only taken up.
 
     Returns:
-        whether this process is the one that evaluates.
+        whether this process is the one that evaluates: none does after a training that was asked to stop.
     """
     is_main = bool(trainer.is_world_process_zero())
+    total = total_steps(trainer.args, len(trainer.train_dataset))
+    checkpoint = trainer.args.resume_from_checkpoint
+
+    def start() -> None:
+        if is_main:
+            run.start({**settings, "steps": total}, Path(checkpoint) if checkpoint else None)
+
     if is_main:
-        run.create(settings, resumed_at)
         logger.info("%s trainable parameters, %d training rows", f"{attached.trainable:,}", len(trainer.train_dataset))
         if attached.adapter is not None:
             logger.info("%s", attached.adapter.link_plan())
-    checkpoint = trainer.args.resume_from_checkpoint
-    if resumed_at >= total_steps(trainer.args, len(trainer.train_dataset)):
+    stopped = False
+    if resumed_at >= total:
         trainer._load_from_checkpoint(checkpoint)
         trainer.state.global_step = resumed_at
+        start()
     else:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        if checkpoint is None:
+            start()  # before trackers write
+        else:
+            trainer.add_callback(ResumedRun(start))
+        with stop_requests(heed=trainer.args.world_size == 1) as asked:
+            trainer.add_callback(StopWhenAsked(asked))
+            trainer.train(resume_from_checkpoint=checkpoint)
+        stopped = trainer.state.global_step < total
         # what follows is measured in the weights' precision, without the autocast that training put on forward
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     # the main process goes on alone; one that ended with its group's threads running could be aborted
     trainer.model_wrapped = trainer.model
     leave_process_group(trainer.accelerator)
-    return is_main
+    if stopped and is_main:
+        step = trainer.state.global_step
+        print(f"Stopped after step {step} of {total}. Go on with --resume_from_checkpoint latest.")
+    return is_main and not stopped

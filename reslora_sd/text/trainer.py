@@ -1,10 +1,12 @@
-"""transformers' Trainer around a ResLoRA adapter: checkpoints hold what trains, and a log line is written each step."""
+"""transformers' Trainer for run folders: complete checkpoints that hold what trains, a log line each step, stopping."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,43 @@ from transformers import Trainer, TrainerCallback
 from ..adapter.adapter import ResLoRAAdapter
 from ..adapter.training_form import load_adapter_state
 from ..files.storage import load_tensors, save_tensors
+from ..runs.checkpoints import SAVING
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE
+from ..runs.names import ADAPTER_FILE, HEAD_FILE, checkpoint_name
 from ..training.checks import check_learning, check_loss, peak_memory_mb
 
-HEAD_FILE = "trained_modules.safetensors"
-"""Parameters that train beside the adapter, such as a new classifier's."""
+
+class RunTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose checkpoints are complete or not there.
+
+    transformers writes them in place: one that a kill cut off looks like one, and an older one may be gone by then.
+
+    Args:
+        run: where they go.
+    """
+
+    def __init__(self, *args: Any, run: RunFolder, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run = run
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.run.path / SAVING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.is_world_process_zero():
+            shutil.rmtree(self.run.path / SAVING, ignore_errors=True)  # of a run that was killed while saving
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            step = self.state.global_step
+            written = self.run.path / SAVING / checkpoint_name(step)
+            self.run.add_checkpoint(written, step, self.args.save_total_limit, processes=self.args.world_size)
+            (self.run.path / SAVING).rmdir()
+        self.accelerator.wait_for_everyone()
 
 
-class ResLoRATrainer(Trainer):  # type: ignore[misc]
+class ResLoRATrainer(RunTrainer):
     """A Trainer whose checkpoints hold the adapter's training form and a new head, not the frozen model.
 
     Everything else is transformers' own: accumulation, mixed precision, DeepSpeed, FSDP, resume, trackers.
@@ -130,3 +160,24 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
                 seconds=round(self._of_step, 4),
                 memory=peak_memory_mb(),
             )
+
+
+class ResumedRun(TrainerCallback):  # type: ignore[misc]
+    """Calls a function when all of a checkpoint has been loaded, and before the first step."""
+
+    def __init__(self, resume: Callable[[], None]) -> None:
+        self.resume = resume
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.resume()
+
+
+class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
+    """Ends training, with a checkpoint, after the step in which an event was set."""
+
+    def __init__(self, asked: threading.Event) -> None:
+        self.asked = asked
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked.is_set():
+            control.should_save = control.should_training_stop = True

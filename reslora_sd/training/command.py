@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,13 @@ def run_command(main: Callable[[], Any]) -> None:
         sys.exit(f"Error: {error}")
 
 
-def quiet_libraries() -> None:
-    """Silences diffusers and transformers: their advice is about parts that we don't use, and their bars hide ours."""
-    import diffusers
-    import transformers
+def quiet_libraries(*names: str) -> None:
+    """Silences Hugging Face's libraries: their advice is about parts that we don't use, and their bars hide ours.
 
-    for library in (diffusers, transformers):
+    Args:
+        names: of the modules; left out, diffusers and transformers.
+    """
+    for name in names or ("diffusers", "transformers"):
+        library = importlib.import_module(name)
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

@@ -12,6 +12,8 @@ from .options import check_above_zero, check_at_least, check_choices, option
 
 OurMethod = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
 """The keys of `METHODS`, as a type."""
+AnyMethod = Literal[OurMethod, "adalora", "loha", "lokr", "full"]
+"""With `BASELINES`."""
 
 
 @dataclass(frozen=True)

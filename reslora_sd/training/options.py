@@ -20,15 +20,16 @@ def switch(help: str) -> Any:
 
 
 def check_choices(settings: Any) -> None:
-    """Every field of a `Literal` type has to hold one of its values.
+    """Every field of a `Literal` type has to hold one of its values; so have the parts of a list of such a type.
 
     Raises:
         ValueError: it names the flag, the value that came, and the choices.
     """
     for name, choices in _choices_of(type(settings)).items():
         value = getattr(settings, name)
-        if value is not None and value not in choices:
-            raise ValueError(f"--{name} is {value!r}. It must be one of {', '.join(map(str, choices))}.")
+        for part in value if isinstance(value, list) else [value]:
+            if part is not None and part not in choices:
+                raise ValueError(f"--{name} is {part!r}. It must be one of {', '.join(map(str, choices))}.")
 
 
 def check_at_least(settings: Any, low: float, names: Iterable[str]) -> None:
@@ -57,9 +58,11 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
 
 def _choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
     """Allowed values of the fields that have a `Literal` in their type."""
-    found = {}
-    for name, hint in get_type_hints(kind).items():
-        for part in (hint, *get_args(hint)):
-            if get_origin(part) is Literal:
-                found[name] = get_args(part)
-    return found
+    found = {name: _literals_in(hint) for name, hint in get_type_hints(kind).items()}
+    return {name: choices for name, choices in found.items() if choices}
+
+
+def _literals_in(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(choice for part in get_args(hint) for choice in _literals_in(part))

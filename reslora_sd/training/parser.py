@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
+
+from .config_file import convert, read_config, to_words, wanted
 
 
 class SettingsParser(HfArgumentParser):  # type: ignore[misc]
     """transformers' HfArgumentParser with whole flag names only, and `--config FILE`.
+
+    Fields may be lists with choices (`list[Literal[...]]`), and lists of lists, whose flag is given once for each.
 
     Args:
         kinds: settings classes; each flag is a field of one of them.
@@ -24,17 +26,12 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
 
     def __init__(self, kinds: Sequence[type], description: str) -> None:
         super().__init__(list(kinds), description=description, allow_abbrev=False)
-        for kind in kinds:
-            for name, hint in get_type_hints(kind).items():
-                if hint == (bool | None):
-                    self.add_argument(
-                        f"--no_{name}",
-                        f"--no-{name}",
-                        action="store_false",
-                        dest=name,
-                        default=None,
-                        help=f"The opposite of --{name}.",
-                    )
+        actions = {action.dest: action for action in reversed(self._actions)}  # --name comes before --no-name
+        self._hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items() if name in actions}
+        for name, hint in self._hints.items():
+            _refine(actions[name], hint)
+            if hint == (bool | None):
+                _add_opposite(actions[name])
         self.add_argument("--config", metavar="FILE", help="JSON or YAML with flags; the command line wins.")
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -44,18 +41,21 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
             ValueError: a value can't be meant, or the config file can't be read or holds what is no flag.
             SystemExit: argparse's own, for flags that aren't there and values of the wrong kind.
         """
-        return self.parse_known(argv, more=False)[0]
-
-    def parse_known(self, argv: Sequence[str] | None = None, more: bool = True) -> tuple[tuple[Any, ...], list[str]]:
-        """As `parse`; with `more`, words that are no flags of this parser are given back instead of refused."""
-        words = list(sys.argv[1:] if argv is None else argv)
-        path = _config_flag(words)
-        if path is not None:
-            self.set_defaults(**self._converted(read_config(Path(path)), path))
-        *found, rest = self.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
-        if rest and not more:
+        words = _words(argv)
+        values, path = _config(words)
+        found, rest = self.parse_known_args(words, self._converted(values, path))
+        if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return tuple(found[: len(self.dataclass_types)]), rest
+        return self._settings(found)
+
+    def parse_known(self, argv: Sequence[str] | None = None) -> tuple[tuple[Any, ...], list[str]]:
+        """As `parse`, and the words that are for another script: flags that this one doesn't have, in both places."""
+        words = _words(argv)
+        values, path = _config(words)
+        others = {name: value for name, value in values.items() if name not in self._hints}
+        own = {name: value for name, value in values.items() if name in self._hints}
+        found, rest = self.parse_known_args(words, self._converted(own, path))
+        return self._settings(found), [*to_words(others), *rest]
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """The flags that the command line and its `--config` give, by name; defaults are left out.
@@ -63,13 +63,13 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         Raises:
             ValueError: as `parse`.
         """
-        words = [word for word in (sys.argv[1:] if argv is None else argv) if word not in ("-h", "--help")]
+        words = [word for word in _words(argv) if word not in ("-h", "--help")]
+        values, path = _config(words)
         early = type(self)(self.dataclass_types, "")
         for action in early._actions:
             action.default = argparse.SUPPRESS
-        found = vars(early.parse_known_args(words)[0])
-        path = found.pop("config", None)
-        return {**(self._converted(read_config(Path(path)), path) if path is not None else {}), **found}
+        found = vars(early.parse_known_args(words, self._converted(values, path))[0])
+        return {name: value for name, value in found.items() if name in self._hints}
 
     def from_values(self, values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
         """Settings of a table of values, such as that of run.json.
@@ -80,24 +80,31 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         Raises:
             ValueError: as `parse`.
         """
-        self.set_defaults(**self._converted(values, source))
-        return self.parse([])
+        return self._settings(self.parse_known_args([], self._converted(values, source))[0])
 
-    def _converted(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        actions = {action.dest: action for action in reversed(self._actions)}  # --name comes before --no-name
-        found = {}
+    def _converted(self, values: Mapping[str, Any], source: str) -> argparse.Namespace:
+        """The values as their fields' types; null means left out."""
+        found = argparse.Namespace()
         for name, value in values.items():
-            action = actions.get(name)
-            if action is None or name in ("config", "help"):
+            if name not in self._hints:
                 raise ValueError(f"{source} has {name!r}, which is no flag of this script. See --help.")
-            if value is None:  # left out
+            if value is None:
                 continue
-            several = action.nargs in ("+", "*")
-            if several:
-                found[name] = [_convert(action, one, source) for one in (value if isinstance(value, list) else [value])]
-            else:
-                found[name] = _convert(action, value, source)
+            choices = next(action.choices for action in self._actions if action.dest == name)
+            try:
+                setattr(found, name, convert(self._hints[name], value))
+                if choices and not {*_parts(getattr(found, name))} <= {*choices}:
+                    raise ValueError
+            except (ValueError, TypeError) as error:
+                must = f"one of {', '.join(map(str, choices))}" if choices else wanted(self._hints[name])
+                raise ValueError(f"{source} has {name}: {value!r}. It must be {must}.") from error
         return found
+
+    def _settings(self, found: argparse.Namespace) -> tuple[Any, ...]:
+        return tuple(
+            kind(**{field.name: getattr(found, field.name) for field in dataclasses.fields(kind) if field.init})
+            for kind in self.dataclass_types
+        )
 
 
 def flat(*groups: Any) -> dict[str, Any]:
@@ -105,61 +112,36 @@ def flat(*groups: Any) -> dict[str, Any]:
     return {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The table of a config file. In YAML only `true` and `false` are truth values, so that `no` stays a word.
-
-    Raises:
-        ValueError: it isn't there, can't be read, or holds no table.
-    """
-    if not path.is_file():
-        raise ValueError(f"--config names {path}, which isn't there.")
-    kind = "JSON" if path.suffix == ".json" else "YAML"
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
-        values = json.loads(text) if kind == "JSON" else yaml.load(text, Loader=_Loader)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} can't be read as {kind}: {error}") from error
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ValueError(f"{path} holds no table of flags. Write, for example: method: reslora_is")
-    return values
+def _words(argv: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if argv is None else argv)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's truth values: `no`, `off` and `y` are words, as `--mixed_precision no` needs."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
-    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _config_flag(words: Sequence[str]) -> str | None:
-    """What --config names, read before the other flags."""
+def _config(words: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """What the file holds that --config names, and its name; nothing where there is none."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
     path: str | None = early.parse_known_args(words)[0].config
-    return path
+    return ({}, "") if path is None else (read_config(Path(path)), path)
 
 
-def _convert(action: argparse.Action, value: Any, source: str) -> Any:
-    """A value as its flag would have it; numbers go by their text, so that 2.5 is no whole number."""
-    wanted = f"one of {', '.join(map(str, action.choices))}" if action.choices else _kind(action)
-    is_switch = _kind(action) == "true or false"
-    word = str(value).lower() in ("true", "false")
-    fits = word and isinstance(value, (bool, str)) if is_switch else not isinstance(value, (bool, list))
-    try:
-        if not fits:
-            raise ValueError
-        text = json.dumps(value) if isinstance(value, dict) else str(value)
-        found = action.type(text) if callable(action.type) else text
-        if action.choices and found not in action.choices:
-            raise ValueError
-    except (ValueError, TypeError, KeyError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"{source} has {action.dest}: {value!r}. It must be {wanted}.") from error
-    return found
+def _refine(action: argparse.Action, hint: Any) -> None:
+    """HfArgumentParser takes the type in `list[...]` for a function that converts a word; not all of them are."""
+    element = get_args(hint)[0] if get_origin(hint) is list else None
+    if get_origin(element) is list:
+        action.type = get_args(element)[0]
+    elif get_origin(element) is Literal:
+        action.type, action.choices = str, get_args(element)
 
 
-def _kind(action: argparse.Action) -> str:
-    name = getattr(action.type, "__name__", "str")
-    return {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}.get(name, "text")
+def _add_opposite(action: argparse.Action) -> None:
+    """`--no_name` and `--no-name` of a switch that may be left out."""
+    name = action.dest
+    group: Any = action.container  # type: ignore[attr-defined]
+    words = [f"--no_{name}", f"--no-{name}", f"--no-{name.replace('_', '-')}"]
+    group.add_argument(
+        *dict.fromkeys(words), action="store_false", dest=name, default=None, help=f"The opposite of --{name}."
+    )
+
+
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

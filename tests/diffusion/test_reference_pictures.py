@@ -5,7 +5,8 @@ from PIL import Image
 from reslora_sd.diffusion.data import load_images
 from reslora_sd.diffusion.reference_pictures import save_real_pictures
 from reslora_sd.diffusion.settings import DataSettings
-from reslora_sd.runs.folder import RunFolder, read_jsonl
+from reslora_sd.runs.folder import RunFolder
+from reslora_sd.runs.jsonl import read_jsonl
 
 
 def folder_of(path, **more):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reslora_sd import ResLoRAConfig, add_reslora
-from reslora_sd.text.encode import IGNORED, Padding, encode, generate_answers
+from reslora_sd.text.encode import IGNORED, encode, generate_answers, padding
 from reslora_sd.text.models import load_causal_lm
 from reslora_sd.text.tasks import read_train, task_named
 from tests.texts import byte_tokenizer, save_small_llama, write_svamp
@@ -36,11 +36,31 @@ def test_rows_that_are_too_long_are_counted_not_cut(tmp_path):
         encode(rows, task, tokenizer, 3)
 
 
-def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned():
-    batch = Padding(0)([{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}])
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(side):
+    tokenizer = byte_tokenizer()
+    tokenizer.padding_side = side
+    batch = padding(tokenizer)([{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}])
+    expected = {
+        "input_ids": [[5, 6, 7], [8, 0, 0]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "labels": [[IGNORED, 6, 7], [8, IGNORED, IGNORED]],
+    }
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert tokenizer.padding_side == side
+
+
+def test_an_end_of_text_that_also_pads_is_attended_to_and_learned_where_it_ends_an_answer():
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token  # as in many models, SmolLM2 among them
+    end = tokenizer.eos_token_id
+    batch = padding(tokenizer)(
+        [{"input_ids": [5, end], "labels": [5, end]}, {"input_ids": [6, 7, 8, end], "labels": [IGNORED] * 2 + [8, end]}]
+    )
+    assert batch["input_ids"].tolist() == [[5, end, end, end], [6, 7, 8, end]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[5, end, IGNORED, IGNORED], [IGNORED, IGNORED, 8, end]]
 
 
 @pytest.mark.parametrize("residual", ["none", "input", "block", "middle"])

@@ -14,20 +14,16 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
 from reslora_sd import load_reslora
 from reslora_sd.files.storage import load_tensors
-from reslora_sd.runs.folder import read_jsonl
-from reslora_sd.text.arguments import parse_arguments
-from reslora_sd.text.encode import Padding, encode
+from reslora_sd.runs.jsonl import read_jsonl
+from reslora_sd.text.arguments import GENERATION
+from reslora_sd.text.encode import encode, padding
 from reslora_sd.text.evaluate import run_model
 from reslora_sd.text.tasks import read_train, task_named
-from tests.scripts import SCRIPTS, free_port, load_script
+from tests.scripts import SCRIPTS, free_port
 from tests.texts import save_small_llama, write_svamp
+from train_scripts import train_nlg_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load_script("train_nlg_reslora")
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +62,9 @@ def command(llama, tmp_path):
 
 
 @pytest.fixture
-def train(script, command, tmp_path):
+def train(command, tmp_path):
     def run(*more, output="run"):
-        argv = command(*more, output=output)
-        result = script.main(*parse_arguments(script.TaskArguments, "", argv))
-        return result, tmp_path / output
+        return train_nlg_reslora.main(GENERATION.parse(command(*more, output=output))), tmp_path / output
 
     return run
 
@@ -83,7 +77,8 @@ def answer_loss(model, folder, file):
     """Mean cross-entropy of the answers' tokens of a file."""
     task = task_named("svamp")
     rows = read_train(task, str(file), None, 0)
-    batch = Padding(0)(encode(rows, task, transformers.AutoTokenizer.from_pretrained(folder), 512).examples)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = padding(tokenizer)(encode(rows, task, tokenizer, 512).examples)
     logits = run_model(model, batch)[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()).item()
 

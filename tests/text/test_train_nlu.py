@@ -8,20 +8,16 @@ import torch
 import transformers
 
 from reslora_sd.files.storage import load_tensors
-from reslora_sd.runs.folder import read_jsonl
-from reslora_sd.text.arguments import MethodArguments, parse_arguments
+from reslora_sd.runs.jsonl import read_jsonl
+from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.finish import calibration_rows
 from reslora_sd.text.methods import attach
-from tests.scripts import load_script
+from reslora_sd.text.settings import TextMethod
 from tests.texts import save_small_bert, small_bert, write_glue
+from train_scripts import train_nlu_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
 STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def script():
-    return load_script("train_nlu_reslora")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,7 @@ def bert(tmp_path_factory):
 
 
 @pytest.fixture
-def train(script, bert, tmp_path):
+def train(bert, tmp_path):
     def run(*more, task="rte", output="run"):
         files = [write_glue(tmp_path / f"{task}-{part}.jsonl", task, 24) for part in ("train", "test")]
         argv = [
@@ -55,7 +51,7 @@ def train(script, bert, tmp_path):
             str(tmp_path / output),
             *map(str, more),
         ]
-        return script.main(*parse_arguments(script.TaskArguments, "", argv)), tmp_path / output
+        return train_nlu_reslora.main(CLASSIFICATION.parse(argv)), tmp_path / output
 
     return run
 
@@ -91,13 +87,13 @@ def test_peft_loads_adapter_and_head(train, bert, method):
 
 
 def test_short_rows_are_calibrated_on_more_of_them():
-    attached = attach(small_bert(), MethodArguments(method="reslora_is"), 1, 0, ["classifier"])
+    attached = attach(small_bert(), TextMethod(method="reslora_is"), 1, 0, ["classifier"])
     rows = [{"input_ids": [3] * 4}] * 1000
     wide = next(iter(attached.adapter.blocks.values())).lora_A.shape[1]
     assert len(calibration_rows(attached, rows, None)) == max(256, 32 * wide // 4) < 1000
     assert len(calibration_rows(attached, [{"input_ids": [3] * 99}] * 1000, None)) == 256
     assert len(calibration_rows(attached, rows, 7)) == 7
-    assert not calibration_rows(attach(small_bert(), MethodArguments(method="loha"), 1, 0, ["classifier"]), rows, 7)
+    assert not calibration_rows(attach(small_bert(), TextMethod(method="loha"), 1, 0, ["classifier"]), rows, 7)
 
 
 @pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])
