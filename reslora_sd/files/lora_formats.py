@@ -143,7 +143,7 @@ def _metadata(lora: PlainLoRA, details: Mapping[str, str]) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion/lora",
         "modelspec.title": f"LoRA ({method})",
-        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return {**metadata, **_origin(lora), **details}
 
