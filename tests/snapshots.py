@@ -37,6 +37,11 @@ def _content(path: Path) -> Any:
     if path.name == "run.json":
         settings = json.loads(path.read_text(encoding="utf-8"))
         return {**settings, "arguments": _without(settings["arguments"], _COMMAND)}
+    if path.name == "checkpoint.json":
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        # safetensors writes metadata in any order; what these files hold is compared below
+        files = {name: "" if name.endswith(".safetensors") else noted for name, noted in manifest["files"].items()}
+        return {**manifest, "files": files}
     if path.name == "results.json":
         return _without(json.loads(path.read_text(encoding="utf-8")), _CLOCKS)
     if path.suffix == ".safetensors":

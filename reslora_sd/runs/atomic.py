@@ -26,8 +26,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        os.chmod(temporary, mode)  # safetensors puts a file in its place that nobody else may read
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)
