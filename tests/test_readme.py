@@ -1,5 +1,6 @@
 """The README's code runs, and its commands name flags that exist."""
 
+import dataclasses
 import re
 import shlex
 
@@ -8,7 +9,8 @@ import pytest
 
 from reslora_sd.diffusion.arguments import make_parser
 from reslora_sd.text.arguments import CLASSIFICATION, GENERATION
-from tests.scripts import ROOT, load_script
+from tests.scripts import ROOT
+from train_scripts import compare_text_methods
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,11 +37,9 @@ def arguments_of(line):
 
 
 def test_the_commands_of_comparisons_parse():
-    compare = load_script("compare_text_methods")
-    parser, rates_of = compare.make_parser(), compare.rates_of
     found = {}
     for line in commands("compare_text_methods.py"):
-        args, more = parser.parse_known_args(arguments_of(line))
+        args, more = compare_text_methods.parse(arguments_of(line))
         script = GENERATION if args.task == "svamp" else CLASSIFICATION
         own = script.parse([word for word in more if word != "--bf16"])
         found[args.task] = (args, own)
@@ -48,7 +48,7 @@ def test_the_commands_of_comparisons_parse():
     for task, steps in (("mrpc", 200), ("cola", 1200), ("rte", 150)):
         args, own = found[task]
         assert len(args.methods) == 7 and args.max_steps == steps
-        assert all(len(rates) >= 3 for rates in rates_of(args).values())
+        assert all(len(rates) >= 3 for rates in args.rates.values())
 
 
 @pytest.mark.parametrize("line", commands("train_text_to_image_reslora.py"))
@@ -75,7 +75,7 @@ def test_flags_that_the_readme_names_exist():
     known = {f"--{action.dest}" for action in make_parser()._actions} | {"--no-cache_latents", "--help"}
     for script in (GENERATION, CLASSIFICATION):
         known |= {f"--{action.dest}" for action in script.parser()._actions}
-    known |= {f"--{action.dest}" for action in load_script("compare_text_methods").make_parser()._actions}
+    known |= {f"--{field.name}" for field in dataclasses.fields(compare_text_methods.TextComparison)}
     others = "--nproc_per_node --json --quick --adam_ --num_cpu_threads_per_process --num_processes --no-deps"
     others += " --host --port --allow --trainings --side"  # of the page
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) - set(others.split())

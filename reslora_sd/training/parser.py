@@ -25,7 +25,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
     """
 
     def __init__(self, kinds: Sequence[type], description: str) -> None:
-        super().__init__(list(kinds), description=description, allow_abbrev=False)
+        super().__init__(list(kinds), description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         actions = {action.dest: action for action in reversed(self._actions)}  # --name comes before --no-name
         self._hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items() if name in actions}
         for name, hint in self._hints.items():
@@ -105,6 +105,13 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
             kind(**{field.name: getattr(found, field.name) for field in dataclasses.fields(kind) if field.init})
             for kind in self.dataclass_types
         )
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names defaults, where there is one: help texts say what is done where a flag is left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
 
 
 def flat(*groups: Any) -> dict[str, Any]:
