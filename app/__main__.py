@@ -10,37 +10,36 @@ from pathlib import Path
 DEMO = (Path("runs/lora"), Path("runs/reslora_is"))
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, checked.
-
-    Raises:
-        ValueError: a folder isn't there, or without folders the demo's aren't.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """The flags; their help texts are the reference."""
     parser = argparse.ArgumentParser(
-        prog="python -m app", description="Shows training runs side by side, step by step, in the browser."
+        prog="reslora-page" if __package__ == "reslora_sd.app" else "python -m app",
+        description="Shows training runs side by side, step by step, in the browser.",
+        allow_abbrev=False,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "runs",
         nargs="*",
         type=Path,
         metavar="RUN",
         help=f"run folders, or folders of them (left out: {' and '.join(map(str, DEMO))}, which make demo leaves)",
     )
-    parser.add_argument(
+    add(
         "--host",
         default="127.0.0.1",
         help="address to listen on; others than 127.0.0.1 let everybody "
         "in who reaches it: there is no password (default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, help="(left out: the first free one from 7860)")
-    parser.add_argument(
+    add("--port", type=int, help="(left out: the first free one from 7860)")
+    add(
         "--trainings",
         type=Path,
         default=Path("runs/here"),
         metavar="FOLDER",
         help="where trainings that the page starts go (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--allow",
         nargs="+",
         type=Path,
@@ -48,7 +47,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FOLDER",
         help="folders outside the runs that run.json may name for its base model and its data",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked.
+
+    Raises:
+        ValueError: a folder isn't there, or without folders the demo's aren't.
+    """
+    args = make_parser().parse_args(argv)
     missing = [path for path in args.runs if not path.is_dir()]
     if missing:
         raise ValueError(
@@ -73,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         serve(args.runs, args.trainings, args.allow, args.host, args.port)
     except ImportError as error:
-        sys.exit(f"Error: {error}. The page needs: pip install -e '.[app]'")
+        sys.exit(f"Error: {error}. The page needs: pip install 'reslora-sd[app]'")
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from .run import Run, is_number, is_step
+from reslora_sd.runs.names import RESULTS_FILE
+from reslora_sd.runs.run import Run, is_number, is_step
 
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 
 
 @dataclass(frozen=True)
-class Site:
+class PlannedBlock:
     """One block of the link plan, on the map that is drawn: places along the U-Net by lanes of projections."""
 
     name: str
@@ -28,7 +29,7 @@ class Site:
     reason: str
 
 
-def sites(run: Run) -> list[Site]:
+def planned_blocks(run: Run) -> list[PlannedBlock]:
     """The blocks of run.json's link plan in the order in which the model runs them; broken entries are left out."""
     plan = run.settings.get("link_plan")
     found = []
@@ -41,7 +42,7 @@ def sites(run: Run) -> list[Site]:
             continue
         place = name.removesuffix(lane).rstrip(".")
         found.append(
-            Site(
+            PlannedBlock(
                 name,
                 place,
                 lane,
@@ -67,10 +68,10 @@ def short_place(place: str) -> str:
 
 def plan_summary(run: Run) -> str:
     """One line: how many blocks, how many with a path."""
-    found = sites(run)
+    found = planned_blocks(run)
     if not found:
         return "run.json holds no link plan."
-    linked = sum(bool(site.predecessors) for site in found)
+    linked = sum(bool(block.predecessors) for block in found)
     text = f"{len(found)} blocks, {linked} with a residual path, {len(found) - linked} that start a chain."
     config = run.settings.get("lora_config")
     if isinstance(config, dict) and (config.get("residual"), config.get("first_block")) == ("input", "self"):
@@ -151,8 +152,10 @@ def norm_differences(reference: Run, other: Run) -> tuple[dict[str, float], str]
     """
     a, b = merged_blocks(reference), merged_blocks(other)
     for run, blocks in ((reference, a), (other, b)):
+        if not blocks and run.results:
+            return {}, f"{run.name} is a text run, which has no merge report: its merges are in {RESULTS_FILE}."
         if not blocks:
-            return {}, f"{run.method or run.path.name} has no merge report yet: it is written when training has ended."
+            return {}, f"{run.name} has no merge report yet: it is written when training has ended."
     norms = {name: (number(a[name], "norm"), number(b[name], "norm")) for name in b if name in a}
     found = {
         name: after - before for name, (before, after) in norms.items() if before is not None and after is not None

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reslora_sd.runs.names import UNMERGED
+
 from . import grids, pictures
 from .library import Library
-from .run import UNMERGED
 from .synthetic import make_run
 
 
@@ -54,7 +55,7 @@ def measure(
         def open_page() -> None:
             runs = library.get(library.names())
             shown = pictures.steps_of(runs, prompts[0], 42, UNMERGED)
-            pictures.kinds(runs)
+            pictures.variants(runs)
             move(shown[-1])
 
         figures = {"open": seconds(open_page), "open again": seconds(open_page)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .run import Run
+from reslora_sd.runs.run import Run
 
 METRICS = {
     "loss": "Training loss",
@@ -30,12 +30,7 @@ def series(run: Run, metric: str) -> tuple[list[int], list[float]]:
 
 def smooth(values: Sequence[float], weight: float) -> list[float]:
     """Exponential moving average, without the pull to 0 at its start: sum w^(n-i) v_i / sum w^(n-i)."""
-    total = norm = 0.0
-    found = []
-    for value in values:
-        total, norm = weight * total + value, weight * norm + 1
-        found.append(total / norm)
-    return found
+    return [float(mean) for mean in pd.Series(values, dtype=float).ewm(alpha=1 - weight, adjust=True).mean()]
 
 
 def table(runs: Mapping[str, Run], metric: str, weight: float = 0.9, step: int | None = None) -> pd.DataFrame:

@@ -16,8 +16,17 @@ from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from .adapter_view import Site, merged_blocks, norm_differences, number, plan_summary, short_place, sites
-from .run import Run
+from reslora_sd.runs.run import Run
+
+from .adapter_view import (
+    PlannedBlock,
+    merged_blocks,
+    norm_differences,
+    number,
+    plan_summary,
+    planned_blocks,
+    short_place,
+)
 
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: it can be read out, and takes the page's colour
 _INK = "#010203"
@@ -27,16 +36,16 @@ _SVG_SIZE = re.compile(r'<svg([^>]*?) width="([\d.]+)pt" height="([\d.]+)pt"')
 
 def link_plan(run: Run) -> str:
     """The blocks along the U-Net: a column a place, a lane a projection, arrows for residual paths."""
-    found = sites(run)
+    found = planned_blocks(run)
     if not found:
         return ""
-    places = list(dict.fromkeys(site.place for site in found))
-    lanes = list(dict.fromkeys(site.lane for site in found))
+    places = list(dict.fromkeys(block.place for block in found))
+    lanes = list(dict.fromkeys(block.lane for block in found))
     figure = Figure(figsize=(2.4 + 0.75 * len(places), 2.3 + 0.42 * len(lanes)), layout="constrained")
     top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1.1, 0.42 * len(lanes)])
     _draw_profile(top, found, places)
     errors = {name: number(values, "error") for name, values in merged_blocks(run).items()}
-    at = {site.name: (places.index(site.place), lanes.index(site.lane)) for site in found}
+    at = {block.name: (places.index(block.place), lanes.index(block.lane)) for block in found}
     _draw_paths(main, found, at)
     coloured = _draw_blocks(main, found, at, errors)
     if coloured is not None:
@@ -44,7 +53,7 @@ def link_plan(run: Run) -> str:
         bar.set_label("error of the merged branch", color=_INK)
         _ink(bar.ax)
     _label(main, places, lanes)
-    return _svg(figure, f"Link plan of {run.method or run.path.name}: {plan_summary(run)}")
+    return _svg(figure, f"Link plan of {run.name}: {plan_summary(run)}")
 
 
 def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, str]:
@@ -52,14 +61,14 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
     differences, note = norm_differences(reference[1], other[1])
     if not differences:
         return "", note
-    found = [site for site in sites(other[1]) if site.name in differences]
+    found = [block for block in planned_blocks(other[1]) if block.name in differences]
     if not found:
         return "", "run.json of the second run holds no link plan, which says where its blocks are."
-    places = list(dict.fromkeys(site.place for site in found))
-    lanes = list(dict.fromkeys(site.lane for site in found))
+    places = list(dict.fromkeys(block.place for block in found))
+    lanes = list(dict.fromkeys(block.lane for block in found))
     table = [[math.nan] * len(places) for _ in lanes]
-    for site in found:
-        table[lanes.index(site.lane)][places.index(site.place)] = differences[site.name]
+    for block in found:
+        table[lanes.index(block.lane)][places.index(block.place)] = differences[block.name]
     largest = max((abs(value) for value in differences.values()), default=0.0) or 1.0
     figure = Figure(figsize=(2.4 + 0.75 * len(places), 1.3 + 0.42 * len(lanes)), layout="constrained")
     axes = figure.subplots()
@@ -81,10 +90,10 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
     return _svg(figure, text), note
 
 
-def _draw_profile(axes: Axes, found: Sequence[Site], places: Sequence[str]) -> None:
+def _draw_profile(axes: Axes, found: Sequence[PlannedBlock], places: Sequence[str]) -> None:
     """The U: how many tokens the attention has at each place, and how wide it is."""
-    tokens = [max(1, *(site.tokens for site in found if site.place == place)) for place in places]
-    widths = [max(site.width for site in found if site.place == place) for place in places]
+    tokens = [max(1, *(block.tokens for block in found if block.place == place)) for place in places]
+    widths = [max(block.width for block in found if block.place == place) for place in places]
     height = [math.log2(count) for count in tokens]
     axes.bar(range(len(places)), height, width=0.92, color="#94a3b8", alpha=0.45)
     for place, (count, width) in enumerate(zip(tokens, widths, strict=True)):
@@ -94,16 +103,16 @@ def _draw_profile(axes: Axes, found: Sequence[Site], places: Sequence[str]) -> N
     axes.set_axis_off()
 
 
-def _draw_paths(axes: Axes, found: Sequence[Site], at: Mapping[str, tuple[int, int]]) -> None:
-    for site in found:
-        for distance, name in enumerate(site.predecessors):
+def _draw_paths(axes: Axes, found: Sequence[PlannedBlock], at: Mapping[str, tuple[int, int]]) -> None:
+    for block in found:
+        for distance, name in enumerate(block.predecessors):
             if name not in at:
                 continue
-            bend = 0.0 if distance == 0 and abs(at[name][0] - at[site.name][0]) == 1 else 0.25
+            bend = 0.0 if distance == 0 and abs(at[name][0] - at[block.name][0]) == 1 else 0.25
             axes.add_patch(
                 FancyArrowPatch(
                     at[name],
-                    at[site.name],
+                    at[block.name],
                     arrowstyle="-|>",
                     mutation_scale=9,
                     shrinkA=6,
@@ -117,17 +126,17 @@ def _draw_paths(axes: Axes, found: Sequence[Site], at: Mapping[str, tuple[int, i
 
 
 def _draw_blocks(
-    axes: Axes, found: Sequence[Site], at: Mapping[str, tuple[int, int]], errors: Mapping[str, float | None]
+    axes: Axes, found: Sequence[PlannedBlock], at: Mapping[str, tuple[int, int]], errors: Mapping[str, float | None]
 ) -> ScalarMappable | None:
     """A square starts a chain, a circle follows another block; filled by the error of its merged branch."""
     known = [error for error in errors.values() if error is not None]
     colours: Colormap = matplotlib.colormaps["viridis"]
     scale = Normalize(0, max([*known, 1e-6]))
-    for site in found:
-        error = errors.get(site.name)
+    for block in found:
+        error = errors.get(block.name)
         axes.plot(
-            *at[site.name],
-            marker="o" if site.predecessors else "s",
+            *at[block.name],
+            marker="o" if block.predecessors else "s",
             markersize=9,
             markeredgecolor=_INK,
             markerfacecolor=colours(scale(error)) if error is not None else "#a8a29e",

@@ -10,8 +10,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from .pictures import View, real_view, steps_of, view
-from .run import Run
+from reslora_sd.runs.run import Run
+
+from .pictures import PictureView, reference_view, steps_of, view
 
 _INK, _FAINT, _EMPTY = "#1c1917", "#78716c", "#e7e5e4"
 _GAP = 4
@@ -28,7 +29,7 @@ def chosen_steps(steps: Sequence[int], most: int) -> list[int]:
 
 
 def grid(
-    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, most: int = 11, cell: int = 128
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, variant: str, most: int = 11, cell: int = 128
 ) -> Image.Image:
     """Rows: methods, in a band for each prompt. Columns: steps, and the real picture where there is one.
 
@@ -36,9 +37,9 @@ def grid(
         most: columns of steps.
         cell: pixels of a cell's side.
     """
-    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)}), most)
-    reals = {prompt: real_view(runs, prompt) for prompt in prompts}
-    columns = [*(f"step {step}" for step in steps), *(["real"] if any(reals.values()) else [])]
+    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, variant)}), most)
+    references = {prompt: reference_view(runs, prompt) for prompt in prompts}
+    columns = [*(f"step {step}" for step in steps), *(["real"] if any(references.values()) else [])]
     left = 16 + max(int(_font(16).getlength(name)) for name in (*runs, "x"))
     top, band, line = 40, 30, cell + _GAP
     height = top + len(prompts) * (band + len(runs) * line + 8) + 4
@@ -63,10 +64,10 @@ def grid(
         for number, (name, run) in enumerate(runs.items()):
             corner = y + band + number * line
             pen.text((left - 10, corner + cell / 2), name, _INK, _font(16), anchor="rm")
-            found = [view(name, run, prompt, seed, kind, step) for step in steps]
+            found = [view(name, run, prompt, seed, variant, step) for step in steps]
             for place, one in enumerate(found):
                 _paste(sheet, one, (left + place * line, corner), cell)
-        real = reals[prompt]
+        real = references[prompt]
         if real is not None:
             corner = y + band + (len(runs) - 1) * line // 2
             _paste(sheet, real, (left + len(steps) * line, corner), cell)
@@ -74,7 +75,7 @@ def grid(
 
 
 def frame(
-    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, step: int, share: float, cell: int = 224
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, variant: str, step: int, share: float, cell: int = 224
 ) -> Image.Image:
     """One moment: methods beside each other for one prompt, or a row for each and a column for each prompt.
 
@@ -100,14 +101,14 @@ def frame(
         for row, beside in enumerate(down):
             name, prompt = (beside, above) if many else (above, beside)
             y = top + row * line
-            _paste(sheet, view(name, runs[name], prompt, seed, kind, step), (x, y), cell)
+            _paste(sheet, view(name, runs[name], prompt, seed, variant, step), (x, y), cell)
             if many and column == 0:
                 pen.text((left - 10, y + cell / 2), name, _INK, _font(15), anchor="rm")
     return sheet
 
 
 def animation(
-    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str, form: str = "GIF", milliseconds: int = 500
+    runs: Mapping[str, Run], prompts: Sequence[str], seed: int, variant: str, form: str = "GIF", milliseconds: int = 500
 ) -> bytes:
     """The steps one after the other; the last one stays a while.
 
@@ -116,12 +117,12 @@ def animation(
     """
     if form not in FORMATS:
         raise ValueError(f"The form is {form!r}. It must be one of {', '.join(FORMATS)}.")
-    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)}), 60)
+    steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, variant)}), 60)
     if not steps or not runs:
         raise ValueError("There is no picture to put into motion. Choose a run that has pictures of this prompt.")
     span = max(steps[-1] - steps[0], 1)
     frames = [
-        frame(runs, prompts, seed, kind, step, (step - steps[0]) / span, 224 if len(prompts) < 3 else 144)
+        frame(runs, prompts, seed, variant, step, (step - steps[0]) / span, 224 if len(prompts) < 3 else 144)
         for step in steps
     ]
     times = [milliseconds] * (len(frames) - 1) + [4 * milliseconds]
@@ -134,15 +135,15 @@ def animation(
     return buffer.getvalue()
 
 
-def describe(runs: Mapping[str, Run], prompts: Sequence[str], seed: int, kind: str) -> str:
+def describe(runs: Mapping[str, Run], prompts: Sequence[str], seed: int, variant: str) -> str:
     """The alternative text of a grid or an animation."""
-    steps = sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, kind)})
+    steps = sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, variant)})
     span = f"steps {steps[0]} to {steps[-1]}" if steps else "no steps"
     said = ", ".join(f'"{prompt}"' for prompt in prompts)
-    return f"{' and '.join(runs)} side by side at {span}, {kind}, for {said} with seed {seed}"
+    return f"{' and '.join(runs)} side by side at {span}, {variant}, for {said} with seed {seed}"
 
 
-def _paste(sheet: Image.Image, one: View, corner: tuple[int, int], cell: int) -> None:
+def _paste(sheet: Image.Image, one: PictureView, corner: tuple[int, int], cell: int) -> None:
     if one.image is None:
         pen = ImageDraw.Draw(sheet)
         pen.rectangle((*corner, corner[0] + cell - 1, corner[1] + cell - 1), _EMPTY)

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .run import Run
-from .runs import find_runs, is_fresh, read_run, signature
+from reslora_sd.runs.reader import find_runs, is_fresh, read_run, signature
+from reslora_sd.runs.run import Run
 
 
 class Library:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .files import inside
-from .run import UNMERGED, Key, Run
+from reslora_sd.runs.names import UNMERGED
+from reslora_sd.runs.paths import inside
+from reslora_sd.runs.run import PictureKey, Run
 
 MERGED = "merged, as exported"
 """Choice of pictures: the approach that each run's own export has."""
@@ -24,7 +25,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
-class View:
+class PictureView:
     """One picture to show, or the reason that there is none."""
 
     title: str
@@ -80,27 +81,27 @@ def load(data: bytes, name: str) -> Image.Image:
         raise ValueError(f"{name!r} is no whole picture: {_reason(error)}.") from error
 
 
-def kinds(runs: Mapping[str, Run]) -> list[str]:
+def variants(runs: Mapping[str, Run]) -> list[str]:
     """What can be chosen to look at: unmerged, as exported, base, then each merge approach that was drawn."""
-    found = dict.fromkeys(key.kind for run in runs.values() for key in run.pictures)
+    found = dict.fromkeys(key.variant for run in runs.values() for key in run.pictures)
     exported = {run.exported for run in runs.values()} & found.keys()
     first = [UNMERGED] * (UNMERGED in found) + [MERGED] * bool(exported)
-    return first + sorted(kind for kind in found if kind not in first) or [UNMERGED]
+    return first + sorted(variant for variant in found if variant not in first) or [UNMERGED]
 
 
-def kind_of(run: Run, kind: str) -> str:
-    """The kind of the index that a choice means for one run."""
-    return run.exported if kind == MERGED else kind
+def variant_of(run: Run, variant: str) -> str:
+    """The variant of the index that a choice means for one run."""
+    return run.exported if variant == MERGED else variant
 
 
-def steps_of(runs: Mapping[str, Run], prompt: str, seed: int, kind: str) -> list[int]:
+def steps_of(runs: Mapping[str, Run], prompt: str, seed: int, variant: str) -> list[int]:
     """Steps at which any of the runs has such a picture."""
     return sorted(
         {
             key.step
             for run in runs.values()
             for key in run.pictures
-            if key.prompt == prompt and key.seed == seed and key.kind == kind_of(run, kind)
+            if key.prompt == prompt and key.seed == seed and key.variant == variant_of(run, variant)
         }
     )
 
@@ -110,41 +111,43 @@ def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
     return sorted({key.seed for run in runs.values() for key in run.pictures if key.prompt == prompt})
 
 
-def view(name: str, run: Run, prompt: str, seed: int, kind: str, step: int) -> View:
+def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -> PictureView:
     """A run's picture at a step."""
-    kind = kind_of(run, kind)
+    variant = variant_of(run, variant)
     title = f"{name}, step {step}"
-    alt = f'Picture by {name} at step {step}, {kind or "merged"}, for the prompt "{prompt}" with seed {seed}'
-    picture = run.pictures.get(Key(prompt, seed, kind, step))
+    alt = f'Picture by {name} at step {step}, {variant or "merged"}, for the prompt "{prompt}" with seed {seed}'
+    picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:
-        return View(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
+        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
     try:
-        return View(title, alt, open_picture(run.path / "validation", picture.file))
+        return PictureView(title, alt, open_picture(run.validation, picture.file))
     except ValueError as error:
-        return View(title, f"Unreadable: {alt}", missing=f"{name}, step {step}: {error}")
+        return PictureView(title, f"Unreadable: {alt}", missing=f"{name}, step {step}: {error}")
 
 
-def real_view(runs: Mapping[str, Run], prompt: str) -> View | None:
+def reference_view(runs: Mapping[str, Run], prompt: str) -> PictureView | None:
     """The data set's own picture of a prompt, where a run has one."""
     for run in runs.values():
-        real = run.real.get(prompt)
-        if real is None:
+        reference = run.references.get(prompt)
+        if reference is None:
             continue
-        seen = {"training": "seen in training", "held out": "held out of training"}.get(real.seen, "not in training")
+        seen = {"training": "seen in training", "held out": "held out of training"}.get(
+            reference.seen, "not in training"
+        )
         title = f"real, {seen}"
         try:
-            image = open_picture(run.path / "validation", real.file)
+            image = open_picture(run.validation, reference.file)
         except ValueError as error:
-            return View(title, "Unreadable picture of the data set", missing=str(error))
-        return View(title, f'Real picture of the data set for the prompt "{prompt}", {seen}', image)
+            return PictureView(title, "Unreadable picture of the data set", missing=str(error))
+        return PictureView(title, f'Real picture of the data set for the prompt "{prompt}", {seen}', image)
     return None
 
 
-def views(runs: Mapping[str, Run], prompt: str, seed: int, kind: str, step: int) -> list[View]:
+def views(runs: Mapping[str, Run], prompt: str, seed: int, variant: str, step: int) -> list[PictureView]:
     """What stands side by side: one picture a run, and the real one last."""
-    found = [view(name, run, prompt, seed, kind, step) for name, run in runs.items()]
-    real = real_view(runs, prompt)
-    return [*found, real] if real else found
+    found = [view(name, run, prompt, seed, variant, step) for name, run in runs.items()]
+    reference = reference_view(runs, prompt)
+    return [*found, reference] if reference else found
 
 
 def store(image: Image.Image, folder: Path, name: str) -> Path:

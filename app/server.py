@@ -5,20 +5,66 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .library import Library
-from .uploads import MOST_BYTES_EACH
 
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+FIRST_PORT, TRIED_PORTS = 7860, 100
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
 )
 """The browser then refuses whatever is not from this server, whoever asks for it. Gradio's own code needs eval."""
+_HEADERS = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+
+
+class SecurityHeaders:
+    """Adds the headers to every answer; as plain ASGI, so that streams stay streams."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+@dataclass(frozen=True)
+class RunningPage:
+    """A page that is open in a thread of this process."""
+
+    address: str
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    def wait(self) -> None:
+        """Returns when the page is closed, by Ctrl-C at the latest."""
+        try:
+            while self.thread.is_alive():
+                self.thread.join(timeout=1)  # without a limit, Windows hears no Ctrl-C
+        except KeyboardInterrupt:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the server; browsers that still listen are cut off."""
+        self.server.should_exit = self.server.force_exit = True
+        self.thread.join(timeout=5)
 
 
 def serve(
@@ -28,8 +74,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     block: bool = True,
-) -> Any:
-    """Opens the page; gives Gradio's app, its address and the server's.
+) -> RunningPage:
+    """Opens the page.
 
     Args:
         folders: run folders, or folders of them.
@@ -37,43 +83,45 @@ def serve(
         allowed: folders that run.json may name for its base model and data.
         port: the first free one from 7860 where `None`.
         block: wait until it is closed.
+
+    Raises:
+        OSError: the address can't be listened on.
     """
     cache = Path(tempfile.mkdtemp(prefix="reslora-page-"))
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = str(cache)  # read at import, and later
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from .wiring.page import build
-    from .wiring.shared import Page
-    from .wiring.style import CSS, HEAD, THEME
+    listener = listen(host, port)
+    page = _start(make_app(folders, trainings, allowed, cache, local=is_loopback(host)), listener, host)
+    print(f"The page is at {page.address} (Ctrl-C closes it; trainings go on).", flush=True)
+    if block:
+        page.wait()
+    return page
+
+
+def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], cache: Path, local: bool) -> FastAPI:
+    """The page as a FastAPI app of our own, in which Gradio is mounted.
+
+    Args:
+        cache: for the pictures that browsers get; nothing else is served.
+        local: only this machine reaches the page.
+    """
+    from fastapi import FastAPI
+
+    from .tabs.page import mount
+    from .tabs.shared import Page
 
     page = Page(
         Library(folders, trainings),
         cache / "pictures",
         trainings.resolve(),
         [one.resolve() for one in allowed],
-        local=is_loopback(host),
+        local=local,
     )
-    blocks = build(page)
-    opened = blocks.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        theme=THEME,
-        css=CSS,
-        head=HEAD,
-        footer_links=[],
-        max_file_size=MOST_BYTES_EACH,
-        allowed_paths=[],
-        ssr_mode=False,
-        enable_monitoring=False,
-    )
-    _add_policy(opened[0])
-    print(f"The page is at {opened[1]} (Ctrl-C closes it; trainings go on).", flush=True)
-    if block:
-        blocks.block_thread()
-    return opened[0], opened[1], blocks
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(SecurityHeaders)
+    mount(app, page)
+    return app
 
 
 def is_loopback(host: str) -> bool:
@@ -81,17 +129,38 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _add_policy(app: Any) -> None:
-    """Adds the header to every answer; as plain ASGI, so that streams stay streams."""
-    inner = app.middleware_stack or app.build_middleware_stack()
+def listen(host: str, port: int | None = None) -> socket.socket:
+    """A socket that listens on the port, or on the first free one from 7860.
 
-    async def outer(scope: Any, receive: Any, send: Any) -> None:
-        async def with_header(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
+    Raises:
+        OSError: it is taken, or all of them are; or `host` is no address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + TRIED_PORTS)
+    for one in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":  # on Windows it would share a port that another program has
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, one))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            reason = error
+    tried = f"port {port}" if port is not None else f"any port from {FIRST_PORT} to {ports[-1]}"
+    raise OSError(f"The page can't listen on {host}, {tried}: {reason}. Choose others with --host and --port.")
 
-        await inner(scope, receive, with_header if scope["type"] == "http" else send)
 
-    app.middleware_stack = outer
+def _start(app: FastAPI, listener: socket.socket, host: str) -> RunningPage:
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise OSError("The page's server ended while it started. Its error is above.")
+        time.sleep(0.01)
+    name = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+    return RunningPage(f"http://{name}:{listener.getsockname()[1]}/", server, thread)

@@ -10,6 +10,18 @@ from typing import Any
 
 from PIL import Image
 
+from reslora_sd.runs.names import (
+    BASE,
+    DEFAULT_PROMPTS,
+    INDEX_FILE,
+    LOG_FILE,
+    METHODS,
+    REPORT_FILE,
+    RUN_FILE,
+    UNMERGED,
+    default_approach,
+)
+
 _LANES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
 _STAGES = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
 
@@ -19,14 +31,14 @@ def make_run(
     method: str = "lora",
     steps: int = 200,
     every: int = 1,
-    prompts: tuple[str, ...] = ("cat face", "rocket"),
+    prompts: tuple[str, ...] = (DEFAULT_PROMPTS[0], "rocket"),
     seeds: tuple[int, ...] = (42,),
     side: int = 64,
 ) -> Path:
     """Writes run.json, log.jsonl, a picture for each prompt, seed and `every` steps, and a merge report."""
-    validation = folder / "validation"
+    validation = (folder / INDEX_FILE).parent
     validation.mkdir(parents=True)
-    approach = "exact" if method == "lora" else "least_squares"
+    approach = default_approach(METHODS[method])
     settings = {
         "method": method,
         "arguments": {"max_train_steps": steps},
@@ -35,8 +47,8 @@ def make_run(
         "steps": steps,
         "link_plan": _link_plan(method),
     }
-    (folder / "run.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "log.jsonl").write_text(
+    (folder / RUN_FILE).write_text(json.dumps(settings), encoding="utf-8")
+    (folder / LOG_FILE).write_text(
         "".join(json.dumps(_log(step, steps, method)) + "\n" for step in range(1, steps + 1))
     )
     lines = []
@@ -45,8 +57,8 @@ def make_run(
         for number, prompt in enumerate(prompts):
             for seed in seeds:
                 lines.append(_draw(validation, step, number, prompt, seed, side))
-    (validation / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "merge_report.json").write_text(json.dumps(_report(approach, method)), encoding="utf-8")
+    (folder / INDEX_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / REPORT_FILE).write_text(json.dumps(_report(approach, method)), encoding="utf-8")
     return folder
 
 
@@ -68,7 +80,7 @@ def _draw(validation: Path, step: int, number: int, prompt: str, seed: int, side
     file = f"step-{step:06d}/unmerged-{number:02d}-{seed}.png"
     image.save(validation / file, compress_level=1)
     digest = hashlib.sha256(image.tobytes()).hexdigest()
-    return {"step": step, "prompt": prompt, "seed": seed, "merge_approach": "unmerged", "file": file, "sha256": digest}
+    return {"step": step, "prompt": prompt, "seed": seed, "merge_approach": UNMERGED, "file": file, "sha256": digest}
 
 
 def _link_plan(method: str) -> list[dict[str, Any]]:
@@ -97,5 +109,5 @@ def _report(approach: str, method: str) -> dict[str, Any]:
         link["name"]: {"alpha": None, "alphas": [], "r": 16, "error": 0.02 * place, "norm": norm + 0.01 * place}
         for place, link in enumerate(_link_plan(method))
     }
-    end = {"loss": {"base": 0.7, "unmerged": 0.5, approach: 0.51}, "drift": {approach: 0.05}}
+    end = {"loss": {BASE: 0.7, UNMERGED: 0.5, approach: 0.51}, "drift": {approach: 0.05}}
     return {"approach": approach, "blocks": blocks, "other_approaches": {}, "end_to_end": end}

@@ -11,9 +11,7 @@ with a checkpoint (`reslora_sd.runs.stopping`).
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,84 +22,33 @@ from pathlib import Path
 
 import psutil
 
-from .files import Notes, read_json
-from .run import Run
+from reslora_sd.runs.atomic import write_json
+from reslora_sd.runs.jsonl import read_object
+from reslora_sd.runs.names import checkpoint_name
+from reslora_sd.runs.problems import Notes
+from reslora_sd.runs.run import Run
+
+from .training_request import TrainingRequest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_scripts" / "train_text_to_image_reslora.py"
-METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
-EMBEDDED = "embedded"
-"""The name of the base model and of the data that come with the package."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+"""Beside this package, in the repository and where it is installed."""
+PROCESS_FILE, OUTPUT_FILE = "training.json", "train.log"
 _started: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Equal settings for all methods.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    name: str
-    """Of the folder that the runs come into."""
-    methods: tuple[str, ...] = ("lora", "reslora_is")
-    pictures: Path | None = None
-    """Folder of pictures with metadata.jsonl; `None` for the embedded drawings."""
-    prompts: tuple[str, ...] = ()
-    """Validation prompts; none for the script's own, which fit the embedded drawings."""
-    model: str = EMBEDDED
-    steps: int = 100
-    batch: int = 4
-    learning_rate: float = 5e-4
-    rank: int = 16
-    seed: int = 42
-    every: int = 10
-    """Steps between validation pictures."""
-    checkpoints: int = 20
-    """Steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"The name is {self.name!r}. It must be 1 to 48 letters, digits, - or _, a letter or digit first."
-            )
-        if not self.methods or not set(self.methods) <= set(METHODS):
-            raise ValueError(f"The methods are {list(self.methods)}. Choose at least one of {', '.join(METHODS)}.")
-        if any(prompt.endswith(".txt") or len(prompt) > 1000 for prompt in self.prompts) or len(self.prompts) > 16:
-            raise ValueError(
-                "Validation prompts are at most 16 lines of at most 1000 letters, none of them a file name."
-            )
-        if self.model.startswith("-"):
-            raise ValueError(
-                f"The base model is {self.model!r}. It must be {EMBEDDED!r}, a folder, or a name on the Hub."
-            )
-        for what, value, low, high in (
-            ("number of steps", self.steps, 1, 100_000),
-            ("batch size", self.batch, 1, 64),
-            ("learning rate", self.learning_rate, 1e-7, 1.0),
-            ("rank", self.rank, 1, 256),
-            ("seed", self.seed, 0, 2**31),
-            ("distance of validation pictures", self.every, 1, 100_000),
-            ("distance of checkpoints", self.checkpoints, 1, 100_000),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"The {what} is {value}. It must be from {low} to {high}.")
-
-
-def start(plan: Plan, folder: Path) -> list[Path]:
+def start(request: TrainingRequest, folder: Path) -> list[Path]:
     """Starts one process a method, all at once; gives their run folders.
 
     Raises:
         ValueError: `folder` has something of that name already.
     """
-    home = folder / plan.name
-    taken = [method for method in plan.methods if (home / method).exists()]
+    home = folder.resolve() / request.name
+    taken = [method for method in request.methods if (home / method).exists()]
     if taken:
         raise ValueError(f"{home} holds {', '.join(taken)} already. Choose another name.")
-    threads = max(1, (os.cpu_count() or 1) // len(plan.methods))
-    return [_launch(home / method, _flags(plan, home, method), threads) for method in plan.methods]
+    threads = max(1, (os.cpu_count() or 1) // len(request.methods))
+    return [_launch(home / method, request.flags(home, method), threads) for method in request.methods]
 
 
 def resume(run: Path) -> None:
@@ -110,10 +57,10 @@ def resume(run: Path) -> None:
     Raises:
         ValueError: the folder holds no training of this page, or the training runs.
     """
-    command = read_json(run / "training.json", Notes()).get("flags")
+    command = _read_process(run).get("flags")
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise ValueError(f"{run.name} was not started on this page, so its flags are not known.")
-    if process(run) is not None:
+    if find_process(run) is not None:
         raise ValueError(f"{run.name} is running.")
     flags = [word for word in command if word not in ("--resume_from_checkpoint", "latest")]
     _launch(run, [*flags, "--resume_from_checkpoint", "latest"], os.cpu_count() or 1)
@@ -121,17 +68,17 @@ def resume(run: Path) -> None:
 
 def stop(run: Path) -> bool:
     """Asks a training to end after its step; whether there was one to ask."""
-    found = process(run)
+    found = find_process(run)
     if found is not None:
         found.send_signal(signal.SIGTERM)
     return found is not None
 
 
-def process(run: Path) -> psutil.Process | None:
+def find_process(run: Path) -> psutil.Process | None:
     """The training's process, if it runs. A number that another program has by now is not it."""
     with _lock:
         _started[:] = [child for child in _started if child.poll() is None]  # ended ones would stay as zombies
-    about = read_json(run / "training.json", Notes())
+    about = _read_process(run)
     number, began = about.get("process"), about.get("began")
     if not isinstance(number, int) or isinstance(number, bool) or not isinstance(began, (int, float)) or number < 1:
         return None
@@ -139,7 +86,7 @@ def process(run: Path) -> psutil.Process | None:
         found = psutil.Process(number)
         same = abs(found.create_time() - began) < 1 and found.status() != psutil.STATUS_ZOMBIE
         command = found.cmdline()  # empty while the program is being loaded
-        return found if same and (not command or str(run) in command) else None
+        return found if same and (not command or str(run.resolve()) in command) else None
     except psutil.Error:
         return None
 
@@ -158,9 +105,9 @@ class Status:
 
 def status(run: Run) -> Status:
     """From the run folder and the process table alone."""
-    alive = process(run.path) is not None
+    alive = find_process(run.path) is not None
     done, total = run.last_step, run.steps
-    if run.report and not alive:
+    if run.state == "finished" and not alive:
         return Status("finished", done, total, "merged and exported")
     if alive and not run.settings:
         return Status("starting", 0, total, "loading the model and the pictures")
@@ -169,14 +116,14 @@ def status(run: Run) -> Status:
     if alive:
         return Status("running", done, total, _pace(run))
     if done and run.checkpoints and run.checkpoints[-1] == done:
-        return Status("stopped", done, total, f"checkpoint-{done} can be gone on from")
-    return Status("failed", done, total, last_words(run.path) or "it ended without a word")
+        return Status("stopped", done, total, f"{checkpoint_name(done)} can be resumed")
+    return Status("failed", done, total, last_message(run.path) or f"it ended without a message in {OUTPUT_FILE}")
 
 
-def last_words(run: Path, most: int = 300) -> str:
-    """The end of train.log: the error, where the script told one."""
+def last_message(run: Path, most: int = 300) -> str:
+    """The last line of train.log: the error, where the script told one."""
     try:
-        with (run / "train.log").open("rb") as file:
+        with (run / OUTPUT_FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4000))
             lines = file.read().decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
     except OSError:
@@ -188,46 +135,26 @@ def last_words(run: Path, most: int = 300) -> str:
 
 def trainings(folder: Path) -> list[Path]:
     """Run folders of trainings that were started in `folder`, the newest first."""
-    found = [path.parent for path in folder.glob("*/*/training.json")]
-    return sorted(found, key=lambda path: (path / "training.json").stat().st_mtime, reverse=True)
-
-
-def _flags(plan: Plan, home: Path, method: str) -> list[str]:
-    flags = ["--method", method, "--output_dir", str(home / method), "--max_train_steps", str(plan.steps)]
-    flags += ["--train_batch_size", str(plan.batch), "--learning_rate", str(plan.learning_rate)]
-    flags += ["--rank", str(plan.rank), "--seed", str(plan.seed), "--center_crop"]
-    flags += ["--checkpointing_steps", str(plan.checkpoints)]
-    if plan.model != EMBEDDED:
-        flags += ["--pretrained_model_name_or_path", plan.model]
-    if plan.pictures is not None:
-        flags += ["--train_data_dir", str(plan.pictures.resolve())]
-    if plan.prompts or plan.model == EMBEDDED:  # the embedded model has prompts of its own
-        flags += ["--validation_steps", str(plan.every)]
-    if plan.prompts:
-        home.mkdir(parents=True, exist_ok=True)
-        file = home / "prompts.txt"  # a prompt that looks like a flag stays a prompt
-        file.write_text("\n".join(" ".join(prompt.split()) for prompt in plan.prompts) + "\n", encoding="utf-8")
-        flags += ["--validation_prompts", str(file)]
-    return flags
+    found = [path.parent for path in folder.glob(f"*/*/{PROCESS_FILE}")]
+    return sorted(found, key=lambda path: (path / PROCESS_FILE).stat().st_mtime, reverse=True)
 
 
 def _launch(run: Path, flags: Sequence[str], threads: int) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
-    with (run / "train.log").open("ab") as log:
+    with (run / OUTPUT_FILE).open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, str(SCRIPT), *flags],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=SCRIPT.parents[1],
             env={**environment, "TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # closing the server's terminal doesn't end it
         )
     with _lock:
         _started.append(child)
     about = {"process": child.pid, "began": psutil.Process(child.pid).create_time(), "flags": list(flags)}
-    (run / "training.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(run / PROCESS_FILE, about)
     return run
 
 
@@ -241,3 +168,8 @@ def _pace(run: Run) -> str:
         if run.steps:
             parts.append(f"about {max(0.0, (run.steps - run.last_step) * pace / 60):.1f} min of steps left")
     return ", ".join(parts) or "before its first step"
+
+
+def _read_process(run: Path) -> dict[str, object]:
+    """What training.json says; nothing where it is missing or damaged."""
+    return read_object(run / PROCESS_FILE, Notes().add)

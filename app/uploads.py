@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from reslora_sd.diffusion.pictures import CAPTIONS_FILE, metadata_rows, read_utf8, upright
 
 from .pictures import load
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
-CAPTIONS = "metadata.jsonl"
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MOST_FILES = 500
 MOST_BYTES_EACH = 20_000_000
@@ -31,35 +32,39 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
     """
     _check(files)
     pictures = {file.name: file for file in files if file.suffix.lower() in KINDS}
-    table = next((file for file in files if file.name == CAPTIONS), None)
+    table = next((file for file in files if file.name == CAPTIONS_FILE), None)
     captions = _captions(table, set(pictures)) if table is not None else {}
     captions |= _beside([file for file in files if file.suffix.lower() == ".txt"], list(pictures))
     if not pictures:
         raise ValueError(f"There is no picture among the files. Upload {', '.join(KINDS)}.")
-    images = [(name, _upright(load(file.read_bytes(), name))) for name, file in pictures.items()]
+    images = [(name, _storable(file.read_bytes(), name)) for name, file in pictures.items()]
     folder.mkdir(parents=True)
     lines = []
     for number, (name, image) in enumerate(images):
         image.save(folder / f"{number:04d}.png")
         text = captions.get(name) or caption.strip() or _spoken(name)
         lines.append(json.dumps({"file_name": f"{number:04d}.png", "text": text}, ensure_ascii=False))
-    (folder / CAPTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / CAPTIONS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(images)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera's EXIF tag says, in a mode that PNG has; transparency stays (training puts it on white)."""
-    image = ImageOps.exif_transpose(image)
+def _storable(data: bytes, name: str) -> Image.Image:
+    """The picture upright, in a mode that PNG has; transparency stays (training puts it on white)."""
+    image = load(data, name)
+    try:
+        image = upright(image)
+    except ValueError as error:
+        raise ValueError(f"{name!r} can't be used: {error}.") from error
     return image if image.mode in _PNG_MODES else image.convert("RGB")
 
 
 def _check(files: Sequence[Path]) -> None:
     if len(files) > MOST_FILES:
         raise ValueError(f"There are {len(files)} files. At most {MOST_FILES} can be uploaded; give a path instead.")
-    other = [file.name for file in files if file.suffix.lower() not in (*KINDS, ".txt") and file.name != CAPTIONS]
+    other = [file.name for file in files if file.suffix.lower() not in (*KINDS, ".txt") and file.name != CAPTIONS_FILE]
     if other:
         raise ValueError(
-            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS} or .txt files for captions."
+            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS_FILE} or .txt files for captions."
         )
     names = [file.name for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -77,16 +82,10 @@ def _check(files: Sequence[Path]) -> None:
 
 def _captions(table: Path, names: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, text = row["file_name"], row["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{CAPTIONS}, line {number}: no JSON object with file_name and text.") from error
+    for number, row in metadata_rows(table, CAPTIONS_FILE):
+        name, text = row["file_name"], row.get("text")
         if name not in names or not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{CAPTIONS}, line {number}: {name!r} was not uploaded, or has no text.")
+            raise ValueError(f"{CAPTIONS_FILE}, line {number}: {name!r} was not uploaded, or has no text.")
         found[name] = text
     return found
 
@@ -96,10 +95,7 @@ def _beside(texts: Sequence[Path], pictures: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in texts:
         names = [name for name in pictures if Path(name).stem == text.stem]
-        try:
-            words = text.read_text(encoding="utf-8-sig").strip()  # Windows' editors put a mark before it
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{text.name!r} is no UTF-8 text. Save it as UTF-8.") from error
+        words = read_utf8(text, repr(text.name)).strip()
         if not names or not words:
             raise ValueError(f"{text.name!r} has the name of no uploaded picture, or is empty.")
         found.update(dict.fromkeys(names, words))

@@ -16,7 +16,9 @@ def apply_site(world: dict[str, Any], site: str, linear: torch.nn.Linear, x: Ten
     """
     seen: dict[str, Tensor] = world["seen"]
     seen[site] = x
-    A, B, s = world["A"], world["B"], world["scaling"]
+    A: dict[str, Tensor] = world["A"]
+    B: dict[str, Tensor] = world["B"]
+    s: float = world["scaling"]
     h = torch.einsum("oi,bti->bto", linear.weight, x)
     if linear.bias is not None:
         h = h + linear.bias

@@ -8,6 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from tests.toys import move_away_from_zero as move_away_from_zero
+
 _CROSS_DOWN, _CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 SD1: dict[str, Any] = {
     "sample_size": 64,
@@ -98,12 +100,3 @@ def inputs_for(unet: Any, batch: int = 2, seed: int = 1) -> dict[str, Any]:
         pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
         inputs["added_cond_kwargs"] = {"text_embeds": draw(batch, pooled), "time_ids": torch.ones(batch, 6)}
     return inputs
-
-
-def move_away_from_zero(adapter: Any, seed: int = 2, std: float = 0.2) -> None:
-    """lora_B starts at zero, where wrong code passes every test."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std
-            parameter.copy_(noise)

@@ -104,7 +104,7 @@ def main(settings: UnetComparison, more: Sequence[str]) -> None:
 
 
 def cli() -> None:
-    """The command line."""
+    """The command reslora-compare."""
     run_command(lambda: main(*parse()))
 
 

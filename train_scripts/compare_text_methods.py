@@ -157,7 +157,7 @@ def main(settings: TextComparison, more: Sequence[str]) -> None:
 
 
 def cli() -> None:
-    """The command line."""
+    """The command reslora-compare-text."""
     run_command(lambda: main(*parse()))
 
 

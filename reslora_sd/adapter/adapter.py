@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..blocks.block import LoRABlock
+from ..blocks.block import LoRABlock, make_blocks
 from ..blocks.tape import branch_strength
 from ..config import ResLoRAConfig
 from ..plan.links import LinkPlan, link_sites
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 
+@dataclass(frozen=True)
+class Removal:
+    """How a model becomes again what it was before it had an adapter."""
+
+    restore: Callable[[nn.Module], None]
+    """Puts the model's own modules back."""
+    handles: Sequence[RemovableHandle]
+    """Of the hooks."""
+    trainable: Mapping[str, bool]
+    """Which of its parameters were trainable, by name."""
+
+    def __call__(self, model: nn.Module) -> None:
+        """The model is handed in, so that the removal of a copied adapter acts on its copied model."""
+        for handle in self.handles:
+            handle.remove()
+        self.restore(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trainable.get(name, parameter.requires_grad))
+
+
 class ResLoRAAdapter:
     """The blocks inside a model. `add_reslora` and `load_reslora` make it; the model runs as before, with branches.
 
@@ -34,14 +55,12 @@ class ResLoRAAdapter:
         blocks: the blocks by the path of their frozen linear, in execution order.
     """
 
-    def __init__(self, model: nn.Module, config: ResLoRAConfig, plan: LinkPlan, blocks: dict[str, LoRABlock]) -> None:
+    def __init__(self, model: nn.Module, plan: LinkPlan, blocks: dict[str, LoRABlock], removal: Removal) -> None:
         self.model = model
-        self.config = config
+        self.config = plan.config
         self.blocks = blocks
         self._plan = plan
-        self._handles: list[RemovableHandle] = []
-        self._restore: Callable[[nn.Module], None] | None = None
-        self._trainable: dict[str, bool] = {}
+        self._removal: Removal | None = removal
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that trains: `lora_A` and `lora_B` of every block, in execution order."""
@@ -104,13 +123,9 @@ class ResLoRAAdapter:
 
     def remove(self) -> None:
         """Gives the model back as it was before: modules, hooks and what was trainable. Twice does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        if self._restore is not None:
-            self._restore(self.model)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self._trainable.get(name, parameter.requires_grad))
-        self._handles, self._restore, self._trainable = [], None, {}
+        if self._removal is not None:
+            self._removal(self.model)
+        self._removal = None
 
 
 def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
@@ -142,14 +157,17 @@ def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
     else:
         sites = trace_text(model, config)
     plan = link_sites(sites, config)
-    blocks = _make_blocks(model, plan, config)
+    blocks = make_blocks(plan)
+    for name, block in blocks.items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        block.to(weight.device)
 
-    adapter = ResLoRAAdapter(model, config, plan, blocks)
-    adapter._trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.requires_grad_(False)
     attach = attach_processors if is_unet else attach_linears
-    adapter._restore, adapter._handles = attach(model, blocks, config)
-    return adapter
+    restore, handles = attach(model, blocks, config)
+    return ResLoRAAdapter(model, plan, blocks, Removal(restore, handles, trainable))
 
 
 def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapter:
@@ -167,18 +185,3 @@ def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapt
         adapter.remove()
         raise
     return adapter
-
-
-def _make_blocks(model: nn.Module, plan: LinkPlan, config: ResLoRAConfig) -> dict[str, LoRABlock]:
-    blocks: dict[str, LoRABlock] = {}
-    for link in plan:
-        site = link.site
-        block = LoRABlock(site.in_features, site.out_features, config.r, config.scaling, config.lora_dropout)
-        block.name, block.input_name = site.name, site.input_name
-        block.predecessors = tuple(blocks[name] for name in link.predecessors)
-        reads_sums = config.residual == "middle" and config.pre_num == -1  # one running sum stands for all
-        for predecessor in block.predecessors[:1] if reads_sums else block.predecessors:
-            predecessor.readers += 1
-        weight = model.get_submodule(site.name).weight
-        blocks[site.name] = block.to(weight.device) if isinstance(weight, Tensor) else block
-    return blocks

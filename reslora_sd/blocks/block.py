@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..config import ResLoRAConfig
+from ..plan.links import LinkPlan, Site
+
 
 class LoRABlock(nn.Module):
     """The trainable pair beside one frozen linear: x -> s B A x.  (..., in) -> (..., out)
@@ -14,22 +17,28 @@ class LoRABlock(nn.Module):
     `lora_A` (r, in) starts uniform in +-1/sqrt(in) and `lora_B` (out, r) at zero, as in microsoft/LoRA
     `loralib/layers.py`, so that a new adapter changes nothing. Both are float32 until somebody casts them.
 
-    `predecessors` are plain references, nearest first: no block owns another, so that each parameter has one name.
+    Args:
+        site: the linear, and what it reads.
+        config: the adapter's settings, of which the block takes rank, scale and dropout.
+        predecessors: blocks of its chain before it, nearest first. They are plain references: no block owns another,
+            so that each parameter has one name.
+        readers: how many later blocks read what this one leaves on the tape.
     """
 
-    def __init__(self, in_features: int, out_features: int, r: int, scaling: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, site: Site, config: ResLoRAConfig, predecessors: tuple[LoRABlock, ...] = (), readers: int = 0
+    ) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(r, in_features))
-        self.lora_B = nn.Parameter(torch.empty(out_features, r))
-        self.scaling = scaling
-        self.dropout = dropout
-        self.name = ""
+        self.name = site.name
         """Path of the frozen linear in the model, for example `mid_block...attn1.to_q`."""
-        self.input_name = ""
+        self.input_name = site.input_name
         """Name of the tensor that the linear reads; q, k and v of one self-attention share it."""
-        self.predecessors: tuple[LoRABlock, ...] = ()
-        self.readers = 0
-        """How many later blocks read what this one leaves on the tape."""
+        self.scaling = config.scaling
+        self.dropout = config.lora_dropout
+        self.predecessors = predecessors
+        self.readers = readers
+        self.lora_A = nn.Parameter(torch.empty(config.r, site.in_features))
+        self.lora_B = nn.Parameter(torch.empty(site.out_features, config.r))
         self.reset_parameters()
 
     @property
@@ -53,3 +62,14 @@ class LoRABlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in={self.lora_A.shape[1]}, out={self.lora_B.shape[0]}, r={self.r}, scaling={self.scaling:g}"
+
+
+def make_blocks(plan: LinkPlan) -> dict[str, LoRABlock]:
+    """The blocks of a plan by name, on the CPU, in the order in which the model runs them."""
+    blocks: dict[str, LoRABlock] = {}
+    readers = plan.readers()
+    for link in plan:
+        name = link.site.name
+        predecessors = tuple(blocks[earlier] for earlier in link.predecessors)
+        blocks[name] = LoRABlock(link.site, plan.config, predecessors, readers[name])
+    return blocks

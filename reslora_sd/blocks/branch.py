@@ -36,8 +36,7 @@ def add_branches(
             f"{blocks[0].name} got no tape. Call the model itself, model(...): calling model.forward(...) or one of "
             "its parts leaves out the hook that makes the tape."
         )
-    if tape.inputs is not None:
-        tape.inputs.update({block.name: x for block in blocks})
+    tape.hear(x, [block.name for block in blocks])
     if tape.strength == 0:
         return list(outputs)
     if config.residual == "block":

@@ -9,7 +9,7 @@ meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 
@@ -32,11 +32,14 @@ class Tape:
     def __init__(self, strength: float = 1.0, inputs: dict[str, Tensor] | None = None, keep: bool = False) -> None:
         self.strength = strength
         self.inputs = inputs
-        self.outer: Tape | None = None
-        """Tape of the forward pass inside which this one runs, in the same thread."""
         self._keep = keep
         self._records: dict[str, Tensor] = {}
         self._readers: dict[str, int] = {}
+
+    def hear(self, x: Tensor, readers: Iterable[str]) -> None:
+        """Notes the input of the blocks named `readers`, if anybody listens."""
+        if self.inputs is not None:
+            self.inputs.update(dict.fromkeys(readers, x))
 
     def write(self, name: str, value: Tensor, readers: int) -> None:
         """Keeps the first value for a name: a recomputation must not replace what later blocks have used."""
@@ -72,7 +75,8 @@ class Tape:
 
 
 _strength: ContextVar[float] = ContextVar("reslora_strength", default=1.0)
-_current: ContextVar[Tape | None] = ContextVar("reslora_tape", default=None)
+_running: ContextVar[tuple[Tape, ...]] = ContextVar("reslora_tapes", default=())
+"""Tapes of the text models' forward passes that run in this thread, one inside the other."""
 _listener: ContextVar[Callable[[dict[str, Tensor]], None] | None] = ContextVar("reslora_listener", default=None)
 
 
@@ -112,35 +116,36 @@ def listening(listener: Callable[[dict[str, Tensor]], None]) -> Iterator[None]:
 
 def current_tape() -> Tape | None:
     """The tape of the text model's forward pass that runs in this thread."""
-    return _current.get()
+    running = _running.get()
+    return running[-1] if running else None
 
 
 def enter_tape(tape: Tape) -> None:
     """Makes `tape` the current one of this thread."""
-    tape.outer = _current.get()
-    _current.set(tape)
+    _running.set((*_running.get(), tape))
 
 
 def leave_tape(tape: Tape) -> None:
     """Makes the tape current that was so before `tape`."""
-    _current.set(tape.outer)
-    tape.outer = None
+    *outer, last = _running.get()
+    assert last is tape
+    _running.set(tuple(outer))
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """`context_fn` of `torch.utils.checkpoint.checkpoint`: the recomputation gets the tape of its forward pass."""
-    return nullcontext(), _Recomputation(_current.get())
+    return nullcontext(), _Recomputation(current_tape())
 
 
 class _Recomputation:
     """Makes a tape current for a while, as often as a graph is run backward."""
 
     def __init__(self, tape: Tape | None) -> None:
-        self.tape = tape
-        self._tokens: list[Token[Tape | None]] = []
+        self._running = () if tape is None else (tape,)
+        self._tokens: list[Token[tuple[Tape, ...]]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_current.set(self.tape))
+        self._tokens.append(_running.set(self._running))
 
     def __exit__(self, *_: object) -> None:
-        _current.reset(self._tokens.pop())
+        _running.reset(self._tokens.pop())

@@ -22,9 +22,10 @@ def parse_settings(argv: Sequence[str] | None = None) -> UnetSettings:
     """
     parser = make_parser()
     parser.set_defaults(**defaults_for(parser.given(argv)))
-    settings = UnetSettings(*parser.parse(argv))
-    prompts = prompts_in(settings.validation.validation_prompts or [])
-    return replace(settings, validation=replace(settings.validation, validation_prompts=prompts))
+    method, model, data, training, optimizer, validation, output = parser.parse(argv)
+    prompts = validation.validation_prompts
+    validation = replace(validation, validation_prompts=None if prompts is None else prompts_in(prompts))
+    return UnetSettings(method, model, data, training, optimizer, validation, output)
 
 
 def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetSettings:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..runs.names import OPENMOJI
 from .folders import open_folder, root_cause
 from .openmoji import load_openmoji
+from .pictures import as_rgb, check_depth
 from .settings import DataSettings, UnetSettings
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
@@ -87,7 +88,7 @@ class CaptionedImages:
             if not isinstance(image, Image.Image):
                 raise TypeError(f"there is no picture but {image!r}")
             image.load()
-            _check_depth(image)
+            check_depth(image)
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Picture {index} of {self.name} ({self.captions[index][0]!r}) can't be read: {error}. "
@@ -172,28 +173,6 @@ def captioned_images(
         rows = rows.cast_column(image_column, datasets.Image())
     images = rows.select_columns([image_column])
     return CaptionedImages(list(rows[caption_column]), lambda index: images[index][image_column], name)
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Upright by its EXIF tag, transparency on white, RGB with 8 bits a channel.
-
-    Raises:
-        ValueError: it has 32 bits a channel, whose white can be any number.
-    """
-    image = ImageOps.exif_transpose(image)
-    _check_depth(image)
-    if image.mode.startswith("I;16"):  # Pillow's own conversion makes nearly all of it white
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
-
-
-def _check_depth(image: Image.Image) -> None:
-    if image.mode in ("I", "F"):
-        raise ValueError(f"it has 32 bits a channel (mode {image.mode}), and not 8 or 16")
 
 
 def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 
 from PIL import Image
 
+from .pictures import CAPTIONS_FILE, metadata_rows, read_utf8
+
 logger = logging.getLogger("reslora_sd")
 
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = (CAPTIONS_FILE, "metadata.csv", "metadata.parquet")
 """What `datasets` reads captions from (its folder_based_builder.py)."""
 
 
@@ -102,21 +103,14 @@ def _check_metadata(folder: Path, metadata: list[Path], pictures: list[Path]) ->
 
 def _file_names(table: Path) -> Iterator[tuple[int, str]]:
     """(line, `file_name`) of each row of a metadata.jsonl or metadata.csv."""
-    text = _utf8(table)
-    if table.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            if not row.get("file_name"):
-                raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
-            yield reader.line_num, row["file_name"]
+    if table.suffix != ".csv":
+        yield from ((number, row["file_name"]) for number, row in metadata_rows(table))
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, str(json.loads(line)["file_name"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{table}, line {number}: no JSON object with a file_name: {line[:80]!r}") from error
+    reader = csv.DictReader(io.StringIO(read_utf8(table), newline=""))
+    for row in reader:
+        if not row.get("file_name"):
+            raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
+        yield reader.line_num, row["file_name"]
 
 
 def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
@@ -134,13 +128,6 @@ def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
         )
     import datasets
 
-    captions = [_utf8(text).strip() for text in texts]
+    captions = [read_utf8(text).strip() for text in texts]
     rows = datasets.Dataset.from_dict({"image": [str(picture) for picture in pictures], "text": captions})
     return rows.cast_column("image", datasets.Image())
-
-
-def _utf8(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text: {error}. Save it as UTF-8.") from error

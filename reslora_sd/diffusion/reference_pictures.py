@@ -11,8 +11,9 @@ from PIL import Image, ImageOps
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
 from ..runs.names import OPENMOJI
-from .data import CaptionedImages, as_rgb
+from .data import CaptionedImages
 from .openmoji import openmoji_names, render
+from .pictures import as_rgb
 
 
 def save_real_pictures(

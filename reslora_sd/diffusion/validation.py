@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
+from ..modes import evaluating
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder, read_jsonl
 from .batches import Batch
+from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
 
 if TYPE_CHECKING:
@@ -27,16 +29,14 @@ _BATCH = 8
 @torch.no_grad()
 def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable[Batch]) -> float:
     """Mean loss on pictures that training doesn't see, with the same noise each time; the U-Net in eval mode."""
-    was_training = unet.training
-    unet.eval()
     weight = next(unet.parameters())
     losses = []
-    for batch in batches:
-        batch = batch.to(weight.device, weight.dtype)
-        losses.append(
-            diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
-        )
-    unet.train(was_training)
+    with evaluating(unet):
+        for batch in batches:
+            batch = batch.to(weight.device, weight.dtype)
+            losses.append(
+                diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
+            )
     return sum(losses) / len(losses)
 
 
@@ -55,12 +55,9 @@ class Validation:
     @torch.no_grad()
     def draw(self, pipeline: StableDiffusionPipeline) -> list[Image.Image]:
         """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
-        unet = pipeline.unet
-        was_training = unet.training
-        unet.eval()
         wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
         pictures: list[Image.Image] = []
-        try:
+        with evaluating(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 pictures += pipeline(
@@ -72,8 +69,6 @@ class Validation:
                     height=self.resolution,
                     width=self.resolution,
                 ).images
-        finally:
-            unet.train(was_training)
         return pictures
 
     def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
@@ -105,31 +100,6 @@ class Validation:
             )
 
 
-def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], scale: int = 1
-) -> Image.Image:
-    """One picture of labelled rows and columns, as the paper's Fig. 3.
-
-    Args:
-        rows: label and pictures, one for each column.
-        scale: whole factor by which small pictures are enlarged.
-    """
-    width, height = (side * scale for side in rows[0][1][0].size)
-    font = ImageFont.load_default(12)
-    margin = 12 + max(int(font.getlength(label)) for label, _ in rows)
-    sheet = Image.new("RGB", (margin + len(columns) * (width + 4), 20 + len(rows) * (height + 4)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, label in enumerate(columns):
-        pen.text((margin + place * (width + 4) + 2, 3), label, "black", font)
-    for line, (label, pictures) in enumerate(rows):
-        top = 20 + line * (height + 4)
-        pen.text((4, top + height // 2 - 6), label, "black", font)
-        for place, picture in enumerate(pictures):
-            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + place * (width + 4), top))
-    return sheet
-
-
 def save_sheets(run: RunFolder, approach: str) -> list[Path]:
     """Writes `validation/steps.png` (prompts by steps, unmerged) and, of the last step, `validation/merged.png`."""
     rows = read_jsonl(run.index_path)
@@ -147,10 +117,11 @@ def save_sheets(run: RunFolder, approach: str) -> list[Path]:
         for prompt, seed in drawn:
             found = [table.get((prompt, seed, key)) for key in keys]
             if all(found):
-                lines.append((prompt, [Image.open(run.index_path.parent / row["file"]) for row in found if row]))
+                pictures = [Image.open(run.index_path.parent / row["file"]) for row in found if row]
+                lines.append(Row(pictures, label=prompt))
         if not lines:
             continue
-        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0][1][0].width <= 96 else 1)
+        sheet = contact_sheet(lines, [str(key) for key in keys], scale=2 if lines[0].pictures[0].width <= 96 else 1)
         with replacing(run.index_path.parent / name) as temporary:
             sheet.save(temporary, format="PNG")
         sheets.append(run.index_path.parent / name)

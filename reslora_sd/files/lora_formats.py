@@ -3,89 +3,116 @@
 Facts of the forms, read in huggingface/diffusers `loaders/peft.py` and `utils/peft_utils.py`: keys need the prefix
 `unet.`; the scale is `lora_alpha / r` of the metadata entry `lora_adapter_metadata` (fields of PEFT's LoraConfig,
 prefixed too); without it kohya's `.alpha`, and without that the rank; both together raise.
+
+Names are converted by diffusers and PEFT; scales, checks and metadata are ours.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..blocks.plain import PlainBlock
+from ..config import ResLoRAConfig
 from ..runs.names import DIFFUSERS_FILE
 from .storage import load_tensors, save_tensors
 
-if TYPE_CHECKING:
-    from ..merging.plain_lora import PlainLoRA
-
 PEFT_FILE = "adapter_model.safetensors"
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
+_DIFFUSERS_PREFIX = "unet."
 _PEFT_PREFIX = "base_model.model."
 _KOHYA_PREFIX = "lora_unet_"
-_KOHYA_NAME = re.compile(
-    r"(?:(down|up)_blocks_(\d+)|(mid)_block)_attentions_(\d+)_transformer_blocks_(\d+)_(attn\d)_(to_q|to_k|to_v|to_out_0)"
-)
+
+Blocks = Mapping[str, PlainBlock]
+"""A LoRA's pairs by the path of their linear in the model."""
 
 
-def save_diffusers(lora: PlainLoRA, path: str | os.PathLike[str], details: Mapping[str, str]) -> str:
-    """Keys `unet.<path>.lora_A.weight`; scale, ranks and ResLoRA's settings in the metadata."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a LoRA comes from, as its file's metadata tell."""
+
+    config: ResLoRAConfig | None = None
+    """Settings of the adapter that was merged; `None` for a LoRA of others."""
+    approach: str = "none"
+    """How it was merged."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Entries for the file."""
+        settings = {"reslora_config": self.config.to_json()} if self.config else {}
+        return {"format": "pt", "reslora_merge_approach": self.approach, **settings}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Origin:
+        """The reverse of `to_metadata`."""
+        settings = metadata.get("reslora_config")
+        config = ResLoRAConfig.from_json(settings) if settings else None
+        return cls(config, metadata.get("reslora_merge_approach", "none"))
+
+
+def save_diffusers(path: str | os.PathLike[str], blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> str:
+    """Keys `unet.<path>.lora_A.weight`; scale, ranks and ResLoRA's settings in the metadata.
+
+    diffusers' own `save_lora_weights` takes no further metadata, and writes into the file's place directly.
+    """
     target = Path(path)
     target = target if target.suffix == ".safetensors" else target / DIFFUSERS_FILE
-    tensors = {}
-    for name, block in lora.blocks.items():
-        tensors[f"unet.{name}.lora_A.weight"] = block.lora_A
-        tensors[f"unet.{name}.lora_B.weight"] = block.lora_B
-    settings = {f"unet.{key}": value for key, value in _peft_settings(lora).items()}
-    metadata = {**_metadata(lora, details), _DIFFUSERS_METADATA: json.dumps(settings, sort_keys=True)}
-    save_tensors(target, tensors, metadata)
+    settings = {_DIFFUSERS_PREFIX + key: value for key, value in _peft_settings(blocks).items()}
+    metadata = {**_metadata(blocks, origin, details), _DIFFUSERS_METADATA: json.dumps(settings, sort_keys=True)}
+    save_tensors(target, _matrices(blocks, _DIFFUSERS_PREFIX), metadata)
     return str(target)
 
 
-def save_kohya(lora: PlainLoRA, path: str | os.PathLike[str], details: Mapping[str, str]) -> str:
+def save_kohya(path: str | os.PathLike[str], blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> str:
     """Keys `lora_unet_<path with underscores>.lora_down.weight`, and one `.alpha` for all.
 
-    diffusers' reader loses alphas that differ (its pattern keys match no module), so that what a block's scale has
-    beyond the common alpha is folded into `lora_up`.
+    diffusers' converter sets alpha to the rank, and its reader loses alphas that differ (its pattern keys match no
+    module). So there is one alpha, and what a block's scale has beyond it is folded into `lora_up`.
     """
+    from diffusers.utils import convert_state_dict_to_kohya
+
     target = Path(path)
     if target.suffix != ".safetensors":
         raise ValueError(f"{path} is no file name for a kohya LoRA. It must end in .safetensors.")
-    tensors: dict[str, Tensor] = {}
-    alpha = _peft_settings(lora)["lora_alpha"]
-    for name, block in lora.blocks.items():
-        key = _KOHYA_PREFIX + name.replace(".", "_")
-        tensors[f"{key}.lora_down.weight"] = block.lora_A
-        tensors[f"{key}.lora_up.weight"] = block.lora_B * (block.scaling * block.r / alpha)
-        tensors[f"{key}.alpha"] = torch.tensor(float(alpha))
-    save_tensors(target, tensors, _metadata(lora, details))
+    alpha = float(_peft_settings(blocks)["lora_alpha"])
+    folded = {
+        name: PlainBlock(block.lora_A, block.lora_B * (block.scaling * block.r / alpha), alpha / block.r)
+        for name, block in blocks.items()
+    }
+    tensors: dict[str, Tensor] = convert_state_dict_to_kohya(_matrices(folded, _DIFFUSERS_PREFIX))
+    tensors.update({key: torch.tensor(alpha) for key in tensors if key.endswith(".alpha")})
+    save_tensors(target, tensors, _metadata(blocks, origin, details))
     return str(target)
 
 
 def save_peft(
-    lora: PlainLoRA,
     folder: str | os.PathLike[str],
+    blocks: Blocks,
+    origin: Origin,
     base_model: str,
     task_type: str | None,
     trained_modules: Mapping[str, Tensor],
 ) -> str:
-    """`adapter_config.json` (PEFT's own LoraConfig writes it) and `adapter_model.safetensors`."""
+    """`adapter_config.json` (PEFT's own LoraConfig writes it) and `adapter_model.safetensors`.
+
+    PEFT's `get_peft_model_state_dict` names the keys of a model that PEFT has wrapped, which there is none of here.
+    """
     from peft import LoraConfig
 
     target = Path(folder)
     tensors = {f"{_PEFT_PREFIX}{name}": value for name, value in trained_modules.items()}
-    for name, block in lora.blocks.items():
-        tensors[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = block.lora_A
-        tensors[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = block.lora_B
-    save_tensors(target / PEFT_FILE, tensors, _origin(lora))
+    save_tensors(target / PEFT_FILE, {**tensors, **_matrices(blocks, _PEFT_PREFIX)}, origin.to_metadata())
     settings = LoraConfig(
-        **_peft_settings(lora),
+        **_peft_settings(blocks),
         base_model_name_or_path=base_model,
         inference_mode=True,
         task_type=task_type,
@@ -95,16 +122,24 @@ def save_peft(
     return str(target)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict[str, str]]:
-    """{path of the linear: (lora_A, lora_B, scaling)} and the file's metadata, from any of the three forms."""
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, PlainBlock], Origin]:
+    """Blocks and origin of a LoRA of a U-Net in any of the three forms.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds other keys too, or is no LoRA.
+    """
     source = Path(path)
     if source.is_dir():
         names = [name for name in (DIFFUSERS_FILE, PEFT_FILE) if (source / name).is_file()]
         if len(names) != 1:
-            raise FileNotFoundError(f"{path} holds no {DIFFUSERS_FILE} and no {PEFT_FILE}. Name the file itself.")
+            raise FileNotFoundError(
+                f"{path} holds {' and '.join(names) or f'neither {DIFFUSERS_FILE} nor {PEFT_FILE}'}. Name the file "
+                "itself."
+            )
         source = source / names[0]
     tensors, metadata = load_tensors(source)
-    readers = {"unet.": _read_diffusers, _PEFT_PREFIX: _read_peft, _KOHYA_PREFIX: _read_kohya}
+    readers = {_DIFFUSERS_PREFIX: _read_diffusers, _PEFT_PREFIX: _read_peft, _KOHYA_PREFIX: _read_kohya}
     found = [prefix for prefix in readers if any(key.startswith(prefix) for key in tensors)]
     if len(found) != 1 or not all(key.startswith(found[0]) for key in tensors):
         stray = next((key for key in tensors if not found or not key.startswith(found[0])), "nothing")
@@ -112,12 +147,21 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, tuple[Tensor, Tensor, 
             f"{source} is no LoRA of a U-Net alone: it has {stray!r} beside keys that start with {found or 'no'} known "
             f"prefix. Keys must all start with one of {', '.join(readers)}."
         )
-    return readers[found[0]](tensors, metadata, source), metadata
+    return readers[found[0]](tensors, metadata, source), Origin.from_metadata(metadata)
 
 
-def _peft_settings(lora: PlainLoRA) -> dict[str, Any]:
+def _matrices(blocks: Blocks, prefix: str) -> dict[str, Tensor]:
+    """PEFT's naming of the matrices, which diffusers shares."""
+    tensors = {}
+    for name, block in blocks.items():
+        tensors[f"{prefix}{name}.lora_A.weight"] = block.lora_A
+        tensors[f"{prefix}{name}.lora_B.weight"] = block.lora_B
+    return tensors
+
+
+def _peft_settings(blocks: Blocks) -> dict[str, Any]:
     """Fields of PEFT's LoraConfig. Only old ones: an unknown field makes an older PEFT refuse the file."""
-    sizes = {name: (block.r, block.scaling * block.r) for name, block in lora.blocks.items()}
+    sizes = {name: (block.r, block.scaling * block.r) for name, block in blocks.items()}
     (r, alpha), _ = Counter(sizes.values()).most_common(1)[0]
     return {
         "r": r,
@@ -130,11 +174,11 @@ def _peft_settings(lora: PlainLoRA) -> dict[str, Any]:
     }
 
 
-def _metadata(lora: PlainLoRA, details: Mapping[str, str]) -> dict[str, str]:
+def _metadata(blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> dict[str, str]:
     """What users' tools like to see (kohya's `ss_` names and modelspec), and how the LoRA came about."""
-    ranks = {block.r for block in lora.blocks.values()}
-    alphas = {block.scaling * block.r for block in lora.blocks.values()}
-    method = lora.config.method if lora.config else "lora"
+    ranks = {block.r for block in blocks.values()}
+    alphas = {block.scaling * block.r for block in blocks.values()}
+    method = origin.config.method if origin.config else "lora"
     metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
@@ -145,56 +189,79 @@ def _metadata(lora: PlainLoRA, details: Mapping[str, str]) -> dict[str, str]:
         "modelspec.title": f"LoRA ({method})",
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    return {**metadata, **_origin(lora), **details}
+    return {**metadata, **origin.to_metadata(), **details}
 
 
-def _origin(lora: PlainLoRA) -> dict[str, str]:
-    settings = {"reslora_config": lora.config.to_json()} if lora.config else {}
-    return {"format": "pt", "reslora_merge_approach": lora.approach, **settings}
+def _read_diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
+    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft  # knows the older names too
 
-
-def _read_diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
     settings = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
-    settings = {key.removeprefix("unet."): value for key, value in settings.items()}
-    return _read_pairs(tensors, "unet.", settings, source)
+    settings = {key.removeprefix(_DIFFUSERS_PREFIX): value for key, value in settings.items()}
+    return _read_matrices(convert_unet_state_dict_to_peft(tensors), _DIFFUSERS_PREFIX, settings, source)
 
 
-def _read_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
-    config = source.parent / "adapter_config.json"
-    if not config.is_file():
+def _read_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
+    """PEFT's own `load_peft_weights` would ask the Hub for a missing file, and unpickle another."""
+    from peft import LoraConfig, PeftConfig
+
+    if not (source.parent / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{source} has no adapter_config.json beside it, so its scale is unknown.")
-    return _read_pairs(tensors, _PEFT_PREFIX, json.loads(config.read_text(encoding="utf-8")), source)
+    settings = PeftConfig.from_pretrained(str(source.parent))
+    if not isinstance(settings, LoraConfig):
+        raise ValueError(f"{source} is a {type(settings).__name__.removesuffix('Config')} adapter of PEFT, no LoRA.")
+    return _read_matrices(tensors, _PEFT_PREFIX, settings.to_dict(), source)
 
 
-def _read_pairs(
+def _read_kohya(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+
+    down, up, alpha = ".lora_down.weight", ".lora_up.weight", ".alpha"
+    stems = _stems(tensors, (down, up, alpha), source)
+    pairs = {stem: _pair(tensors, stem + down, stem + up, source) for stem in stems}
+    # Not its alphas: they come back as patterns of modules, which here are the pairs themselves.
+    renamed, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
+    paths = {key.rsplit(".lora_", 1)[0] for key in convert_unet_state_dict_to_peft(renamed)}
+    names = {"lora_" + path.replace(".", "_"): path.removeprefix(_DIFFUSERS_PREFIX) for path in paths}
+    blocks = {}
+    for stem, (A, B) in pairs.items():
+        if stem not in names:  # such as SDXL's lora_unet_input_blocks_...
+            raise ValueError(f"{source} has {stem}, which is no module of a diffusers U-Net.")
+        scale = float(tensors[stem + alpha]) if stem + alpha in tensors else A.shape[0]
+        blocks[names[stem]] = PlainBlock(A, B, scale / A.shape[0])
+    return blocks
+
+
+def _read_matrices(
     tensors: Mapping[str, Tensor], prefix: str, settings: Mapping[str, Any], source: Path
-) -> dict[str, tuple[Tensor, Tensor, float]]:
+) -> dict[str, PlainBlock]:
+    A_end, B_end = ".lora_A.weight", ".lora_B.weight"
     blocks = {}
-    for key in dict.fromkeys(key.rsplit(".lora_", 1)[0] for key in tensors):
-        A, B = _pair(tensors, f"{key}.lora_A.weight", f"{key}.lora_B.weight", source)
-        name = key.removeprefix(prefix)
-        alpha = settings.get("alpha_pattern", {}).get(f"^{name}", settings.get("lora_alpha", A.shape[0]))
-        blocks[name] = (A, B, alpha / A.shape[0])
+    for stem in _stems(tensors, (A_end, B_end), source):
+        A, B = _pair(tensors, stem + A_end, stem + B_end, source)
+        name = stem.removeprefix(prefix)
+        blocks[name] = PlainBlock(A, B, _scaling(name, A.shape[0], settings))
     return blocks
 
 
-def _read_kohya(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, Any]:
-    blocks = {}
-    for key in dict.fromkeys(key.split(".", 1)[0] for key in tensors):
-        A, B = _pair(tensors, f"{key}.lora_down.weight", f"{key}.lora_up.weight", source)
-        alpha = float(tensors[f"{key}.alpha"]) if f"{key}.alpha" in tensors else A.shape[0]
-        match = _KOHYA_NAME.fullmatch(key.removeprefix(_KOHYA_PREFIX))
-        if match is None:
-            raise ValueError(f"{source} has {key}, which is no attention projection of a diffusers U-Net.")
-        direction, block, mid, attention, layer, which, projection = match.groups()
-        start = f"{direction}_blocks.{block}" if direction else f"{mid}_block"
-        projection = projection.replace("to_out_0", "to_out.0")
-        blocks[f"{start}.attentions.{attention}.transformer_blocks.{layer}.{which}.{projection}"] = (
-            A,
-            B,
-            alpha / A.shape[0],
-        )
-    return blocks
+def _scaling(name: str, r: int, settings: Mapping[str, Any]) -> float:
+    """As PEFT reads its LoraConfig; without `lora_alpha` the rank, as diffusers has it."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = settings.get("alpha_pattern") or {}
+    alpha = float(patterns.get(get_pattern_key(patterns, name), settings.get("lora_alpha", r)))
+    return alpha / (math.sqrt(r) if settings.get("use_rslora") else r)
+
+
+def _stems(tensors: Mapping[str, Tensor], endings: tuple[str, ...], source: Path) -> list[str]:
+    """What stands before the endings, each once. A key with none of them, such as DoRA's, must not be lost."""
+    stems: dict[str, None] = {}
+    for key in tensors:
+        ending = next((ending for ending in endings if key.endswith(ending)), None)
+        if ending is None:
+            raise ValueError(f"{source} has {key}, which is no part of a plain LoRA ({', '.join(endings)}).")
+        stems[key.removesuffix(ending)] = None
+    return list(stems)
 
 
 def _pair(tensors: Mapping[str, Tensor], down: str, up: str, source: Path) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..blocks.equations import lora, up
+from ..blocks.plain import PlainBlock
 from ..blocks.tape import branch_strength
-from .plain_lora import PlainBlock, PlainLoRA
+from .plain_lora import PlainLoRA
 
 
 @contextmanager

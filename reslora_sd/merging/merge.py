@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
+from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, default_approach
 from . import rules
-from .plain_lora import BlockReport, PlainBlock, PlainLoRA
+from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
 
-_FROM_STATISTICS = ("input", "least_squares")
+FROM_STATISTICS = ("input", "least_squares")
 
 
 def merge(
@@ -71,9 +72,14 @@ def merge(
                     found.error = rules.branch_error(block, adapter.config, found.A, statistics)
             if approach == "weights":
                 merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
-            plain[name] = PlainBlock(found.A.contiguous(), B.contiguous(), block.scaling)
+            plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)
             reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error)
     return PlainLoRA(plain, adapter.config, approach, reports)
+
+
+def _own(matrix: Tensor) -> Tensor:
+    """A copy: a rule may hand on the adapter's own parameter, which further training would change."""
+    return matrix.detach().clone(memory_format=torch.contiguous_format)
 
 
 @dataclass
@@ -127,7 +133,7 @@ def _check(
         )
     if alpha_from not in ("weights", "inputs"):
         raise ValueError(f"alpha_from is {alpha_from!r}. It must be 'weights' or 'inputs'.")
-    if statistics is None and (approach in _FROM_STATISTICS or (approach == "weights" and alpha_from == "inputs")):
+    if statistics is None and (approach in FROM_STATISTICS or (approach == "weights" and alpha_from == "inputs")):
         raise ValueError(f"Approach {approach!r} needs statistics. Run collect_statistics(adapter, ...) and pass them.")
     if alpha_from == "inputs" and (approach, residual) != ("weights", "middle"):
         raise ValueError("alpha_from='inputs' has a meaning for approach 'weights' of residual 'middle' only.")

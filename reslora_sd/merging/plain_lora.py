@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,33 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.block import LoRABlock
+from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
-from ..files import lora_formats as lora_files
-
-
-@dataclass(frozen=True)
-class PlainBlock:
-    """One pair: delta W = scaling * lora_B @ lora_A."""
-
-    lora_A: Tensor
-    """(r, in), float32"""
-    lora_B: Tensor
-    """(out, r), float32"""
-    scaling: float
-
-    @property
-    def r(self) -> int:
-        """The rank."""
-        return self.lora_A.shape[0]
-
-    def delta_weight(self) -> Tensor:
-        """(out, in), float32"""
-        return self.scaling * (self.lora_B.float() @ self.lora_A.float())
-
-    def norm(self) -> float:
-        """||delta W||_F, from the thin factors."""
-        A, B = self.lora_A.detach().double(), self.lora_B.detach().double()
-        return abs(self.scaling) * math.sqrt(max(float(((B.T @ B) * (A @ A.T)).sum()), 0.0))
+from ..files import lora_formats
 
 
 @dataclass(frozen=True)
@@ -76,11 +51,11 @@ class PlainLoRA:
         Args:
             details: strings for the file's metadata, for example `ss_base_model_version="sd_v1"`.
         """
-        return lora_files.save_diffusers(self, path, details)
+        return lora_formats.save_diffusers(path, self.blocks, self._origin(), details)
 
     def save_kohya(self, path: str | os.PathLike[str], **details: str) -> str:
         """Writes one .safetensors file in kohya's naming, for ComfyUI and A1111; gives its path."""
-        return lora_files.save_kohya(self, path, details)
+        return lora_formats.save_kohya(path, self.blocks, self._origin(), details)
 
     def save_peft(
         self,
@@ -96,7 +71,7 @@ class PlainLoRA:
             task_type: PEFT's, for example `CAUSAL_LM` or `SEQ_CLS`; needed by `AutoPeftModelFor...`.
             trained_modules: parameters that were trained whole, by their path in the model, such as a new classifier's.
         """
-        return lora_files.save_peft(self, folder, base_model, task_type, trained_modules or {})
+        return lora_formats.save_peft(folder, self.blocks, self._origin(), base_model, task_type, trained_modules or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
@@ -106,13 +81,11 @@ class PlainLoRA:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, holds other keys too, or is no LoRA.
         """
-        blocks, metadata = lora_files.load(path)
-        settings = metadata.get("reslora_config")
-        return cls(
-            {name: PlainBlock(A, B, scaling) for name, (A, B, scaling) in blocks.items()},
-            ResLoRAConfig.from_json(settings) if settings else None,
-            metadata.get("reslora_merge_approach", "none"),
-        )
+        blocks, origin = lora_formats.load(path)
+        return cls(blocks, origin.config, origin.approach)
+
+    def _origin(self) -> lora_formats.Origin:
+        return lora_formats.Origin(self.config, self.approach)
 
     def fuse_into(self, model: nn.Module) -> float:
         """Adds the LoRA to the model's own weights, for good: sums in float32 and rounds once.

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
 from ..blocks.tape import listening
+from ..modes import evaluating
 
 
 @dataclass
@@ -149,15 +150,10 @@ def collect_statistics(
         ValueError: there was no batch, a mask has another shape, or an input holds NaN or infinity.
     """
     collector = _Collector(adapter, window)
-    was_training = adapter.model.training
-    adapter.model.eval()
-    try:
-        with listening(collector):
-            for batch in batches:
-                collector.mask = token_mask(batch).bool() if token_mask is not None else None
-                forward(batch)
-    finally:
-        adapter.model.train(was_training)
+    with evaluating(adapter.model), listening(collector):
+        for batch in batches:
+            collector.mask = token_mask(batch).bool() if token_mask is not None else None
+            forward(batch)
     statistics = collector.sums
     if not statistics.tokens:
         raise ValueError("No forward pass was seen. Give at least one batch, and a forward that calls the model.")

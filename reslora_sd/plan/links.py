@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,6 +72,15 @@ class LinkPlan:
             chain.append(link.site.name)
             place[link.site.name] = chain
         return chains
+
+    def readers(self) -> dict[str, int]:
+        """How many later blocks read what a block leaves on the tape, by its name.
+
+        Eq. 4 with all predecessors reads running sums: the nearest predecessor's stands for all.
+        """
+        sums = self.config.residual == "middle" and self.config.pre_num == -1
+        read = Counter(name for link in self.links for name in (link.predecessors[:1] if sums else link.predecessors))
+        return {link.site.name: read[link.site.name] for link in self.links}
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, for JSON: one entry a block."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ResLoRAConfig
+from ..modes import evaluating
 from .links import Site, matches
 
 _TOKENS = 8
@@ -31,7 +31,7 @@ def trace_text(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
     calls: list[tuple[str, Tensor]] = []  # tensors are kept, so that an id is never given out again
     handles = [module.register_forward_pre_hook(_recorder(name, calls)) for name, module in targets.items()]
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             tokens = torch.zeros(1, _TOKENS, dtype=torch.long, device=next(model.parameters()).device)
             model(input_ids=tokens)
     finally:
@@ -68,18 +68,6 @@ def _recorder(name: str, calls: list[tuple[str, Tensor]]) -> Any:
         calls.append((name, args[0]))
 
     return record
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and every module's own mode again after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check_targets(model: nn.Module, config: ResLoRAConfig, targets: dict[str, nn.Module]) -> None:

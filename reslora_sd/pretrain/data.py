@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..diffusion.data import as_rgb, captioned_images
+from ..diffusion.data import captioned_images
 from ..diffusion.folders import open_folder, parquet_files
+from ..diffusion.pictures import as_rgb
 
 
 @dataclass(frozen=True)

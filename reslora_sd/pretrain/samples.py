@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
+
+from ..diffusion.contact_sheet import Row, contact_sheet
 
 SHEET_PROMPTS = (
     "grinning face",
@@ -31,6 +33,8 @@ SHEET_PROMPTS = (
     "soccer ball",
     "key",
 )
+_ACROSS = 8
+"""Pictures a row of a sheet."""
 
 
 def sample_pictures(
@@ -54,18 +58,10 @@ def sample_pictures(
     return torch.cat(pictures)
 
 
-def write_sheet(pictures: Tensor, captions: Sequence[str], file: Path, columns: int = 8, scale: int = 2) -> None:
-    """A PNG of pictures in rows with their captions below.  (n, 3, size, size) uint8"""
-    size = pictures.shape[-1] * scale
-    label, gap = 14, 4
-    rows = -(-len(captions) // columns)
-    sheet = Image.new("RGB", (columns * (size + gap) + gap, rows * (size + label + gap) + gap), (225, 225, 225))
-    draw = ImageDraw.Draw(sheet)
-    for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left = gap + (k % columns) * (size + gap)
-        top = gap + (k // columns) * (size + label + gap)
-        tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.LANCZOS)
-        sheet.paste(tile, (left, top))
-        draw.text((left, top + size + 1), caption[: size // 6], fill="black")
+def write_sheet(pictures: Tensor, captions: Sequence[str], file: Path) -> None:
+    """A PNG of pictures, eight a row and twice their size, with their captions below.  (n, 3, size, size) uint8"""
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
+    starts = range(0, len(images), _ACROSS)
+    rows = [Row(images[k : k + _ACROSS], captions=captions[k : k + _ACROSS]) for k in starts]
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    contact_sheet(rows, scale=2, paper="#e1e1e1").save(file)

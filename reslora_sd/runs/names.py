@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
 """Our methods, as on the command line, and the residual that each one trains with."""
 
@@ -40,3 +42,17 @@ DEFAULT_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
 def default_approach(residual: str) -> str:
     """The best approach of a residual: `exact` where there is one, else `least_squares`."""
     return "exact" if "exact" in APPROACHES[residual] else "least_squares"
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step in the name of a checkpoint's folder; `None` for the name of anything else."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after a step."""
+    return f"checkpoint-{step}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DataCollatorForSeq2Seq
+
+from ..modes import evaluating
 
 IGNORED = -100
 """Label of tokens that the loss leaves out: the prompt's and padding."""
@@ -84,10 +87,7 @@ def generate_answers(
     # equal lengths together, so that little is padding
     order = sorted((i for i, length in enumerate(lengths) if length <= max_length), key=lambda i: lengths[i])
     answers: list[str | None] = [None] * len(prompts)
-    was_training, side = model.training, tokenizer.padding_side
-    model.eval()
-    tokenizer.padding_side = "left"
-    try:
+    with evaluating(model), _padding_on_the_left(tokenizer):
         for chosen in batches_of(order, batch_size):
             batch = tokenizer([prompts[i] for i in chosen], padding=True, return_tensors="pt").to(model.device)
             tokens = model.generate(
@@ -101,7 +101,14 @@ def generate_answers(
             new = tokens[:, batch["input_ids"].shape[1] :]
             for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 answers[i] = text
-    finally:
-        model.train(was_training)
-        tokenizer.padding_side = side
     return answers, len(prompts) - len(order)
+
+
+@contextmanager
+def _padding_on_the_left(tokenizer: Any) -> Iterator[None]:
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = side

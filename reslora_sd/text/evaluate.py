@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..merging.applied import applied
 from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
+from ..modes import evaluating
 from ..runs.names import APPROACHES
 from .encode import IGNORED
 
@@ -51,17 +52,6 @@ def run_model(model: nn.Module, batch: Batch) -> Tensor:
     device = next(model.parameters()).device
     logits: Tensor = model(**{key: value.to(device) for key, value in batch.items() if key != "labels"}).logits
     return logits
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the time."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def measure_answers(

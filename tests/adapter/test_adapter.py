@@ -1,4 +1,5 @@
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 import reslora_sd
 from reslora_sd import ResLoRAAttnProcessor, ResLoRAConfig, add_reslora, load_reslora
 from reslora_sd.config import RESIDUALS
+from tests.toys import TARGETS, toy
 from tests.unets import SMALL, inputs_for, move_away_from_zero, small_unet
 
 
@@ -53,18 +55,41 @@ def test_only_blocks_train_and_each_parameter_has_one_name(residual):
 def test_every_residual_starts_from_the_same_blocks():
     states = []
     for residual in RESIDUALS:
+        unet = small_unet()
         torch.manual_seed(7)
-        states.append(add_reslora(small_unet(seed=0), ResLoRAConfig(residual=residual, r=4)))
-    first = states[0].state_dict()
-    assert first.keys() == states[1].state_dict().keys()
-    torch.manual_seed(7)
+        states.append(add_reslora(unet, ResLoRAConfig(residual=residual, r=4)).state_dict())
+    first, *others = states
+    for state in others:
+        assert state.keys() == first.keys() and all(torch.equal(state[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("make", [small_unet, toy])
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda adapter: pickle.loads(pickle.dumps(adapter))])
+def test_a_copied_adapter_is_taken_out_of_its_own_model(make, way):
+    model = make()
+    targets = ResLoRAConfig.target_modules if make is small_unet else TARGETS
+    adapter = add_reslora(model, ResLoRAConfig(residual="middle", r=4, target_modules=targets))
+    names = set(model.state_dict())
+    twin = way(adapter)
+    twin.remove()
+    assert set(twin.model.state_dict()) == set(make().state_dict())
+    assert not twin.model._forward_pre_hooks and not twin.model._forward_hooks
+    assert set(model.state_dict()) == names and model._forward_pre_hooks and model._forward_hooks
+    adapter.remove()
+    assert set(model.state_dict()) == set(make().state_dict()) and not model._forward_hooks
+
+
+def test_removing_twice_leaves_what_was_done_in_between():
     unet = small_unet()
-    torch.manual_seed(7)
-    one = add_reslora(unet, ResLoRAConfig(residual="none", r=4)).state_dict()
-    unet = small_unet()
-    torch.manual_seed(7)
-    two = add_reslora(unet, ResLoRAConfig(residual="middle", r=4)).state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    adapter = add_reslora(unet, ResLoRAConfig(r=4))
+    adapter.remove()
+    unet.requires_grad_(False)
+    second = add_reslora(unet, ResLoRAConfig(r=4))
+    adapter.remove()
+    assert {parameter.requires_grad for parameter in second.parameters()} == {True}
+    assert all(isinstance(processor, ResLoRAAttnProcessor) for processor in unet.attn_processors.values())
+    second.remove()
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)

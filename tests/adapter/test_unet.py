@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import itertools
 import pickle
 import threading
@@ -9,6 +10,7 @@ import weakref
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from reslora_sd import ResLoRAConfig, add_reslora
 from reslora_sd.adapter import unet as attention_module
@@ -63,7 +65,9 @@ def test_values_and_gradients_are_those_of_the_equations(config):
     adapter = add_reslora(unet, config)
     for block in adapter.blocks.values():
         block.double()
-    move_away_from_zero(adapter)
+    # Twice this std (and a scale of 8) saturates the softmax: the oracle's own gradients then answer a change of its
+    # inputs by 1e-15 with one of 9e-11, as much as was allowed here. With 0.1 it is 1e-13.
+    move_away_from_zero(adapter, std=0.1)
     loss, gradients = loss_and_gradients(unet, adapter, inputs_for(unet))
 
     world = world_of(adapter, chains_by_hand(plain))
@@ -175,7 +179,7 @@ def test_nothing_of_a_step_stays_alive(residual, checkpointing, backward, monkey
 
     monkeypatch.setattr(attention_module, "new_tape", remember)
     unet = small_unet().train()
-    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
     if checkpointing:
         unet.enable_gradient_checkpointing()
     loss = unet(**inputs_for(unet)).sample.square().sum()
@@ -184,7 +188,6 @@ def test_nothing_of_a_step_stays_alive(residual, checkpointing, backward, monkey
     del loss
     gc.collect()
     assert tapes and all(tape() is None for tape in tapes)
-    assert adapter.num_parameters()
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
@@ -298,3 +301,21 @@ def test_scale_of_cross_attention_kwargs_is_the_strength():
         with adapter.disabled():
             base = unet(**inputs).sample
     assert torch.equal(off, base) and not torch.equal(half, full) and not torch.equal(half, base)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_half_of_the_scale_is_half_of_lora_alpha(residual):
+    outputs = []
+    for alpha, scale in ((32.0, 0.5), (16.0, 1.0)):
+        unet = small_unet(dtype=torch.float64).eval()
+        adapter = add_reslora(unet, ResLoRAConfig(r=4, residual=residual, lora_alpha=alpha))
+        move_away_from_zero(adapter, std=0.1)
+        with torch.no_grad():
+            outputs.append(unet(**inputs_for(unet), cross_attention_kwargs={"scale": scale}).sample)
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
+
+
+def test_diffusers_still_takes_cross_attention_kwargs_in_the_seventh_place():
+    """The pre-hook counts on it where somebody passes everything by position."""
+    names = list(inspect.signature(UNet2DConditionModel.forward).parameters)
+    assert names[7] == "cross_attention_kwargs"  # after self

@@ -37,7 +37,7 @@ def serving(runs: Sequence[Path], trainings: Path, *flags: str) -> Iterator[str]
     with log.open("w") as out:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
-        yield _address(server, log)
+        yield address_of(server, log)
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -45,7 +45,8 @@ def serving(runs: Sequence[Path], trainings: Path, *flags: str) -> Iterator[str]
     assert "Traceback" not in said, said  # the page never dies, nor stumbles
 
 
-def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+def address_of(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Waits until the page says where it is."""
     for _ in range(600):
         for line in log.read_text(encoding="utf-8").splitlines():
             if line.startswith(_STARTED):

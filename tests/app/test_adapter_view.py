@@ -6,10 +6,18 @@ import re
 import pytest
 
 from app import drawings
-from app.adapter_view import approaches, end_table, merge_table, norm_differences, plan_summary, short_place, sites
+from app.adapter_view import (
+    approaches,
+    end_table,
+    merge_table,
+    norm_differences,
+    plan_summary,
+    planned_blocks,
+    short_place,
+)
 from app.library import Library
-from app.runs import read_run
 from reslora_sd import PlainLoRA
+from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
@@ -20,8 +28,10 @@ def runs(made_up_pair):
 
 def test_the_link_plan_of_a_real_run_is_on_the_map(real_runs):
     run = read_run(real_runs["reslora_is"])
-    found = sites(run)
-    assert len(found) == 88 and len({site.lane for site in found}) == 8 and len({site.place for site in found}) == 11
+    found = planned_blocks(run)
+    assert (
+        len(found) == 88 and len({block.lane for block in found}) == 8 and len({block.place for block in found}) == 11
+    )
     assert plan_summary(run).startswith(
         "88 blocks, 64 with a residual path, 24 that start a chain. A block that starts"
     )

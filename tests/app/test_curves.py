@@ -4,7 +4,7 @@ import pytest
 
 from app.curves import METRICS, colours, mark, reach, reach_text, smooth, table
 from app.library import Library
-from app.run import Run
+from reslora_sd.runs.run import Run
 
 
 def run_of(losses, held=None):

@@ -8,7 +8,7 @@ import pytest
 
 from app import adapter_view, curves, drawings, grids, pictures, training
 from app.library import Library
-from app.wiring.shared import trouble
+from app.tabs.shared import warnings_and_notes
 
 _VALUES = [
     None,
@@ -68,13 +68,13 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
     library = Library(made_up_pair)
     runs = library.get(library.names())
     assert len(runs) == 2 and library.state()
-    assert "<b>$" not in trouble(runs)
-    for kind in pictures.kinds(runs):
+    assert "<b>$" not in warnings_and_notes(runs)
+    for variant in pictures.variants(runs):
         for prompt in {key.prompt for run in runs.values() for key in run.pictures}:
             for picked in pictures.seeds_of(runs, prompt):
-                for step in pictures.steps_of(runs, prompt, picked, kind):
-                    assert len(pictures.views(runs, prompt, picked, kind, step)) >= 2
-                grids.grid(runs, [prompt], picked, kind, cell=8)
+                for step in pictures.steps_of(runs, prompt, picked, variant):
+                    assert len(pictures.views(runs, prompt, picked, variant, step)) >= 2
+                grids.grid(runs, [prompt], picked, variant, cell=8)
     for metric in curves.METRICS:
         curves.table(runs, metric, 0.9, 5)
     first, second = runs.items()

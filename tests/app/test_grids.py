@@ -53,8 +53,17 @@ def test_what_cannot_be_animated_is_told(runs):
 
 
 def test_prompts_of_any_script_and_length_are_drawn(runs):
-    sheet = grid(runs, ["кошка " * 200, "\n\u202e$x^2$ <b>"], 42, "unmerged", cell=16)
-    assert sheet.width >= 360
+    def heading(prompt):
+        """What stands above the cells, as pixels: whether each is dark."""
+        sheet = grid(runs, [prompt], 42, "unmerged", cell=16)
+        band = sheet.convert("L").crop((0, 40, sheet.width, 70))
+        return sheet.width, band.point(lambda value: 255 * (value < 128)).tobytes()
+
+    prompts = ["кошка " * 200, "猫", "\n\u202e$x^2$ <b>", "cat"]
+    drawn = [heading(prompt) for prompt in prompts]
+    assert {width for width, _ in drawn} == {heading("x")[0]}  # a long one is cut, and makes no sheet wider
+    assert all(any(pixels) for _, pixels in drawn)
+    assert len({pixels for _, pixels in drawn}) == len(prompts)
 
 
 def test_a_grid_is_told_in_words(runs):

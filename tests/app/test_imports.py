@@ -1,10 +1,12 @@
 """Reading a run never needs torch, and views never need Gradio."""
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
+from reslora_sd.runs import names
 from tests.scripts import ROOT
 
 _READ = """
@@ -18,8 +20,8 @@ name, run = next(iter(runs.items()))
 assert run.log and drawings.link_plan(run) and not curves.table(runs, "loss").empty
 grids.grid(runs, run.prompts(), 42, "unmerged")
 pictures.views(runs, "rocket", 42, "unmerged", 5)
-import app.training, app.uploads, app.wishes
-heavy = {"torch", "diffusers", "transformers", "gradio", "reslora_sd"} & sys.modules.keys()
+import app.training, app.uploads, app.draw_request, app.server
+heavy = {"torch", "diffusers", "transformers", "gradio", "fastapi"} & sys.modules.keys()
 assert not heavy, heavy
 """
 
@@ -35,8 +37,8 @@ def test_the_page_is_built_without_torch(made_up):
 import sys
 from pathlib import Path
 from app.library import Library
-from app.wiring.page import build
-from app.wiring.shared import Page
+from app.tabs.page import build
+from app.tabs.shared import Page
 build(Page(Library([Path(sys.argv[1])]), Path("/tmp"), Path("/tmp")))
 assert "torch" not in sys.modules
 """
@@ -47,5 +49,19 @@ assert "torch" not in sys.modules
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "app").glob("*.py")), ids=lambda path: path.name)
-def test_only_the_wiring_knows_gradio(path):
+def test_only_the_tabs_know_gradio(path):
     assert "import gradio" not in path.read_text(encoding="utf-8")
+
+
+SHARED = {
+    value
+    for name, value in vars(names).items()
+    if isinstance(value, str) and (name.endswith(("_FILE", "_FOLDER")) or name in ("UNMERGED", "BASE", "OPENMOJI"))
+} | {*names.DEFAULT_PROMPTS, "train_text_to_image_reslora"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").rglob("*.py")), ids=lambda path: path.name)
+def test_the_page_types_no_name_anew_that_the_scripts_define(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert typed & SHARED == set()

@@ -23,7 +23,7 @@ def trainings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server") / "here"
     yield folder
     for run in training.trainings(folder):  # of a test that failed before it stopped them
-        found = training.process(run)
+        found = training.find_process(run)
         if found is not None:
             found.kill()
 
@@ -171,7 +171,7 @@ def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
 def draw(page, steps):
     show_tab(page, "Try it")
     page.wait_for_function("document.querySelector('#try-step input').value !== ''")
-    page.locator("#wish textarea").fill("rocket")
+    page.locator("#draw-prompt textarea").fill("rocket")
     page.locator("#try-steps input[type=number]").fill(str(steps))
     page.locator("#draw").click()
 
@@ -202,7 +202,7 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     other.context.close()
 
 
-def test_a_second_wish_takes_the_place_of_the_first(page):
+def test_a_second_drawing_takes_the_place_of_the_first(page):
     draw(page, 150)
     page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
     page.get_by_role("spinbutton", name="Seed").fill("7")
@@ -241,7 +241,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     again.locator("#stop-training").click()
     again.wait_for_selector(".training.stopped >> text=first/reslora_is", timeout=120_000)
     again.wait_for_selector("#runs >> text=lora (first/lora)")
-    assert "gone on from" in again.locator(".training").first.inner_text()
+    assert "can be resumed" in again.locator(".training").first.inner_text()
     assert again.strays == []
     again.context.close()
 
@@ -269,27 +269,35 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address
 
 
 def test_everything_is_reached_by_the_tab_key_alone_with_a_visible_focus(page):
-    reached = set()
+    reached, unseen = set(), []
     for _ in range(60):
         page.keyboard.press("Tab")
-        found = page.evaluate(
+        name, text, outline, tag = page.evaluate(
             """() => { const one = document.activeElement;
             const outline = getComputedStyle(one).outlineStyle + getComputedStyle(one).outlineWidth;
             return [one.id || one.closest('[id]')?.id || '', one.getAttribute('aria-label') || one.innerText || '',
             outline, one.tagName]; }"""
         )
-        reached.add(found[0])
-        reached.add(found[1].strip())
+        reached |= {name, text.strip()}
+        if tag != "BODY" and outline != "solid3px":
+            unseen.append((tag, name, text.strip(), outline))
+    assert unseen == []
     wanted = {"Play", "Wipe", "Grid", "Compare", "Prompt", "Seed", "Which pictures", "range slider for Step"}
     missing = {name for name in wanted if not any(name in one for one in reached)}
     assert not missing, (missing, reached)
 
 
 def test_every_picture_has_a_text(page):
-    show_tab(page, "Grid")
-    page.wait_for_selector("#grid img[alt^='Grid']")
     visible = "found => found.filter(one => one.offsetParent).map(one => one.alt)"
-    assert all(page.eval_on_selector_all("#sides img, #wipe img, #grid img", visible))
+    for tab, ready, count in (
+        ("Side by side", "#side-1 img", 3),
+        ("Wipe", "#wipe img[alt*='reslora_is']", 2),
+        ("Grid", "#grid img[alt^='Grid']", 1),
+    ):
+        show_tab(page, tab)
+        page.wait_for_selector(ready)
+        texts = page.eval_on_selector_all("#sides img, #wipe img, #grid img", visible)
+        assert len(texts) == count and all(texts), (tab, texts)
 
 
 def test_a_damaged_run_shows_what_there_is_and_a_repeated_picture_raises_an_alarm(browser, made_up_pair, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from app.library import Library
-from app.pictures import MERGED, decode, kinds, open_picture, real_view, steps_of, store, view, views
-from app.runs import read_run
+from app.pictures import MERGED, decode, open_picture, reference_view, steps_of, store, variants, view, views
+from reslora_sd.runs.reader import read_run
 
 
 def pair(made_up_pair):
@@ -39,13 +39,13 @@ def test_steps_are_those_that_any_run_has(made_up_pair):
 def test_each_merged_approach_is_a_choice_and_as_exported_means_each_runs_own(real_runs):
     library = Library(list(real_runs.values()))
     runs = library.get(library.names())
-    assert kinds(runs) == ["unmerged", MERGED, "base", "exact", "input", "least_squares", "none", "weights"]
+    assert variants(runs) == ["unmerged", MERGED, "base", "exact", "input", "least_squares", "none", "weights"]
     left, right, real = views(runs, "red apple", 42, MERGED, 4)
     assert left.image and right.image and "exact" in left.alt and "least_squares" in right.alt
     assert real.image.size == left.image.size and real.alt.startswith(
         'Real picture of the data set for the prompt "red'
     )
-    assert real_view(runs, "no such prompt") is None
+    assert reference_view(runs, "no such prompt") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
@@ -77,7 +77,7 @@ def test_real_pictures_outside_the_run_are_refused(made_up):
     Image.new("RGB", (8, 8), "red").save(made_up.parent / "secret.png")
     row = {"prompt": "rocket", "file": "../../secret.png", "seen": "training"}
     (made_up / "validation" / "real.jsonl").write_text(json.dumps(row) + "\n")
-    assert real_view({"lora": read_run(made_up)}, "rocket").image is None
+    assert reference_view({"lora": read_run(made_up)}, "rocket").image is None
     with pytest.raises(ValueError, match="lies outside"):
         open_picture(made_up / "validation", "../../secret.png")
 

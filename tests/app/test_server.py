@@ -1,12 +1,18 @@
 """What the server answers to requests that no page of ours would make."""
 
+import asyncio
 import json
+import signal
+import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
 
-from tests.app.browser import serving
+from app.server import SecurityHeaders, listen, serve
+from tests.app.browser import address_of, serving
 from tests.scripts import ROOT
 
 
@@ -83,3 +89,54 @@ def test_a_file_above_20_megabytes_is_not_taken(address):
     with pytest.raises(urllib.error.HTTPError) as caught:
         upload(address, "large.png", b"x" * 21_000_000)
     assert caught.value.code == 413
+
+
+def test_security_headers_leave_a_stream_a_stream():
+    sent = []
+
+    async def stream(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        for number in range(3):
+            await send({"type": "http.response.body", "body": b"%d" % number, "more_body": True})
+            assert sent[-1]["body"] == b"%d" % number  # handed on at once, and not kept until the end
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(SecurityHeaders(stream)({"type": "http"}, None, send))
+    names = [name for name, _ in sent[0]["headers"]]
+    assert names == [b"x", b"content-security-policy", b"x-content-type-options"] and len(sent) == 4
+
+
+def test_the_first_free_port_is_taken_and_a_port_that_is_taken_is_told():
+    with listen("127.0.0.1") as first, listen("127.0.0.1") as second:
+        port = first.getsockname()[1]
+        assert 7860 <= port < second.getsockname()[1] < 7960
+        with pytest.raises(OSError, match=rf"can't listen on 127\.0\.0\.1, port {port}: .*--port"):
+            listen("127.0.0.1", port)
+    with pytest.raises(OSError, match="--host"):
+        listen("203.0.113.7")
+
+
+def test_a_page_of_this_process_can_be_closed(made_up, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    page = serve([made_up], tmp_path / "here", block=False)
+    assert b"LoRA and ResLoRA, step by step" in get(page.address)[2]
+    page.close()
+    assert not page.thread.is_alive()
+    with pytest.raises(urllib.error.URLError):
+        get(page.address)
+
+
+def test_ctrl_c_closes_the_page_without_an_error(made_up, tmp_path):
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-m", "app", str(made_up), "--trainings", str(tmp_path / "here")]
+    hears = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (jobs in the background don't)
+    with log.open("w") as out:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hears)
+    address = address_of(server, log)
+    with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))):  # a browser that stays
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+    assert len(log.read_text().splitlines()) == 1, log.read_text()

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from app import training
-from app.runs import read_run
-from app.training import Plan, last_words, process, resume, start, status, stop, trainings
-from reslora_sd.diffusion.arguments import parse_arguments
+from app.training import find_process, last_message, resume, start, status, stop, trainings
+from app.training_request import TrainingRequest
+from reslora_sd.diffusion.arguments import parse_settings, to_arguments
+from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ while True:
         child.kill()
         child.wait(timeout=20)
     for run in trainings(home):  # of a server that is gone
-        left = process(run)
+        left = find_process(run)
         if left is not None:
             left.kill()
 
@@ -58,9 +59,9 @@ def wait_for(state, run, seconds=20):
 
 
 def test_all_methods_get_equal_flags_but_for_method_and_folder(tmp_path):
-    plan = Plan("first", prompts=("--hub_token", "cat  face"), pictures=tmp_path, steps=7, rank=4)
+    request = TrainingRequest("first", prompts=("--hub_token", "cat  face"), pictures=tmp_path, steps=7, rank=4)
     parsed = [
-        vars(parse_arguments(training._flags(plan, tmp_path / "first", method))) for method in ("lora", "reslora_is")
+        to_arguments(parse_settings(request.flags(tmp_path / "first", method))) for method in ("lora", "reslora_is")
     ]
     different = {key for key in parsed[0] if parsed[0][key] != parsed[1][key]}
     assert different == {"method", "output_dir", "merge_approach"}
@@ -82,26 +83,26 @@ def test_all_methods_get_equal_flags_but_for_method_and_folder(tmp_path):
         ({"prompts": ("/etc/passwd.txt",)}, "none of them a file name"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(change, said):
+def test_a_request_that_cannot_be_is_refused(change, said):
     with pytest.raises(ValueError, match=said):
-        dataclasses.replace(Plan("first"), **change)
+        dataclasses.replace(TrainingRequest("first"), **change)
 
 
 def test_two_trainings_run_beside_each_other_and_either_can_be_stopped(idle):
-    lora, other = start(Plan("first"), idle)
+    lora, other = start(TrainingRequest("first"), idle)
     running = wait_for("running", lora)
     assert (running.step, running.steps) == (2, 5) and running.detail.startswith("loss 0.4000, 0.10 s a step")
     wait_for("running", other)
     assert stop(lora)
-    assert wait_for("stopped", lora).detail == "checkpoint-2 can be gone on from"
+    assert wait_for("stopped", lora).detail == "checkpoint-2 can be resumed"
     assert status(read_run(other)).state == "running" and not stop(lora)
     assert set(trainings(idle)) == {lora, other}
     with pytest.raises(ValueError, match="holds lora, reslora_is already"):
-        start(Plan("first"), idle)
+        start(TrainingRequest("first"), idle)
 
 
 def test_another_server_finds_and_stops_a_training_by_its_folder_alone(idle):
-    (run,) = start(Plan("first", methods=("lora",)), idle)
+    (run,) = start(TrainingRequest("first", methods=("lora",)), idle)
     wait_for("running", run)
     code = "import sys; from pathlib import Path; from app.training import stop; sys.exit(not stop(Path(sys.argv[1])))"
     assert subprocess.run([sys.executable, "-c", code, str(run)], timeout=60).returncode == 0
@@ -113,12 +114,13 @@ def test_a_training_outlives_the_server_that_started_it(idle, tmp_path):
 import sys
 from pathlib import Path
 from app import training
+from app.training_request import TrainingRequest
 training.SCRIPT = Path({str(training.SCRIPT)!r})
-training.start(training.Plan("first", methods=("lora",)), Path({str(idle)!r}))
+training.start(TrainingRequest("first", methods=("lora",)), Path({str(idle)!r}))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
     wait_for("running", idle / "first" / "lora")
-    assert os.getsid(process(idle / "first" / "lora").pid) != os.getsid(0)
+    assert os.getsid(find_process(idle / "first" / "lora").pid) != os.getsid(0)
 
 
 def test_a_process_number_that_another_program_has_by_now_is_left_alone(tmp_path):
@@ -133,20 +135,20 @@ def test_a_process_number_that_another_program_has_by_now_is_left_alone(tmp_path
         {"process": -1, "began": 0},
     ):
         (run / "training.json").write_text(json.dumps(about))
-        assert process(run) is None and not stop(run)
+        assert find_process(run) is None and not stop(run)
 
 
 def test_a_training_that_fails_says_why(monkeypatch, tmp_path):
     script = tmp_path / "fail.py"
     script.write_text("print('loading')\nraise SystemExit('Error: --rank is silly.')\n")
     monkeypatch.setattr(training, "SCRIPT", script)
-    (run,) = start(Plan("first", methods=("lora",)), tmp_path / "runs")
+    (run,) = start(TrainingRequest("first", methods=("lora",)), tmp_path / "runs")
     assert wait_for("failed", run).detail == "Error: --rank is silly."
-    assert last_words(tmp_path / "nowhere") == ""
+    assert last_message(tmp_path / "nowhere") == ""
 
 
 def test_a_stopped_training_goes_on_and_a_running_one_does_not_start_twice(idle):
-    (run,) = start(Plan("first", methods=("lora",)), idle)
+    (run,) = start(TrainingRequest("first", methods=("lora",)), idle)
     wait_for("running", run)
     with pytest.raises(ValueError, match="is running"):
         resume(run)

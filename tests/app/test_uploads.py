@@ -7,6 +7,7 @@ from PIL import Image
 
 from app import uploads
 from app.uploads import save_uploads
+from reslora_sd.diffusion.settings import DataSettings
 
 
 @pytest.fixture
@@ -64,11 +65,12 @@ def test_the_training_script_takes_the_folder(files, tmp_path):
     from reslora_sd.diffusion.data import load_images
 
     save_uploads(files, tmp_path / "a", "")
-    assert load_images(str(tmp_path / "a"), None).captions == [["blue"], ["red apple"]]
+    assert load_images(DataSettings(train_data_dir=str(tmp_path / "a"))).captions == [["blue"], ["red apple"]]
 
 
 def test_phones_pictures_stand_upright_and_transparency_becomes_white(tmp_path):
-    from reslora_sd.diffusion.data import as_rgb, load_images
+    from reslora_sd.diffusion.data import load_images
+    from reslora_sd.diffusion.pictures import as_rgb
 
     phone = Image.new("RGB", (9, 7), "blue")
     exif = phone.getexif()
@@ -77,7 +79,7 @@ def test_phones_pictures_stand_upright_and_transparency_becomes_white(tmp_path):
     Image.new("RGBA", (5, 5), (255, 0, 0, 0)).save(tmp_path / "b.webp", lossless=True, exact=True)
     Image.new("CMYK", (5, 5), (255, 0, 0, 0)).save(tmp_path / "c.jpg", quality=100)
     save_uploads(sorted(tmp_path.iterdir()), tmp_path / "run", "")
-    images = load_images(str(tmp_path / "run"), None)
+    images = load_images(DataSettings(train_data_dir=str(tmp_path / "run")))
     assert images.image(0).size == (7, 9)
     assert as_rgb(images.image(1)).getpixel((2, 2)) == (255, 255, 255)
     red, green, blue = as_rgb(images.image(2)).getpixel((2, 2))

@@ -224,25 +224,6 @@ def test_fusing_into_another_model_changes_nothing():
         PlainLoRA({"nowhere": next(iter(plain.blocks.values()))}).fuse_into(other)
 
 
-@pytest.mark.parametrize(
-    ("residual", "arguments", "words"),
-    [
-        ("input", {"approach": "exact"}, "doesn't fit residual 'input'"),
-        ("block", {"approach": "least_squares"}, "none, exact"),
-        ("input", {"approach": "least_squares"}, "needs statistics"),
-        ("middle", {"approach": "weights", "alpha_from": "inputs"}, "needs statistics"),
-        ("middle", {"approach": "weights", "alpha_from": "x"}, "alpha_from is 'x'"),
-        ("block", {"alpha_from": "inputs", "approach": "none"}, "has a meaning for"),
-        ("block", {"rank": 0}, "rank is 0"),
-        ("none", {"rank": 2}, "residual 'block' only"),
-    ],
-)
-def test_what_cannot_be_merged_is_told(residual, arguments, words):
-    adapter = add_reslora(small_unet(), ResLoRAConfig(residual=residual, r=4))
-    with pytest.raises(ValueError, match=words):
-        merge(adapter, **arguments)
-
-
 def test_statistics_need_data_that_is_finite():
     unet = small_unet()
     adapter = add_reslora(unet, ResLoRAConfig(r=4))

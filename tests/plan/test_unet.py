@@ -1,3 +1,4 @@
+import functools
 from collections import Counter
 
 import pytest
@@ -8,10 +9,19 @@ from reslora_sd.plan.links import link_sites, matches
 from reslora_sd.plan.unet import trace_unet
 from tests.unets import SD1, SD2, SDXL, SMALL, small_unet, weightless
 
+FAMILIES = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
+
+
+@functools.cache
+def sites_of(family, across_attention):
+    """Traced once: many tests look at the same plans."""
+    return trace_unet(weightless(FAMILIES[family]), ResLoRAConfig(across_attention=across_attention))
+
 
 def plan_of(config, **settings):
     settings = ResLoRAConfig(**{"residual": "input", **settings})
-    return link_sites(trace_unet(weightless(config), settings), settings)
+    family = next(name for name, known in FAMILIES.items() if known is config)
+    return link_sites(sites_of(family, settings.across_attention), settings)
 
 
 def chains_of(plan, attention, projection):

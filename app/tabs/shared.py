@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
+from reslora_sd.runs.names import METHODS
+from reslora_sd.runs.run import Run
+
 from ..library import Library
-from ..pictures import View, store
-from ..run import Run
+from ..pictures import PictureView, store
 
 if TYPE_CHECKING:
-    from ..generate import Studio
+    from ..generator import PictureGenerator
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events of the page alone: no public API, no spinner over what is shown."""
@@ -36,30 +38,29 @@ class Page:
     """Folders that run.json may name, and whose pictures can be trained on."""
     local: bool = True
     """Whether only this machine reaches the page; then a typed path may be any that the user can read."""
-    stops: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
+    stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
-    _studio: Studio | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _generator: PictureGenerator | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
         return self.library.get(names or [])
 
-    def studio(self) -> Studio:
+    def generator(self) -> PictureGenerator:
         """Made at the first request: it needs torch, which takes seconds to load."""
-        from ..generate import Studio
+        from ..generator import PictureGenerator
 
         with self._lock:
-            if self._studio is None:
-                folders = [*self.allowed, *self.library.folders, self.trainings]
-                self._studio = Studio(folders)
-            return self._studio
+            if self._generator is None:
+                self._generator = PictureGenerator([*self.allowed, *self.library.folders, self.trainings])
+            return self._generator
 
     def file(self, image: Image.Image, name: str) -> str:
         """A PNG for the browser."""
         return str(store(image, self.cache, name))
 
-    def picture(self, view: View) -> gr.Image:
+    def picture(self, view: PictureView) -> gr.Image:
         """The update of an Image: the picture with its text, or an empty frame that says what is missing."""
         if view.image is None:
             return gr.Image(value=None, label=view.missing or view.title, alt_text=view.alt, visible=True)
@@ -94,23 +95,23 @@ def tab_of(names: Sequence[str]) -> Callable[[gr.SelectData], str]:
 def pair_of(runs: Mapping[str, Run], first: str | None, second: str | None) -> tuple[str | None, str | None]:
     """A and B: as before where both are still chosen, else LoRA against the first other."""
     names = list(runs)
-    a = first if first in names else next((name for name in names if runs[name].method == "lora"), None)
+    a = first if first in names else next((name for name in names if METHODS.get(runs[name].method) == "none"), None)
     a = a or (names[0] if names else None)
     b = second if second in names and second != a else next((name for name in names if name != a), a)
     return a, b
 
 
-def say(text: str, tone: str = "note") -> str:
+def message(text: str, tone: str = "note") -> str:
     """A paragraph of plain text; `tone` is note, good or bad."""
     role = ' role="alert"' if tone == "bad" else ""
     return f'<p class="say {tone}"{role}>{html.escape(text)}</p>' if text else ""
 
 
-def trouble(runs: Mapping[str, Run]) -> str:
+def warnings_and_notes(runs: Mapping[str, Run]) -> str:
     """Warnings in the open, and what is missing to unfold."""
     parts = []
     for name, run in runs.items():
-        parts += [say(f"{name}: {warning}", "bad") for warning in run.repeated]
+        parts += [message(f"{name}: {warning}", "bad") for warning in run.warnings]
     notes = [(name, note) for name, run in runs.items() for note in run.notes]
     if notes:
         items = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(note)}</li>" for name, note in notes)

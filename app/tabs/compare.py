@@ -10,9 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from reslora_sd.runs.names import UNMERGED
+
 from .. import grids, pictures
-from ..run import UNMERGED
-from .shared import PRIVATE, Page, menu, say, tab_of, trouble, when_open
+from .shared import PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
 
 MOST_SIDES = 6
 PLAY, PAUSE = "Play", "Pause"
@@ -27,7 +28,7 @@ class Compare:
 
     prompt: gr.Dropdown
     seed: gr.Dropdown
-    kind: gr.Dropdown
+    variant: gr.Dropdown
     position: gr.Slider
     steps: gr.State
     """All steps that have a picture; the slider's value is a place in this list."""
@@ -53,7 +54,7 @@ def build(
     parts.select(tab_of(_PARTS), None, part, **PRIVATE)
     part.change(grid, [part, *inputs], outputs, **PRIVATE)
     show = _show(page)
-    asked = [chosen, tab.prompt, tab.seed, tab.kind]
+    asked = [chosen, tab.prompt, tab.seed, tab.variant]
     shown: list[Any] = [*sides, wipe, wipe_text, tab.position, tab.opened]
     to_show: dict[str, Any] = {
         "fn": show,
@@ -62,8 +63,8 @@ def build(
         "trigger_mode": "always_last",
         **PRIVATE,
     }
-    menus = [tab.prompt, tab.seed, tab.kind, tab.position, tab.steps, notes]
-    for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.kind.input):
+    menus = [tab.prompt, tab.seed, tab.variant, tab.position, tab.steps, notes]
+    for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.variant.input):
         update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **PRIVATE)
         update.then(**to_show).then(grid, [part, *inputs], outputs, **PRIVATE)
     tab.position.change(**to_show)
@@ -79,14 +80,14 @@ def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
     with gr.Row(elem_classes="tight"):
         prompt = gr.Dropdown([], label="Prompt", scale=4, min_width=180)
         seed = gr.Dropdown([], label="Seed", scale=1, min_width=90)
-        kind = gr.Dropdown([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
+        variant = gr.Dropdown([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
     steps, opened = gr.State([]), gr.State(_LAST)
     with gr.Row(elem_classes="player"):
         back = gr.Button("\N{LEFTWARDS ARROW} Earlier", elem_id="earlier", size="sm", min_width=90, scale=0)
         play = gr.Button(PLAY, elem_id="play", size="sm", variant="primary", min_width=90, scale=0)
         forth = gr.Button("Later \N{RIGHTWARDS ARROW}", elem_id="later", size="sm", min_width=90, scale=0)
         position = gr.Slider(0, 1, value=0, step=1, label="Step", elem_id="step", buttons=[], scale=6, min_width=240)
-    tab = Compare(prompt, seed, kind, position, steps, opened)
+    tab = Compare(prompt, seed, variant, position, steps, opened)
     return tab, (back, play, forth)
 
 
@@ -134,12 +135,12 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
     moving_file = gr.DownloadButton("Download the animation", visible=False, elem_id="download-animation")
     said = gr.HTML()
     draw = _draw_grid(page)
-    inputs = [chosen, tab.prompt, tab.seed, tab.kind, every, most]
+    inputs = [chosen, tab.prompt, tab.seed, tab.variant, every, most]
     for trigger in (every.input, most.release):
         trigger(draw, inputs, [sheet, png], **PRIVATE)
     make.click(
         _animate(page),
-        [chosen, tab.prompt, tab.seed, tab.kind, every, form],
+        [chosen, tab.prompt, tab.seed, tab.variant, every, form],
         [moving, moving_file, said],
         api_visibility="private",
     )
@@ -148,27 +149,27 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
 
 def _menus(page: Page) -> Any:
     def menus(
-        names: list[str], prompt: str | None, seed: int | None, kind: str, step: int, before: Sequence[int]
+        names: list[str], prompt: str | None, seed: int | None, variant: str, step: int, before: Sequence[int]
     ) -> tuple[Any, ...]:
         runs = page.runs(names)
         prompts = list(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
         new_prompt = prompt if prompt in prompts else next(iter(prompts), None)
         seeds = pictures.seeds_of(runs, new_prompt) if new_prompt is not None else []
         new_seed = seed if seed in seeds else next(iter(seeds), None)
-        known = pictures.kinds(runs)
-        new_kind = kind if kind in known else known[0]
+        known = pictures.variants(runs)
+        new_variant = variant if variant in known else known[0]
         steps: list[int] = []
         if new_prompt is not None and new_seed is not None:
-            steps = pictures.steps_of(runs, new_prompt, new_seed, new_kind)
+            steps = pictures.steps_of(runs, new_prompt, new_seed, new_variant)
         slider = gr.skip()
         if steps != before:
             place = min(range(len(steps)), key=lambda place: abs(steps[place] - step), default=0)
             slider = gr.Slider(maximum=max(1, len(steps) - 1), value=place, interactive=len(steps) > 1)
-        said = trouble(runs)
+        said = warnings_and_notes(runs)
         return (
             menu(gr.Dropdown, prompts, new_prompt, prompt),
             menu(gr.Dropdown, seeds, new_seed, seed),
-            menu(gr.Dropdown, known, new_kind, kind),
+            menu(gr.Dropdown, known, new_variant, variant),
             slider,
             steps,
             gr.HTML(value=said, visible=bool(said)),
@@ -182,7 +183,7 @@ def _show(page: Page) -> Any:
         names: list[str],
         prompt: str | None,
         seed: int | None,
-        kind: str,
+        variant: str,
         place: int,
         steps: Sequence[int],
         a: str | None,
@@ -194,43 +195,43 @@ def _show(page: Page) -> Any:
             empty = [
                 gr.Image(value=None, label=why, alt_text=why, visible=place == 0) for place in range(MOST_SIDES + 1)
             ]
-            return (*empty, None, say(why), gr.Slider(label="Step"), gr.skip())
+            return (*empty, None, message(why), gr.Slider(label="Step"), gr.skip())
         step = steps[min(int(place), len(steps) - 1)]
         sides = dict(list(runs.items())[:MOST_SIDES])
-        found = [page.picture(view) for view in pictures.views(sides, prompt, seed, kind, step)]
+        found = [page.picture(view) for view in pictures.views(sides, prompt, seed, variant, step)]
         found += [gr.Image(value=None, visible=False)] * (MOST_SIDES + 1 - len(found))
-        two = [pictures.view(name, runs[name], prompt, seed, kind, step) for name in (a, b) if name in runs]
+        two = [pictures.view(name, runs[name], prompt, seed, variant, step) for name in (a, b) if name in runs]
         label = f"Step {step}, of {steps[0]} to {steps[-1]}"
         return (*found, _pair(page, two), _pair_text(two), gr.Slider(label=label), step)
 
     return show
 
 
-def _pair(page: Page, two: Sequence[pictures.View]) -> tuple[str, str] | None:
+def _pair(page: Page, two: Sequence[pictures.PictureView]) -> tuple[str, str] | None:
     files = [page.file(one.image, "picture") for one in two if one.image is not None]
     return (files[0], files[1]) if len(files) == 2 else None
 
 
-def _pair_text(two: Sequence[pictures.View]) -> str:
+def _pair_text(two: Sequence[pictures.PictureView]) -> str:
     """What both sides show; a script of the page takes the pictures' alternative texts from here."""
     missing = [one.missing for one in two if one.missing]
     if len(two) < 2 or missing:
-        return say(" ".join(missing) or "The wipe needs two runs.")
+        return message(" ".join(missing) or "The wipe needs two runs.")
     left, right = (f'<b data-alt="{html.escape(one.alt, quote=True)}">{html.escape(one.title)}</b>' for one in two)
     return f'<p class="say">left: {left} &nbsp; right: {right}</p>'
 
 
 def _draw_grid(page: Page) -> Any:
     def draw(
-        names: list[str], prompt: str | None, seed: int | None, kind: str, every: bool, most: int
+        names: list[str], prompt: str | None, seed: int | None, variant: str, every: bool, most: int
     ) -> tuple[Any, ...]:
         runs = page.runs(names)
         if prompt is None or seed is None or not runs:
             return gr.Image(value=None, alt_text="No grid: no run is chosen"), gr.DownloadButton(value=None)
         prompts = _prompts(page, names, prompt, every)
-        sheet = page.file(grids.grid(runs, prompts, seed, kind, int(most)), "lora-and-reslora")
+        sheet = page.file(grids.grid(runs, prompts, seed, variant, int(most)), "lora-and-reslora")
         return (
-            gr.Image(value=sheet, alt_text=f"Grid: {grids.describe(runs, prompts, seed, kind)}"),
+            gr.Image(value=sheet, alt_text=f"Grid: {grids.describe(runs, prompts, seed, variant)}"),
             gr.DownloadButton(value=sheet),
         )
 
@@ -239,21 +240,21 @@ def _draw_grid(page: Page) -> Any:
 
 def _animate(page: Page) -> Any:
     def animate(
-        names: list[str], prompt: str | None, seed: int | None, kind: str, every: bool, form: str
+        names: list[str], prompt: str | None, seed: int | None, variant: str, every: bool, form: str
     ) -> tuple[Any, ...]:
         runs = page.runs(names)
         try:
             if prompt is None or seed is None:
                 raise ValueError("There is no picture to put into motion. Choose a run that has pictures.")
             prompts = _prompts(page, names, prompt, every)
-            data = grids.animation(runs, prompts, seed, kind, form)
+            data = grids.animation(runs, prompts, seed, variant, form)
         except ValueError as error:
-            return gr.Image(visible=False), gr.DownloadButton(visible=False), say(str(error), "bad")
+            return gr.Image(visible=False), gr.DownloadButton(visible=False), message(str(error), "bad")
         folder = page.cache / hashlib.sha256(data).hexdigest()[:24]
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"lora-and-reslora.{grids.FORMATS[form]}"
         file.write_bytes(data)
-        text = f"Animation: {grids.describe(runs, prompts, seed, kind)}"
+        text = f"Animation: {grids.describe(runs, prompts, seed, variant)}"
         return (
             gr.Image(value=str(file), alt_text=text, visible=True),
             gr.DownloadButton(

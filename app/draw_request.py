@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .run import UNMERGED
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS
+from reslora_sd.diffusion.settings import TrainingSettings
+from reslora_sd.runs.names import APPROACHES, UNMERGED, default_approach
 
 BEST = "best merge"
 """`exact` for lora and reslora_bs, `least_squares` for the others."""
-APPROACHES = (UNMERGED, BEST, "least_squares", "input", "weights", "none", "exact")
+_MERGES = dict.fromkeys(approach for residual in APPROACHES.values() for approach in reversed(residual))
+ADAPTER_CHOICES = (UNMERGED, BEST, *_MERGES)
+"""How an adapter can be used for a picture."""
 _LONGEST = 1000
 
 
@@ -17,7 +21,7 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 
 
 @dataclass(frozen=True)
-class Wish:
+class DrawRequest:
     """One prompt and how to draw it.
 
     Raises:
@@ -26,12 +30,13 @@ class Wish:
 
     prompt: str
     negative_prompt: str = ""
-    seed: int = 42
-    steps: int = 20
+    seed: int = TrainingSettings.seed
+    steps: int = EMBEDDED_DEFAULTS["validation_inference_steps"]
     """Of the sampler, 1 to 150."""
-    guidance: float = 4.0
+    guidance: float = EMBEDDED_DEFAULTS["validation_guidance_scale"]
     """1 to 30."""
     approach: str = BEST
+    """One of `ADAPTER_CHOICES`."""
     strength: float = 1.0
     """Factor on the adapter, 0 to 2; 0 is the base model."""
 
@@ -40,8 +45,8 @@ class Wish:
             raise ValueError("The prompt is empty. Type what to draw.")
         if max(len(self.prompt), len(self.negative_prompt)) > _LONGEST:
             raise ValueError(f"The prompt has {len(self.prompt)} letters. It may have {_LONGEST}.")
-        if self.approach not in APPROACHES:
-            raise ValueError(f"The merge is {self.approach!r}. It must be one of {', '.join(APPROACHES)}.")
+        if self.approach not in ADAPTER_CHOICES:
+            raise ValueError(f"The merge is {self.approach!r}. It must be one of {', '.join(ADAPTER_CHOICES)}.")
         for name, value, low, high in (
             ("seed", self.seed, 0, 2**63 - 1),
             ("number of steps", self.steps, 1, 150),
@@ -50,3 +55,8 @@ class Wish:
         ):
             if not low <= value <= high:
                 raise ValueError(f"The {name} is {value}. It must be from {low} to {high}.")
+
+
+def fitting_approach(asked: str, residual: str) -> str:
+    """The approach that was asked for, or the residual's best one where it has no such approach."""
+    return asked if asked in APPROACHES[residual] else default_approach(residual)

@@ -1,4 +1,4 @@
-"""The tab Curves: what the logs of all chosen runs say, on one plot each, and how soon B comes as far as A."""
+"""The tab Curves: what the logs of all chosen runs message, on one plot each, and how soon B comes as far as A."""
 
 from __future__ import annotations
 

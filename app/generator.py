@@ -23,33 +23,35 @@ from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
-from reslora_sd.runs.names import ADAPTER_FILE, APPROACHES, DIFFUSERS_FILE, OPENMOJI, default_approach
+from reslora_sd.merging.merge import FROM_STATISTICS
+from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, OPENMOJI, UNMERGED, checkpoint_name
+from reslora_sd.runs.run import Run
 
-from .run import UNMERGED, Run
-from .wishes import BEST, Stopped, Wish
+from .draw_request import DrawRequest, Stopped, fitting_approach
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
-_NEEDS_DATA = ("input", "least_squares")
 
 
-@dataclass
-class Request:
-    """One picture on its way.
+@dataclass(frozen=True)
+class DrawJob:
+    """One picture on its way."""
 
-    Args:
-        report: is called with what is going on, and the share of it that is done.
-        stop: set from outside when nobody wants the picture any more.
-    """
-
-    wish: Wish
+    request: DrawRequest
     report: Callable[[str, float], None]
+    """Is called with what is going on, and the share of it that is done."""
     stop: threading.Event
+    """Set from outside when nobody wants the picture any more."""
+
+    def raise_if_stopped(self) -> None:
+        """Raises `Stopped` once nobody wants the picture any more."""
+        if self.stop.is_set():
+            raise Stopped
 
 
-class Studio:
-    """Keeps one base model and the latest merged LoRAs.
+class PictureGenerator:
+    """Draws with the adapters of runs; keeps one base model and the latest merged LoRAs.
 
     Args:
         allowed: folders that run.json may name for its base model and its data, beside the embedded ones and the Hub.
@@ -61,40 +63,40 @@ class Studio:
         self._parts: tuple[tuple[Any, ...], Parts] | None = None
         self._merged: OrderedDict[tuple[Path, int, str, int], PlainLoRA] = OrderedDict()
 
-    def base(self, run: Run, request: Request) -> Image.Image:
+    def draw_base(self, run: Run, job: DrawJob) -> Image.Image:
         """The picture of the run's base model.
 
         Raises:
-            Stopped: `request.stop` was set.
+            Stopped: `job.stop` was set.
             ValueError: the run's base model can't be used.
         """
         with self._lock:
             parts = self._load(run)
-            return _draw(replace(parts, unet=_own_unet(parts)), run, request)
+            return _draw(replace(parts, unet=_own_unet(parts)), run, job)
 
-    def adapted(self, run: Run, step: int, request: Request) -> tuple[Image.Image, str]:
+    def draw_adapted(self, run: Run, step: int, job: DrawJob) -> tuple[Image.Image, str]:
         """The picture of a run at a step that has a checkpoint, and how the adapter was used.
 
         Raises:
-            Stopped: `request.stop` was set.
+            Stopped: `job.stop` was set.
             ValueError: there is no such checkpoint, or something that run.json names can't be used.
         """
-        wish = request.wish
+        request = job.request
         with self._lock:
             parts = self._load(run)
             own = replace(parts, unet=_own_unet(parts))
             adapter = load_reslora(own.unet, _adapter_file(run, step))
-            if wish.approach == UNMERGED:
-                with branch_strength(wish.strength):
-                    return _draw(own, run, request), UNMERGED
-            approach = _fitting(wish.approach, adapter.config.residual)
-            plain = self._merge(run, step, approach, adapter, own, request)
+            if request.approach == UNMERGED:
+                with branch_strength(request.strength):
+                    return _draw(own, run, job), UNMERGED
+            approach = fitting_approach(request.approach, adapter.config.residual)
+            plain = self._merge(run, step, approach, adapter, own, job)
             adapter.remove()
-            with applied(_scaled(plain, wish.strength), own.unet):
-                return _draw(own, run, request), f"merged ({approach})"
+            with applied(_scaled(plain, request.strength), own.unet):
+                return _draw(own, run, job), f"merged ({approach})"
 
     def _load(self, run: Run) -> Parts:
-        arguments = _arguments(run)
+        arguments = run.arguments
         name = str(run.settings.get("base_model", ""))
         self._check_model(name)
         more = tuple(arguments.get(key) for key in ("revision", "variant", "prediction_type", "cache_dir"))
@@ -110,7 +112,7 @@ class Studio:
         return self._parts[1]
 
     def _merge(
-        self, run: Run, step: int, approach: str, adapter: ResLoRAAdapter, own: Parts, request: Request
+        self, run: Run, step: int, approach: str, adapter: ResLoRAAdapter, own: Parts, job: DrawJob
     ) -> PlainLoRA:
         file = _adapter_file(run, step)
         key = (run.path, step, approach, file.stat().st_mtime_ns)
@@ -119,8 +121,8 @@ class Studio:
                 self._merged[key] = PlainLoRA.load(run.path / DIFFUSERS_FILE)
             else:
                 statistics = None
-                if approach in _NEEDS_DATA:
-                    batches = _reporting(self._batches(run, own, step), request)
+                if approach in FROM_STATISTICS:
+                    batches = _reporting(self._batches(run, own, step), job)
                     statistics = collect_statistics(adapter, batches, lambda batch: predict(own.unet, own, batch))
                 self._merged[key] = merge(adapter, approach, statistics)
             while len(self._merged) > 8:
@@ -129,7 +131,7 @@ class Studio:
 
     def _batches(self, run: Run, parts: Parts, step: int) -> list[Any]:
         """Calibration data, made before the adapter listens, so that what is missing is told at once."""
-        arguments = _arguments(run)
+        arguments = run.arguments
         self._check_data(arguments)
         settings = calibration_settings(arguments)
         start = (run.steps or step) * settings.training.gradient_accumulation_steps
@@ -161,25 +163,13 @@ class Studio:
             )
 
 
-def _arguments(run: Run) -> dict[str, Any]:
-    arguments = run.settings.get("arguments")
-    return arguments if isinstance(arguments, dict) else {}
-
-
 def _adapter_file(run: Run, step: int) -> Path:
-    folder = run.path / f"checkpoint-{step}"
+    folder = run.path / checkpoint_name(step)
     file = (run.path if run.final(step) else folder) / ADAPTER_FILE
     if not file.is_file():
         have = ", ".join(map(str, run.checkpoints)) or "none"
         raise ValueError(f"{run.method} has no checkpoint of step {step}. Choose one of: {have}.")
     return file
-
-
-def _fitting(approach: str, residual: str) -> str:
-    """The approach that was asked for, or the residual's own where it has only one that is exact."""
-    if approach == BEST or approach not in APPROACHES[residual]:
-        return default_approach(residual)
-    return approach
 
 
 def _own_unet(parts: Parts) -> Any:
@@ -195,34 +185,32 @@ def _scaled(plain: PlainLoRA, strength: float) -> PlainLoRA:
     return replace(plain, blocks=blocks)
 
 
-def _reporting(batches: list[Any], request: Request) -> Iterator[Any]:
+def _reporting(batches: list[Any], job: DrawJob) -> Iterator[Any]:
     for number, batch in enumerate(batches):
-        if request.stop.is_set():
-            raise Stopped
-        request.report("statistics for the merge, once", number / len(batches))
+        job.raise_if_stopped()
+        job.report("statistics for the merge, once", number / len(batches))
         yield batch
 
 
 @torch.no_grad()
-def _draw(parts: Parts, run: Run, request: Request) -> Image.Image:
-    wish, side = request.wish, _arguments(run).get("resolution") or parts.resolution
+def _draw(parts: Parts, run: Run, job: DrawJob) -> Image.Image:
+    request, side = job.request, run.arguments.get("resolution") or parts.resolution
 
     def on_step(pipeline: Any, number: int, _timestep: object, values: dict[str, Any]) -> dict[str, Any]:
-        request.report("drawing", (number + 1) / wish.steps)
-        if request.stop.is_set():
+        job.report("drawing", (number + 1) / request.steps)
+        if job.stop.is_set():
             pipeline._interrupt = True  # diffusers' own way to leave the loop
         return values
 
-    if request.stop.is_set():
-        raise Stopped
+    job.raise_if_stopped()
     with _plain_errors():
         picture: Image.Image = (
             parts.pipeline()(
-                prompt=wish.prompt,
-                negative_prompt=wish.negative_prompt,
-                generator=torch.Generator("cpu").manual_seed(wish.seed),
-                guidance_scale=wish.guidance,
-                num_inference_steps=wish.steps,
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                guidance_scale=request.guidance,
+                num_inference_steps=request.steps,
                 height=side,
                 width=side,
                 callback_on_step_end=on_step,
@@ -230,8 +218,7 @@ def _draw(parts: Parts, run: Run, request: Request) -> Image.Image:
             .images[0]
             .convert("RGB")
         )
-    if request.stop.is_set():
-        raise Stopped
+    job.raise_if_stopped()
     return picture
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import gradio as gr
 
-from .. import curves, grids, training
-from ..files import inside
-from ..run import UNMERGED, Run
-from ..runs import read_run
-from ..uploads import CAPTIONS, KINDS, save_uploads
-from .shared import PRIVATE, Page, menu, say
+from reslora_sd.diffusion.pictures import CAPTIONS_FILE
+from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS, UNMERGED
+from reslora_sd.runs.paths import inside
+from reslora_sd.runs.reader import read_run
+from reslora_sd.runs.run import Run
 
-_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
+from .. import curves, grids, training
+from ..training_request import EMBEDDED, TrainingRequest, check_name
+from ..uploads import KINDS, save_uploads
+from .shared import PRIVATE, Page, menu, message
+
 _BUILT_IN, _UPLOAD, _PATH = "OpenMoji drawings", "Upload pictures", "Folder on this machine"
 
 
@@ -24,29 +27,71 @@ def build(page: Page) -> Any:
     """Lays the tab out; gives the function that shows how the trainings are, its inputs and outputs."""
     with gr.Row():
         with gr.Column(min_width=300):
-            source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
-            files = gr.File(
-                label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS} or .txt",
-                file_count="multiple",
-                visible=False,
-                file_types=[*KINDS, ".jsonl", ".txt"],
-                elem_id="upload",
-            )
-            caption = gr.Textbox(
-                label="Caption of pictures without one", info="Left empty: the file's name in words.", visible=False
-            )
-            path = gr.Textbox(label=f"Folder with {CAPTIONS} or .txt files", visible=False, elem_id="path")
-            prompts = gr.Textbox(
-                label="Validation prompts, one a line", lines=4, value="\n".join(_PROMPTS), elem_id="prompts"
-            )
-            go = gr.Button("Start", variant="primary", elem_id="start-training")
-        settings = _settings()
-    said = gr.HTML(elem_id="train-said")
+            data = _build_data()
+            start = gr.Button("Start", variant="primary", elem_id="start-training")
+        settings = _build_settings()
+    told = gr.HTML(elem_id="train-said")
     progress = gr.HTML(elem_id="trainings")
     with gr.Row(elem_classes="tight"):
         which = gr.Dropdown([], label="Training", elem_id="which-training", scale=3, min_width=200)
-        halt = gr.Button("Stop it", elem_id="stop-training", min_width=100)
-        onward = gr.Button("Go on with it", elem_id="resume-training", min_width=120)
+        stop = gr.Button("Stop it", elem_id="stop-training", min_width=100)
+        resume = gr.Button("Go on with it", elem_id="resume-training", min_width=120)
+    watch, watched = _watch(page), [progress, which, *_build_live()]
+    started = start.click(_start(page), [*data, *settings], told, **PRIVATE)
+    started.then(watch, which, watched, **PRIVATE)
+    stop.click(_stop(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
+    resume.click(_resume(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
+    return watch, [which], watched
+
+
+def _build_data() -> list[Any]:
+    """The pictures and the prompts, in the order of `_start`'s first arguments."""
+    source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
+    files = gr.File(
+        label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS_FILE} or .txt",
+        file_count="multiple",
+        visible=False,
+        file_types=[*KINDS, ".jsonl", ".txt"],
+        elem_id="upload",
+    )
+    caption = gr.Textbox(
+        label="Caption of pictures without one", info="Left empty: the file's name in words.", visible=False
+    )
+    path = gr.Textbox(label=f"Folder with {CAPTIONS_FILE} or .txt files", visible=False, elem_id="path")
+    prompts = gr.Textbox(
+        label="Validation prompts, one a line", lines=4, value="\n".join(DEFAULT_PROMPTS), elem_id="prompts"
+    )
+    source.change(
+        lambda one: (gr.File(visible=one == _UPLOAD), *(gr.Textbox(visible=one == kind) for kind in (_UPLOAD, _PATH))),
+        source,
+        [files, caption, path],
+        **PRIVATE,
+    )
+    return [source, files, caption, path, prompts]
+
+
+def _build_settings() -> list[Any]:
+    """Components in the order of `_start`'s last arguments."""
+    default = TrainingRequest("first")
+    with gr.Column(min_width=300):
+        name = gr.Textbox(default.name, label="Name", elem_id="training-name", max_length=48)
+        methods = gr.CheckboxGroup(list(METHODS), value=list(default.methods), label="Methods, equal in all else")
+        model = gr.Textbox(default.model, label="Base model", info=f"{EMBEDDED}, a name on the Hub, or a folder")
+        with gr.Row():
+            steps = gr.Number(default.steps, label="Steps", precision=0, min_width=90, elem_id="training-steps")
+            batch = gr.Number(default.batch, label="Batch size", precision=0, min_width=90)
+            rate = gr.Number(default.learning_rate, label="Learning rate", min_width=90, step=0.0001)
+        with gr.Row():
+            rank = gr.Number(default.rank, label="Rank", precision=0, min_width=90)
+            seed = gr.Number(default.seed, label="Seed", precision=0, min_width=90)
+            every = gr.Number(
+                default.validation_steps, label="Pictures every", precision=0, min_width=90, elem_id="training-every"
+            )
+    return [name, methods, model, steps, batch, rate, rank, seed, every]
+
+
+def _build_live() -> tuple[gr.Image, gr.LinePlot]:
+    """The pictures and the losses of what is being trained."""
     sheet = gr.Image(show_label=False, interactive=False, visible=False, elem_id="live", format="png")
     plot = gr.LinePlot(
         x="step",
@@ -60,37 +105,7 @@ def build(page: Page) -> Any:
         elem_id="live-loss",
         buttons=[],
     )
-    source.change(
-        lambda one: (gr.File(visible=one == _UPLOAD), *(gr.Textbox(visible=one == kind) for kind in (_UPLOAD, _PATH))),
-        source,
-        [files, caption, path],
-        **PRIVATE,
-    )
-    watch, watched = _watch(page), [progress, which, sheet, plot]
-    started = go.click(_start(page), [source, files, caption, path, prompts, *settings], said, **PRIVATE)
-    started.then(watch, which, watched, **PRIVATE)
-    halt.click(_stop(page), which, said, **PRIVATE).then(watch, which, watched, **PRIVATE)
-    onward.click(_resume(page), which, said, **PRIVATE).then(watch, which, watched, **PRIVATE)
-    return watch, [which], watched
-
-
-def _settings() -> list[Any]:
-    """Components in the order of `_start`'s last arguments."""
-    with gr.Column(min_width=300):
-        name = gr.Textbox("first", label="Name", elem_id="training-name", max_length=48)
-        methods = gr.CheckboxGroup(
-            list(training.METHODS), value=["lora", "reslora_is"], label="Methods, equal in all else"
-        )
-        model = gr.Textbox(training.EMBEDDED, label="Base model", info="embedded, a name on the Hub, or a folder")
-        with gr.Row():
-            steps = gr.Number(100, label="Steps", precision=0, min_width=90, elem_id="training-steps")
-            batch = gr.Number(4, label="Batch size", precision=0, min_width=90)
-            rate = gr.Number(0.0005, label="Learning rate", min_width=90, step=0.0001)
-        with gr.Row():
-            rank = gr.Number(16, label="Rank", precision=0, min_width=90)
-            seed = gr.Number(42, label="Seed", precision=0, min_width=90)
-            every = gr.Number(10, label="Pictures every", precision=0, min_width=90, elem_id="training-every")
-    return [name, methods, model, steps, batch, rate, rank, seed, every]
+    return sheet, plot
 
 
 def _start(page: Page) -> Any:
@@ -103,34 +118,45 @@ def _start(page: Page) -> Any:
         name: str,
         methods: list[str],
         model: str,
-        steps: float,
-        batch: float,
-        rate: float,
-        rank: float,
-        seed: float,
-        every: float,
+        steps: float | None,
+        batch: float | None,
+        rate: float | None,
+        rank: float | None,
+        seed: float | None,
+        every: float | None,
     ) -> str:
         try:
-            plan = training.Plan(
-                name=name.strip(),
-                methods=tuple(methods),
+            request = TrainingRequest(
+                name.strip(),
+                tuple(methods),
                 prompts=tuple(line.strip() for line in prompts.splitlines() if line.strip()),
                 model=_model(page, model.strip()),
-                steps=int(steps),
-                batch=int(batch),
-                learning_rate=float(rate),
-                rank=int(rank),
-                seed=int(seed),
-                every=int(every),
-                checkpoints=int(every),
+                steps=_whole("number of steps", steps),
+                batch=_whole("batch size", batch),
+                learning_rate=_given("learning rate", rate),
+                rank=_whole("rank", rank),
+                seed=_whole("seed", seed),
+                validation_steps=_whole("distance of validation pictures", every),
+                checkpointing_steps=_whole("distance of checkpoints", every),
                 pictures=_pictures(page, source, files, caption, path, name.strip()),
             )
-            training.start(plan, page.trainings)
-        except (ValueError, OSError, TypeError) as error:
-            return say(str(error), "bad")
-        return say(f"Started {' and '.join(methods)} in {page.trainings / plan.name}.", "good")
+            training.start(request, page.trainings)
+        except (ValueError, OSError) as error:
+            return message(str(error), "bad")
+        return message(f"Started {' and '.join(methods)} in {page.trainings / request.name}.", "good")
 
     return start
+
+
+def _given(what: str, number: float | None) -> float:
+    """The number of a field; `None` where it was deleted."""
+    if number is None:
+        raise ValueError(f"The {what} is missing. Type a number.")
+    return float(number)
+
+
+def _whole(what: str, number: float | None) -> int:
+    return int(_given(what, number))
 
 
 def _pictures(page: Page, source: str, files: Sequence[str] | None, caption: str, path: str, name: str) -> Path | None:
@@ -138,7 +164,7 @@ def _pictures(page: Page, source: str, files: Sequence[str] | None, caption: str
         return None
     if source == _PATH:
         return _allowed(page, path.strip())
-    training.Plan(name)  # before anything is written in a folder of that name
+    check_name(name)  # before anything is written in a folder of that name
     folder = page.trainings / name / "pictures"
     if folder.exists():
         raise ValueError(f"{folder} holds pictures already. Choose another name.")
@@ -147,7 +173,7 @@ def _pictures(page: Page, source: str, files: Sequence[str] | None, caption: str
 
 
 def _model(page: Page, name: str) -> str:
-    if name != training.EMBEDDED and Path(name).expanduser().exists():
+    if name != EMBEDDED and Path(name).expanduser().exists():
         return str(_allowed(page, name))
     return name
 
@@ -182,8 +208,8 @@ def _stop(page: Page) -> Any:
         try:
             asked = training.stop(_named(page, name))
         except ValueError as error:
-            return say(str(error), "bad")
-        return say(f"{name} ends after its step, with a checkpoint." if asked else f"{name} is not running.")
+            return message(str(error), "bad")
+        return message(f"{name} ends after its step, with a checkpoint." if asked else f"{name} is not running.")
 
     return stop
 
@@ -193,8 +219,8 @@ def _resume(page: Page) -> Any:
         try:
             training.resume(_named(page, name))
         except (ValueError, OSError) as error:
-            return say(str(error), "bad")
-        return say(f"{name} goes on from its latest checkpoint.", "good")
+            return message(str(error), "bad")
+        return message(f"{name} goes on from its latest checkpoint.", "good")
 
     return resume
 
@@ -206,7 +232,7 @@ def _watch(page: Page) -> Any:
         rows = "".join(_row(name, training.status(run)) for name, run in runs.items())
         kept = which if which in runs else next(iter(runs), None)
         latest = {name: run for name, run in sorted(runs.items()) if kept and name.split("/")[0] == kept.split("/")[0]}
-        return rows or say("No training yet."), menu(gr.Dropdown, list(runs), kept, which), *_live(page, latest)
+        return rows or message("No training yet."), menu(gr.Dropdown, list(runs), kept, which), *_live(page, latest)
 
     return watch
 

@@ -10,14 +10,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageChops
 
-from app.generate import Request, Studio
+from app.draw_request import DrawRequest, Stopped
+from app.generator import DrawJob, PictureGenerator
 from app.pictures import open_picture
-from app.run import Key
-from app.runs import read_run
-from app.wishes import Stopped, Wish
 from reslora_sd.diffusion.models import DEFAULT_MODEL
+from reslora_sd.runs.reader import read_run
+from reslora_sd.runs.run import PictureKey
 
-WISH = Wish("red apple", steps=3, seed=42, guidance=4.0, approach="unmerged")
+REQUEST = DrawRequest("red apple", steps=3, seed=42, guidance=4.0, approach="unmerged")
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def runs(real_runs):
 
 
 @pytest.fixture(scope="module")
-def studio(real_runs):
-    return Studio([next(iter(real_runs.values())).parent])
+def generator(real_runs):
+    return PictureGenerator([next(iter(real_runs.values())).parent])
 
 
-def request(wish=WISH, stop=None, said=None):
-    return Request(
-        wish, lambda what, share: said.append((what, share)) if said is not None else None, stop or threading.Event()
+def job(request=REQUEST, stop=None, said=None):
+    return DrawJob(
+        request, lambda what, share: said.append((what, share)) if said is not None else None, stop or threading.Event()
     )
 
 
@@ -40,17 +40,17 @@ def difference(one, other):
     return max(high for _, high in ImageChops.difference(one, other).getextrema())
 
 
-def test_the_picture_of_a_checkpoint_is_the_one_that_training_drew(studio, runs):
+def test_the_picture_of_a_checkpoint_is_the_one_that_training_drew(generator, runs):
     for run in runs.values():
         for step in (2, 4):
-            drawn, how = studio.adapted(run, step, request())
-            file = run.pictures[Key("red apple", 42, "unmerged", step)].file
+            drawn, how = generator.draw_adapted(run, step, job())
+            file = run.pictures[PictureKey("red apple", 42, "unmerged", step)].file
             assert how == "unmerged" and difference(drawn, open_picture(run.path / "validation", file)) <= 2
 
 
-def test_the_merged_lora_draws_what_a_plain_pipeline_draws_with_the_exported_file(studio, runs):
+def test_the_merged_lora_draws_what_a_plain_pipeline_draws_with_the_exported_file(generator, runs):
     for run in runs.values():
-        drawn, how = studio.adapted(run, 4, request(dataclasses.replace(WISH, approach="best merge")))
+        drawn, how = generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach="best merge")))
         assert how == f"merged ({run.report['approach']})"
         pipeline = StableDiffusionPipeline.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
         pipeline.load_lora_weights(str(run.path))
@@ -60,47 +60,51 @@ def test_the_merged_lora_draws_what_a_plain_pipeline_draws_with_the_exported_fil
         assert difference(drawn, plain) <= 2
 
 
-def test_every_merge_can_be_drawn_at_a_checkpoint_in_the_middle(studio, runs):
+def test_every_merge_can_be_drawn_at_a_checkpoint_in_the_middle(generator, runs):
     run = runs["reslora_is"]
     found = {}
     for approach in ("none", "input", "weights", "least_squares"):
         said = []
-        found[approach], how = studio.adapted(run, 2, request(dataclasses.replace(WISH, approach=approach), said=said))
+        found[approach], how = generator.draw_adapted(
+            run, 2, job(dataclasses.replace(REQUEST, approach=approach), said=said)
+        )
         assert how == f"merged ({approach})"
         assert any("statistics" in what for what, _ in said) == (approach in ("input", "least_squares"))
     assert len({picture.tobytes() for picture in found.values()}) == 4
     again = []
-    studio.adapted(run, 2, request(dataclasses.replace(WISH, approach="input"), said=again))
+    generator.draw_adapted(run, 2, job(dataclasses.replace(REQUEST, approach="input"), said=again))
     assert not any("statistics" in what for what, _ in again)  # kept
-    _, how = studio.adapted(runs["lora"], 2, request(dataclasses.replace(WISH, approach="least_squares")))
+    _, how = generator.draw_adapted(runs["lora"], 2, job(dataclasses.replace(REQUEST, approach="least_squares")))
     assert how == "merged (exact)"
 
 
-def test_statistics_for_a_merge_are_those_that_training_took(studio, runs):
+def test_statistics_for_a_merge_are_those_that_training_took(generator, runs):
     run = runs["reslora_is"]
-    studio.adapted(run, 4, request(dataclasses.replace(WISH, approach="input")))
-    merged = next(plain for (_, step, approach, _), plain in studio._merged.items() if (step, approach) == (4, "input"))
+    generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach="input")))
+    merged = next(
+        plain for (_, step, approach, _), plain in generator._merged.items() if (step, approach) == (4, "input")
+    )
     for name, block in run.report["other_approaches"]["input"].items():
         assert merged.reports[name].alpha == pytest.approx(block["alpha"], rel=1e-4)
 
 
-def test_strength_0_is_the_base_model_and_1_is_not(studio, runs):
+def test_strength_0_is_the_base_model_and_1_is_not(generator, runs):
     run = runs["reslora_is"]
-    base = studio.base(run, request())
+    base = generator.draw_base(run, job())
     for approach in ("unmerged", "best merge"):
-        weak, _ = studio.adapted(run, 4, request(dataclasses.replace(WISH, approach=approach, strength=0.0)))
-        full, _ = studio.adapted(run, 4, request(dataclasses.replace(WISH, approach=approach)))
+        weak, _ = generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach=approach, strength=0.0)))
+        full, _ = generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach=approach)))
         assert difference(weak, base) <= 1 < difference(full, base)
 
 
-def test_requests_at_the_same_time_draw_what_each_draws_alone(studio, runs):
-    asked = [("lora", 2, WISH), ("reslora_is", 4, dataclasses.replace(WISH, prompt="rocket", approach="none"))]
-    alone = [studio.adapted(runs[name], step, request(wish))[0].tobytes() for name, step, wish in asked]
+def test_requests_at_the_same_time_draw_what_each_draws_alone(generator, runs):
+    asked = [("lora", 2, REQUEST), ("reslora_is", 4, dataclasses.replace(REQUEST, prompt="rocket", approach="none"))]
+    alone = [generator.draw_adapted(runs[name], step, job(request))[0].tobytes() for name, step, request in asked]
     together = [b"", b""]
 
     def draw(place):
-        name, step, wish = asked[place]
-        together[place] = studio.adapted(runs[name], step, request(wish))[0].tobytes()
+        name, step, request = asked[place]
+        together[place] = generator.draw_adapted(runs[name], step, job(request))[0].tobytes()
 
     threads = [threading.Thread(target=draw, args=(place,)) for place in range(2)]
     for thread in threads:
@@ -110,8 +114,8 @@ def test_requests_at_the_same_time_draw_what_each_draws_alone(studio, runs):
     assert together == alone
 
 
-def test_a_request_that_is_stopped_ends_at_once_and_leaves_nothing_behind(studio, runs):
-    before = studio.base(runs["lora"], request()).tobytes()
+def test_a_request_that_is_stopped_ends_at_once_and_leaves_nothing_behind(generator, runs):
+    before = generator.draw_base(runs["lora"], job()).tobytes()
     stop, steps = threading.Event(), []
 
     def report(what, share):
@@ -119,20 +123,20 @@ def test_a_request_that_is_stopped_ends_at_once_and_leaves_nothing_behind(studio
         stop.set()
 
     with pytest.raises(Stopped):
-        studio.adapted(runs["lora"], 2, Request(dataclasses.replace(WISH, steps=50), report, stop))
+        generator.draw_adapted(runs["lora"], 2, DrawJob(dataclasses.replace(REQUEST, steps=50), report, stop))
     assert len(steps) == 1
-    assert studio.base(runs["lora"], request()).tobytes() == before
+    assert generator.draw_base(runs["lora"], job()).tobytes() == before
 
 
-def test_progress_is_told_step_by_step(studio, runs):
+def test_progress_is_told_step_by_step(generator, runs):
     said = []
-    studio.base(runs["lora"], request(said=said))
+    generator.draw_base(runs["lora"], job(said=said))
     assert said == [("drawing", pytest.approx((number + 1) / 3)) for number in range(3)]
 
 
-def test_a_step_without_a_checkpoint_names_those_that_there_are(studio, runs):
+def test_a_step_without_a_checkpoint_names_those_that_there_are(generator, runs):
     with pytest.raises(ValueError, match=r"no checkpoint of step 3\. Choose one of: 2, 4"):
-        studio.adapted(runs["lora"], 3, request())
+        generator.draw_adapted(runs["lora"], 3, job())
 
 
 @pytest.fixture
@@ -151,27 +155,27 @@ def foreign(real_runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/etc", "..", "../../x", "./secret", "a/b/c", "a b", "~/x"])
-def test_run_json_cannot_have_models_elsewhere_opened(studio, foreign, name):
+def test_run_json_cannot_have_models_elsewhere_opened(generator, foreign, name):
     with pytest.raises(ValueError, match="is outside the folders of this page"):
-        studio.base(foreign(base_model=name), request())
+        generator.draw_base(foreign(base_model=name), job())
 
 
-def test_run_json_cannot_have_data_elsewhere_read(studio, foreign, picture_folder):
+def test_run_json_cannot_have_data_elsewhere_read(generator, foreign, picture_folder):
     run = foreign(arguments={"train_data_dir": str(picture_folder)})
-    wish = dataclasses.replace(WISH, approach="least_squares")
+    request = dataclasses.replace(REQUEST, approach="least_squares")
     with pytest.raises(ValueError, match=r"train_data_dir .* outside the folders of this page"):
-        studio.adapted(run, 2, request(wish))
-    _, how = Studio([picture_folder]).adapted(run, 2, request(wish))
+        generator.draw_adapted(run, 2, job(request))
+    _, how = PictureGenerator([picture_folder]).draw_adapted(run, 2, job(request))
     assert how == "merged (least_squares)"
 
 
-def test_a_run_json_without_a_model_or_arguments_is_told(studio, foreign):
+def test_a_run_json_without_a_model_or_arguments_is_told(generator, foreign):
     with pytest.raises(ValueError, match="names no base model"):
-        studio.base(foreign(base_model=""), request())
+        generator.draw_base(foreign(base_model=""), job())
     run = foreign(arguments={})
     run.settings["arguments"] = {}
     with pytest.raises(ValueError, match=r"run\.json doesn't say"):
-        studio.adapted(run, 2, request(dataclasses.replace(WISH, approach="input")))
+        generator.draw_adapted(run, 2, job(dataclasses.replace(REQUEST, approach="input")))
 
 
 @pytest.mark.parametrize(
@@ -186,11 +190,11 @@ def test_a_run_json_without_a_model_or_arguments_is_told(studio, foreign):
         ({"strength": 2.5}, "strength is 2.5"),
     ],
 )
-def test_a_wish_out_of_range_is_refused(change, said):
+def test_a_request_out_of_range_is_refused(change, said):
     with pytest.raises(ValueError, match=said):
-        dataclasses.replace(WISH, **change)
+        dataclasses.replace(REQUEST, **change)
 
 
-def test_pictures_are_rgb_of_the_models_size(studio, runs):
-    picture = studio.base(runs["lora"], request())
+def test_pictures_are_rgb_of_the_models_size(generator, runs):
+    picture = generator.draw_base(runs["lora"], job())
     assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (64, 64)

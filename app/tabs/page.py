@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
-from . import compare, curves, inside, train, try_it
+from ..uploads import MOST_BYTES_EACH
+from . import adapter, compare, curves, train_here, try_it
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
-from .style import TOGGLE_DARK
+from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "inside", "try", "train")
+_TABS = ("compare", "curves", "adapter", "try", "train")
 
 
 def build(page: Page) -> gr.Blocks:
@@ -35,17 +37,38 @@ def build(page: Page) -> gr.Blocks:
                 opened = compare.build(page, chosen, pair, notes, seen)
             with gr.Tab("Curves", id="curves"):
                 drawers["curves"] = curves.build(page, chosen, pair, opened)
-            with gr.Tab("Inside the adapter", id="inside"):
-                drawers["inside"] = inside.build(page, chosen, pair)
+            with gr.Tab("Inside the adapter", id="adapter"):
+                drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
             with gr.Tab("Train here", id="train"):
-                drawers["train"] = train.build(page)
+                drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
         _keep_current(page, blocks, (tabs, tab), drawers, (chosen, *pair, seen))
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
     return blocks
+
+
+def mount(app: FastAPI, page: Page) -> None:
+    """Puts the whole page at the root of an app."""
+    gr.mount_gradio_app(
+        app,
+        build(page),
+        path="/",
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        run_history=False,  # no link leads to it, and browsers would keep what was typed
+        show_error=False,
+        max_file_size=MOST_BYTES_EACH,
+        allowed_paths=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+    )
 
 
 def _keep_current(
@@ -108,6 +131,6 @@ def _left(page: Page) -> Any:
     def left(request: gr.Request) -> None:
         """Somebody closed the page: nobody waits for the picture any more. Trainings go on."""
         try_it.stop_session(page, request.session_hash)
-        page.stops.pop(request.session_hash or "", None)
+        page.stop_events.pop(request.session_hash or "", None)
 
     return left

@@ -1,20 +1,18 @@
 """What the tab Train here does with what is typed and uploaded, without a browser."""
 
-from pathlib import Path
-
 import pytest
 from PIL import Image
 
 from app import training
 from app.library import Library
-from app.wiring import train
-from app.wiring.shared import Page
+from app.tabs import train_here
+from app.tabs.shared import Page
 
 
 @pytest.fixture
 def make_page(made_up, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(training, "start", lambda plan, folder: started.append(plan))
+    monkeypatch.setattr(training, "start", lambda request, folder: started.append(request))
 
     def make(**changes):
         page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", **changes)
@@ -37,7 +35,9 @@ def start(
     rank=4,
 ):
     methods = ["lora", "reslora_is"]
-    return train._start(page)(source, files, caption, path, prompts, name, methods, model, steps, 2, 1e-3, rank, 1, 5)
+    return train_here._start(page)(
+        source, files, caption, path, prompts, name, methods, model, steps, 2, 1e-3, rank, 1, 5
+    )
 
 
 def test_uploaded_pictures_become_the_folder_that_both_methods_train_on(make_page, tmp_path):
@@ -46,9 +46,9 @@ def test_uploaded_pictures_become_the_folder_that_both_methods_train_on(make_pag
     assert "Started lora and reslora_is" in start(
         page, "Upload pictures", [str(tmp_path / "red.png")], "a photo of rex"
     )
-    (plan,) = page.started
-    assert plan.pictures == page.trainings / "first" / "pictures"
-    assert "a photo of rex" in (plan.pictures / "metadata.jsonl").read_text()
+    (request,) = page.started
+    assert request.pictures == page.trainings / "first" / "pictures"
+    assert "a photo of rex" in (request.pictures / "metadata.jsonl").read_text()
     assert "holds pictures already" in start(page, "Upload pictures", [str(tmp_path / "red.png")])
 
 
@@ -76,12 +76,15 @@ def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page,
     page = make_page()
     page.trainings.mkdir()
     for name in (None, "../lora", str(made_up), "nothing"):
-        for handler in (train._stop(page), train._resume(page)):
+        for handler in (train_here._stop(page), train_here._resume(page)):
             assert 'class="say bad"' in handler(name)
 
 
 def test_a_number_that_was_deleted_is_told(make_page):
-    assert 'class="say bad"' in start(make_page(), steps=None)
+    page = make_page()
+    assert "The number of steps is missing." in start(page, steps=None)
+    assert "The rank is missing." in start(page, rank=None)
+    assert not page.started
 
 
 def test_the_list_shows_every_training_as_text(make_page):
@@ -90,7 +93,7 @@ def test_the_list_shows_every_training_as_text(make_page):
     run.mkdir(parents=True)
     (run / "training.json").write_text("{}")
     (run / "train.log").write_text("Error: <script>alert(1)</script>\n")
-    rows, which, _, _ = train._watch(page)(None)
+    rows, which, _, _ = train_here._watch(page)(None)
     assert "&lt;script&gt;" in rows and "<script>" not in rows and "failed" in rows
     assert which.value == "first/lora"
-    assert isinstance(page.trainings, Path)
+    assert "step 0 of ?" in rows

@@ -1,45 +1,46 @@
-"""What a run folder holds, as the page uses it."""
+"""What a run folder holds, as scripts and page read it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-UNMERGED = "unmerged"
-"""What index.jsonl calls pictures of the model with its paths."""
+from .names import INDEX_FILE
+
+State = Literal["finished", "being written", "cut off", "no run"]
 
 
-class Key(NamedTuple):
+class PictureKey(NamedTuple):
     """What tells one validation picture from another."""
 
     prompt: str
     seed: int
-    kind: str
+    variant: str
     """`base`, `unmerged`, or a merge approach."""
     step: int
 
 
 @dataclass(frozen=True)
-class Picture:
+class IndexedPicture:
     """One line of validation/index.jsonl. Its file has not been opened yet."""
 
-    key: Key
+    key: PictureKey
     file: str
-    """Path inside `validation/`, as the line says; `files.inside` checks it."""
+    """Path inside `validation/`, as the line says; `paths.inside` checks it."""
     sha256: str = ""
 
 
 @dataclass(frozen=True)
-class Real:
-    """A picture of the data set whose caption is a prompt."""
+class ReferencePicture:
+    """A picture of the data set whose caption is a prompt: one line of validation/real.jsonl."""
 
     file: str
     seen: str
     """What saw it: `training`, `held out` or `neither`."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """What one folder holds."""
 
@@ -49,19 +50,36 @@ class Run:
     """run.json"""
     log: list[dict[str, Any]] = field(default_factory=list)
     """Rows of log.jsonl by rising step; each number finite or missing."""
-    pictures: dict[Key, Picture] = field(default_factory=dict)
-    real: dict[str, Real] = field(default_factory=dict)
+    pictures: dict[PictureKey, IndexedPicture] = field(default_factory=dict)
+    references: dict[str, ReferencePicture] = field(default_factory=dict)
     """By prompt."""
     report: dict[str, Any] = field(default_factory=dict)
-    """merge_report.json"""
+    """merge_report.json; empty while the run goes on."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """results.json of a text run; empty while the run goes on."""
+    state: State = "no run"
     checkpoints: list[int] = field(default_factory=list)
     """Steps that can be drawn from: those of `checkpoint-*`, and the last one of a finished run."""
     notes: list[str] = field(default_factory=list)
     """What is missing or broken."""
-    repeated: list[str] = field(default_factory=list)
-    """Warnings of pictures that equal those of an earlier step."""
-    state: str = "no run"
-    """`finished`, `being written`, `cut off` or `no run`."""
+    warnings: list[str] = field(default_factory=list)
+    """That pictures equal those of an earlier step."""
+
+    @property
+    def name(self) -> str:
+        """The method's name; the folder's where run.json has none."""
+        return self.method or self.path.name
+
+    @property
+    def validation(self) -> Path:
+        """The folder of its pictures."""
+        return (self.path / INDEX_FILE).parent
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The script's arguments, as run.json has them."""
+        arguments = self.settings.get("arguments")
+        return arguments if isinstance(arguments, dict) else {}
 
     @property
     def exported(self) -> str:
@@ -76,12 +94,8 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """How many steps the run is to have, where run.json says so."""
-        steps = self.settings.get("steps")
-        if not is_step(steps):
-            arguments = self.settings.get("arguments")
-            steps = arguments.get("max_train_steps") if isinstance(arguments, dict) else None
-        return steps if is_step(steps) else None
+        """How many steps the run is to have, where its files say so."""
+        return planned_steps(self.settings, self.results)
 
     def prompts(self) -> list[str]:
         """Prompts in the order of the index."""
@@ -90,6 +104,17 @@ class Run:
     def final(self, step: int) -> bool:
         """Whether the files of the finished run, and no checkpoint, hold this step."""
         return self.state == "finished" and step == self.last_step
+
+
+def planned_steps(settings: dict[str, Any], results: dict[str, Any]) -> int | None:
+    """Steps by run.json's own word, by the flag of the script that wrote it, or by what a text run has done.
+
+    Text runs that count by epochs have a `max_steps` of -1.
+    """
+    arguments = settings.get("arguments")
+    flags = arguments if isinstance(arguments, dict) else {}
+    said = (settings.get("steps"), flags.get("max_train_steps"), flags.get("max_steps"), results.get("steps"))
+    return next((steps for steps in said if is_step(steps) and steps), None)
 
 
 def is_step(value: object) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
+from reslora_sd.runs.reader import read_run, signature
+
 from .. import adapter_view, drawings
-from ..runs import signature
-from .shared import PRIVATE, Page, menu, say
+from .shared import PRIVATE, Page, menu, message
 
 _DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawings"}
 """matplotlib is no friend of threads."""
@@ -59,7 +60,7 @@ def _draw(page: Page) -> Any:
         runs = page.runs(names)
         new = name if name in runs else (b if b in runs else next(iter(runs), None))
         if new is None:
-            nothing = say("Choose a run above.")
+            nothing = message("Choose a run above.")
             return gr.Dropdown([], value=None), nothing, "", "", "", None, gr.Dropdown([], value=None), None
         run = runs[new]
         known = adapter_view.approaches(run)
@@ -67,7 +68,7 @@ def _draw(page: Page) -> Any:
         title, heat = _heat(page, names, a, b)
         return (
             menu(gr.Dropdown, list(runs), new, name),
-            say(adapter_view.plan_summary(run)),
+            message(adapter_view.plan_summary(run)),
             _plan(run.path, signature(run.path)),
             title,
             heat,
@@ -82,15 +83,13 @@ def _draw(page: Page) -> Any:
 def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[str, str]:
     runs = page.runs(names)
     if a not in runs or b not in runs or a == b or a is None or b is None:
-        return say("The heat map needs two runs. Choose them above."), ""
+        return message("The heat map needs two runs. Choose them above."), ""
     svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))
     head = f"Frobenius norm of each merged block's change: {b} minus {a} (the paper's Figs. 5 and 7)"
-    return f"<h3>{html.escape(head)}</h3>{say(note)}", svg
+    return f"<h3>{html.escape(head)}</h3>{message(note)}", svg
 
 
 @functools.lru_cache(maxsize=16)
 def _plan(path: Path, _now: object) -> str:
     """Half a second's drawing, kept while the run's files stay as they are."""
-    from ..runs import read_run
-
     return drawings.link_plan(read_run(path))

@@ -1,0 +1,98 @@
+"""What somebody asks to be trained, checked, and the script's flags for it; no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS
+from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
+from reslora_sd.runs.names import METHODS
+
+EMBEDDED = "embedded"
+"""What the page calls the base model that comes with the package, which the script takes where none is named."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+_MOST_PROMPTS, _LONGEST_PROMPT = 16, 1000
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """Equal settings for all methods. The page's fields show these defaults, too.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    name: str
+    """Of the folder that the runs come into."""
+    methods: tuple[str, ...] = ("lora", "reslora_is")
+    pictures: Path | None = None
+    """Folder of pictures with metadata.jsonl; `None` for the embedded drawings."""
+    prompts: tuple[str, ...] = ()
+    """Validation prompts; none for the script's own, which fit the embedded drawings."""
+    model: str = EMBEDDED
+    steps: int = 100
+    batch: int = EMBEDDED_DEFAULTS["train_batch_size"]
+    learning_rate: float = EMBEDDED_DEFAULTS["learning_rate"]
+    rank: int = UnetMethod.rank
+    seed: int = TrainingSettings.seed
+    validation_steps: int = 10
+    """Steps between validation pictures."""
+    checkpointing_steps: int = 20
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not self.methods or not set(self.methods) <= set(METHODS):
+            raise ValueError(f"The methods are {list(self.methods)}. Choose at least one of {', '.join(METHODS)}.")
+        if len(self.prompts) > _MOST_PROMPTS or any(
+            prompt.endswith(".txt") or len(prompt) > _LONGEST_PROMPT for prompt in self.prompts
+        ):
+            raise ValueError(
+                f"Validation prompts are at most {_MOST_PROMPTS} lines of at most {_LONGEST_PROMPT} letters, none of "
+                "them a file name."
+            )
+        if self.model.startswith("-"):
+            raise ValueError(
+                f"The base model is {self.model!r}. It must be {EMBEDDED!r}, a folder, or a name on the Hub."
+            )
+        for what, value, low, high in (
+            ("number of steps", self.steps, 1, 100_000),
+            ("batch size", self.batch, 1, 64),
+            ("learning rate", self.learning_rate, 1e-7, 1.0),
+            ("rank", self.rank, 1, 256),
+            ("seed", self.seed, 0, 2**31),
+            ("distance of validation pictures", self.validation_steps, 1, 100_000),
+            ("distance of checkpoints", self.checkpointing_steps, 1, 100_000),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"The {what} is {value}. It must be from {low} to {high}.")
+
+    def flags(self, home: Path, method: str) -> list[str]:
+        """The script's flags for one method, whose run comes into `home`.
+
+        Writes the prompts into a file there: one that looks like a flag stays a prompt.
+        """
+        flags = ["--method", method, "--output_dir", str(home / method), "--max_train_steps", str(self.steps)]
+        flags += ["--train_batch_size", str(self.batch), "--learning_rate", str(self.learning_rate)]
+        flags += ["--rank", str(self.rank), "--seed", str(self.seed), "--center_crop"]
+        flags += ["--checkpointing_steps", str(self.checkpointing_steps)]
+        if self.model != EMBEDDED:
+            flags += ["--pretrained_model_name_or_path", self.model]
+        if self.pictures is not None:
+            flags += ["--train_data_dir", str(self.pictures.resolve())]
+        if self.prompts or self.model == EMBEDDED:  # the embedded model has prompts of its own
+            flags += ["--validation_steps", str(self.validation_steps)]
+        if self.prompts:
+            home.mkdir(parents=True, exist_ok=True)
+            file = home / "prompts.txt"
+            file.write_text("\n".join(" ".join(prompt.split()) for prompt in self.prompts) + "\n", encoding="utf-8")
+            flags += ["--validation_prompts", str(file)]
+        return flags
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` for what can't be the name of a folder of trainings."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"The name is {name!r}. It must be 1 to 48 letters, digits, - or _, a letter or digit first.")

@@ -1,0 +1,55 @@
+"""The runs of the page by their names, and when they are read again."""
+
+import json
+
+from app import adapter_view, curves, pictures
+from app.library import Library
+from app.synthetic import make_run
+from app.tabs.shared import warnings_and_notes
+from reslora_sd.runs.reader import find_runs, read_run
+
+
+def test_a_real_run_is_read_without_a_note(real_runs):
+    for method, path in real_runs.items():
+        run = read_run(path)
+        assert (run.method, run.state, run.last_step, run.notes) == (method, "finished", 4, [])
+        assert run.checkpoints == [2, 4] and "red apple" in run.references
+        assert {"loss", "grad_norm", "seconds", "memory"} <= run.log[0].keys() and "validation_loss" in run.log[-1]
+
+
+def test_runs_are_found_below_a_folder_and_named_by_method(made_up_pair, tmp_path):
+    assert find_runs(tmp_path) == sorted(made_up_pair)
+    make_run(tmp_path / "again" / "second", "lora", steps=3, every=3, prompts=("x",), side=8)
+    names = Library([tmp_path]).names()
+    assert set(names) == {"lora", f"lora ({tmp_path.name}/lora)", "reslora_is"}
+    assert names["lora"] == tmp_path / "again" / "second"
+
+
+def test_a_run_is_read_again_only_when_its_files_change(made_up):
+    library = Library([made_up])
+    before = library.get(["lora"])["lora"]
+    assert library.get(["lora"])["lora"] is before
+    state = library.state()
+    with (made_up / "log.jsonl").open("a") as file:
+        file.write('{"step": 21, "loss": 0.4}\n')
+    assert library.state() != state
+    assert library.get(["lora"])["lora"].last_step == 21
+
+
+def test_a_text_run_is_shown_without_pictures_and_without_a_merge_report(made_up, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    settings = {"method": "adalora", "arguments": {"max_steps": 3}, "link_plan": [], "lora_config": None}
+    (text / "run.json").write_text(json.dumps(settings))
+    (text / "log.jsonl").write_text("".join(f'{{"step": {step}, "loss": 1.5}}\n' for step in (1, 2, 3)))
+    (text / "validation").mkdir()
+    (text / "validation" / "index.jsonl").write_text("")
+    (text / "results.json").write_text(json.dumps({"steps": 3, "results": {"unmerged": {"answer_loss": 1.4}}}))
+    library = Library([made_up, text])
+    runs = library.get(library.names())
+    run = runs["adalora"]
+    assert (run.state, run.last_step, run.steps, run.notes, run.checkpoints) == ("finished", 3, 3, [], [])
+    assert pictures.variants({"adalora": run}) == ["unmerged"] and run.prompts() == []
+    assert list(curves.table(runs, "loss", 0)["run"]).count("adalora") == 3
+    assert "text run" in adapter_view.norm_differences(runs["lora"], run)[1]
+    assert warnings_and_notes(runs) == ""
