@@ -4,24 +4,19 @@ import json
 
 import pytest
 
-from tests.scripts import load_script
+from train_scripts import compare_methods
 
 
-@pytest.fixture
-def compare():
-    return load_script("compare_methods")
-
-
-def test_each_method_is_judged_at_its_own_best_rate(compare):
+def test_each_method_is_judged_at_its_own_best_rate():
     def runs(loss):
         return [{"base": 1.0, "unmerged": loss, "exported": loss + 0.1, "drift": 0.02}]
 
     results = {"lora": {"0.001": runs(0.5), "0.002": runs(0.4)}, "reslora_is": {"0.001": runs(0.3), "0.002": runs(0.6)}}
-    lora, reslora = compare.table(results).splitlines()[1:]
+    lora, reslora = compare_methods.table(results).splitlines()[1:]
     assert "0.4000 +-0.0000    0.5000     2.00 %" in lora and "0.3000 +-0.0000    0.4000" in reslora
 
 
-def test_a_sweep_runs_once_and_continues(compare, tmp_path, picture_folder, tiny_pipeline_folder, capsys, monkeypatch):
+def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline_folder, capsys, monkeypatch):
     argv = [
         "--output_dir",
         str(tmp_path / "sweep"),
@@ -48,18 +43,20 @@ def test_a_sweep_runs_once_and_continues(compare, tmp_path, picture_folder, tiny
         "--validation_prompts",
         "colour 1",
     ]
-    compare.main(argv)
+    compare_methods.main(*compare_methods.parse(argv))
     result = json.loads((tmp_path / "sweep" / "compare.json").read_text())
     assert result["reslora_ms"]["0.01"][0]["exported"] > 0
     monkeypatch.setattr(
         "reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
     )
-    compare.main(argv)
+    compare_methods.main(*compare_methods.parse(argv))
     assert "reslora_ms" in capsys.readouterr().out
 
 
-def test_a_failing_run_is_told(compare, tmp_path):
+def test_a_failing_run_is_told(tmp_path):
     with pytest.raises(RuntimeError, match="There is no"):
-        compare.main(
-            ["--output_dir", str(tmp_path), "--methods", "lora", "--train_data_dir", str(tmp_path / "nowhere")]
+        compare_methods.main(
+            *compare_methods.parse(
+                ["--output_dir", str(tmp_path), "--methods", "lora", "--train_data_dir", str(tmp_path / "nowhere")]
+            )
         )

@@ -7,8 +7,8 @@ from PIL import Image
 
 from reslora_sd.runs.sweep import claim_folder
 from reslora_sd.text.compare import best_rates, plot, summary
-from tests.scripts import load_script
 from tests.texts import save_small_llama, write_svamp
+from train_scripts import compare_text_methods
 
 
 def result(method, rate, loss, accuracy=0.5):
@@ -40,12 +40,11 @@ def test_the_table_has_means_and_deviations_and_marks_a_rate_at_the_end():
 
 
 def test_a_method_can_have_rates_of_its_own():
-    compare = load_script("compare_text_methods")
     flags = ["--methods", "lora", "adalora", "--learning_rates", "1e-3", "2e-3", "--rates_for", "adalora", "5e-3"]
-    assert compare.rates_of(compare.make_parser().parse_args(flags)) == {"lora": [1e-3, 2e-3], "adalora": [5e-3]}
+    assert compare_text_methods.parse(flags)[0].rates == {"lora": [1e-3, 2e-3], "adalora": [5e-3]}
     for wrong in (["loha", "1e-3"], ["lora"], ["lora", "high"]):
         with pytest.raises(ValueError, match="one of lora, adalora, and then numbers"):
-            compare.rates_of(compare.make_parser().parse_args([*flags, "--rates_for", *wrong]))
+            compare_text_methods.parse([*flags, "--rates_for", *wrong])
 
 
 def test_the_plot_is_a_picture(tmp_path):
@@ -56,7 +55,6 @@ def test_the_plot_is_a_picture(tmp_path):
 
 
 def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys):
-    compare = load_script("compare_text_methods")
     train, test = write_svamp(tmp_path / "train.jsonl", 16), write_svamp(tmp_path / "test.jsonl", 3, first=50)
     argv = [
         "--output_dir",
@@ -84,13 +82,13 @@ def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys)
         "4",
         "--use_cpu",
     ]
-    compare.main(argv)
+    compare_text_methods.main(*compare_text_methods.parse(argv))
     found = json.loads((tmp_path / "sweep" / "compare.json").read_text())
     assert [one["learning_rate"] for one in found["sweep"]] == [1e-3, 1e-2]
     assert found["best"][0]["learning_rate"] == 1e-2 and "accuracy" in found["best"][0]["results"]["unmerged"]
     assert (tmp_path / "sweep" / "compare.png").is_file()
     monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
-    compare.main(argv)
+    compare_text_methods.main(*compare_text_methods.parse(argv))
     assert capsys.readouterr().out.count("| lora | 0.01 * |") == 8
 
 

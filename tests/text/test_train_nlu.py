@@ -10,10 +10,7 @@ import transformers
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import CLASSIFICATION
-from reslora_sd.text.finish import calibration_rows
-from reslora_sd.text.methods import attach
-from reslora_sd.text.settings import TextMethod
-from tests.texts import save_small_bert, small_bert, write_glue
+from tests.texts import save_small_bert, write_glue
 from train_scripts import train_nlu_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
@@ -84,16 +81,6 @@ def test_peft_loads_adapter_and_head(train, bert, method):
     torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
     head, _ = load_tensors(run / "trained_modules.safetensors")
     assert torch.equal(fused.classifier.weight, head["classifier.weight"])
-
-
-def test_short_rows_are_calibrated_on_more_of_them():
-    attached = attach(small_bert(), TextMethod(method="reslora_is"), 1, 0, ["classifier"])
-    rows = [{"input_ids": [3] * 4}] * 1000
-    wide = next(iter(attached.adapter.blocks.values())).lora_A.shape[1]
-    assert len(calibration_rows(attached, rows, None)) == max(256, 32 * wide // 4) < 1000
-    assert len(calibration_rows(attached, [{"input_ids": [3] * 99}] * 1000, None)) == 256
-    assert len(calibration_rows(attached, rows, 7)) == 7
-    assert not calibration_rows(attach(small_bert(), TextMethod(method="loha"), 1, 0, ["classifier"]), rows, 7)
 
 
 @pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])
