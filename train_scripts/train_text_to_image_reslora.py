@@ -10,7 +10,7 @@ fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minute
         --validation_prompts "a photo of my dog on a beach" --validation_steps 100
 
 Expect in OUTPUT_DIR: pytorch_lora_weights.safetensors, which StableDiffusionPipeline.load_lora_weights takes with
-nothing of ours installed; validation/*.png; merge_report.json; log.jsonl with a loss that falls slowly and noisily.
+this package not installed; validation/*.png; merge_report.json; log.jsonl with a loss that falls slowly and noisily.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ class OptimizerStep:
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    row["loss"] = float(accelerator.reduce(loss_sum, "mean"))
-                    check_loss(row["loss"], step + 1, self.folder, "a broken picture")
+                    mean = float(accelerator.reduce(loss_sum, "mean"))
+                    check_loss(mean, step + 1, self.folder, "a broken picture")
                     norm = accelerator.clip_grad_norm_(list(self.adapter.parameters()), self.max_grad_norm)
-                    row["lr"], row["grad_norm"] = self.lr_scheduler.get_last_lr()[0], finite(norm)
+                    row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                     self.lr_scheduler.step()
@@ -275,7 +275,7 @@ def main(settings: UnetSettings) -> None:
             batches,
             held,
             run,
-            settings.method.merge_approach,
+            settings.method.approach,
             validation,
             step=max(done, total),
             drawn=max(done, total) * training.gradient_accumulation_steps,
