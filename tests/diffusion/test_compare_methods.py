@@ -1,6 +1,7 @@
 """The sweep over methods and learning rates, on runs of a few steps."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,12 @@ def test_a_failing_run_is_told(tmp_path):
                 ["--output_dir", str(tmp_path), "--methods", "lora", "--train_data_dir", str(tmp_path / "nowhere")]
             )
         )
+
+
+def test_a_config_file_holds_flags_of_the_sweep_and_of_the_training(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"seeds": [1], "max_train_steps": 5, "rank": 8, "center_crop": true}')
+    settings, more = compare_methods.parse(["--config", str(tmp_path / "sweep.json"), "--seeds", "2", "3"])
+    assert (settings.seeds, settings.max_train_steps, settings.folder) == ([2, 3], 5, Path("runs/compare"))
+    assert more == ["--rank=8", "--center_crop=true"]
+    with pytest.raises(ValueError, match="--max_train_steps is 0"):
+        compare_methods.parse(["--max_train_steps", "0"])
