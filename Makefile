@@ -16,7 +16,7 @@ SCRIPT := train_scripts/train_text_to_image_reslora.py
 DEMO_FLAGS := --max_train_steps 100 --checkpointing_steps 20 --overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo test check format benchmark page-benchmark screenshots browser environment clean
+.PHONY: demo test check mutation format benchmark page-benchmark screenshots browser environment clean
 
 demo: environment
 	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora $(DEMO_FLAGS)
@@ -30,6 +30,11 @@ check:
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
+# changes the core place by place and asks its tests; make mutation SAMPLE=200 for a part, drawn with a seed
+mutation: environment
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[mutation]"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m tests.mutation.run --jobs $(or $(JOBS),1) $(if $(SAMPLE),--sample $(SAMPLE))
 
 format:
 	$(RUN) -m ruff format .

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
-from reslora_sd.runs.run import Run, is_number, is_step
+from reslora_sd.runs.run import Run
 
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")

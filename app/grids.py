@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from reslora_sd.diffusion.contact_sheet import fitted, scaled
 from reslora_sd.runs.run import Run
 
 from .pictures import PictureView, reference_view, steps_of, view
@@ -53,10 +54,10 @@ def grid(
         y = top + row * (band + len(runs) * line + 8)
         pen.text(
             (left, y + 4),
-            _fitted(
+            fitted(
                 f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, seed {seed}",
                 width - left - 12,
-                15,
+                _font(15),
             ),
             _INK,
             _font(15),
@@ -92,12 +93,12 @@ def frame(
     quoted = ", ".join(f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}" for prompt in prompts)
     pen.text((12, 8), f"step {step}", _INK, _font(22))
     if not many:
-        pen.text((sheet.width - 12, 14), _fitted(quoted, sheet.width - 150, 14), _FAINT, _font(14), anchor="ra")
+        pen.text((sheet.width - 12, 14), fitted(quoted, sheet.width - 150, _font(14)), _FAINT, _font(14), anchor="ra")
     pen.rectangle((12, 40, sheet.width - 12, 44), _EMPTY)
     pen.rectangle((12, 40, 12 + share * (sheet.width - 24), 44), "#ea580c")
     for column, above in enumerate(across):
         x = left + column * line
-        pen.text((x + cell / 2, 53), _fitted(above, cell, 15), _INK, _font(15), anchor="ma")
+        pen.text((x + cell / 2, 53), fitted(above, cell, _font(15)), _INK, _font(15), anchor="ma")
         for row, beside in enumerate(down):
             name, prompt = (beside, above) if many else (above, beside)
             y = top + row * line
@@ -149,23 +150,11 @@ def _paste(sheet: Image.Image, one: PictureView, corner: tuple[int, int], cell: 
         pen.rectangle((*corner, corner[0] + cell - 1, corner[1] + cell - 1), _EMPTY)
         pen.text((corner[0] + cell / 2, corner[1] + cell / 2), "missing", _FAINT, _font(12), anchor="mm")
         return
-    whole = cell % one.image.width == 0 and one.image.size[0] == one.image.size[1]
-    how = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS  # small pictures keep their pixels
-    scaled = one.image.resize((cell, max(1, round(cell * one.image.height / one.image.width))), how)
-    sheet.paste(scaled.crop((0, 0, cell, min(cell, scaled.height))), corner)
+    picture = scaled(one.image, cell)  # small pictures keep their pixels
+    sheet.paste(picture.crop((0, 0, cell, min(cell, picture.height))), corner)
 
 
 @functools.lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along: Pillow's own font has Latin letters only."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def _fitted(text: str, width: float, size: int) -> str:
-    font = _font(size)
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + " ...") > width:
-        text = text[:-1]
-    return text + " ..."

@@ -14,7 +14,7 @@ import runpy
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from unittest import mock
 import transformers
 from transformers import HfArgumentParser
 
+from reslora_sd.training.parser import SettingsParser
 from tests.scripts import ROOT, SCRIPTS
 
 CONSOLE = {
@@ -120,28 +121,33 @@ _Seen = list[tuple[argparse.ArgumentParser, list[Any], list[str]]]
 
 @contextlib.contextmanager
 def _stopping_after_parsing() -> Iterator[_Seen]:
-    """Notes each parser with what it found and left over, and ends the program after the first one with a `--help`."""
+    """Notes each parser with what it found and left over, and ends the program where it has its settings."""
     seen: _Seen = []
-    parse_known, parse_settings = argparse.ArgumentParser.parse_known_args, HfArgumentParser.parse_args_into_dataclasses
 
-    def parse_known_args(self: argparse.ArgumentParser, *args: Any, **more: Any) -> Any:
-        if not self.add_help:  # a first look for --config
-            return parse_known(self, *args, **more)
-        seen.append((self, [], []))
-        found, rest = parse_known(self, *args, **more)
-        if isinstance(self, HfArgumentParser):  # it makes settings of them, which have checks of their own
-            return found, rest
-        seen.append((self, [found], rest))
+    def of_argparse(self: Any, result: tuple[Any, list[str]]) -> Any:
+        if isinstance(self, HfArgumentParser) or not self.add_help:  # settings are made of it; a look for --config
+            return result
+        seen.append((self, [result[0]], result[1]))
         raise _Parsed
 
-    def parse_args_into_dataclasses(self: HfArgumentParser, *args: Any, **more: Any) -> Any:
-        *found, last = parse_settings(self, *args, **more)
-        has_rest = more.get("return_remaining_strings", False)
-        seen.append((self, found if has_rest else [*found, last], last if has_rest else []))
+    def of_settings(self: Any, result: Any) -> Any:
+        found, rest = result if isinstance(result[-1], list) else (result, [])
+        seen.append((self, list(found), rest))
         raise _Parsed
+
+    def watched(kind: type, name: str, then: Callable[[Any, Any], Any]) -> Any:
+        original = getattr(kind, name)
+
+        def call(self: Any, *args: Any, **more: Any) -> Any:
+            if getattr(self, "add_help", False):
+                seen.append((self, [], []))
+            return then(self, original(self, *args, **more))
+
+        return mock.patch.object(kind, name, call)
 
     with (
-        mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_known_args),
-        mock.patch.object(HfArgumentParser, "parse_args_into_dataclasses", parse_args_into_dataclasses),
+        watched(argparse.ArgumentParser, "parse_known_args", of_argparse),
+        watched(SettingsParser, "parse", of_settings),
+        watched(SettingsParser, "parse_known", of_settings),
     ):
         yield seen

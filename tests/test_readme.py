@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
+from reslora_sd.runs import names
 from tests.commands import CONSOLE, commands_in, parse, parser_of
 from tests.scripts import ROOT
 
@@ -157,7 +158,7 @@ def test_documented_defaults_of_other_models_are_the_programs_own():
     assert wrong == {} and len(defaults) > 50
 
 
-@pytest.mark.parametrize("program", [PICTURES])
+@pytest.mark.parametrize("program", [PICTURES, NLG, NLU])
 def test_scripts_take_a_config_file(program):
     assert "__config" in flags_of(program)
 
@@ -213,6 +214,13 @@ def test_links_lead_somewhere(document):
 def test_the_readme_links_every_page():
     linked = {(ROOT / target).resolve() for target, _ in links_of(ROOT / "README.md")}
     assert PAGES and set(PAGES) <= linked
+
+
+def test_the_page_on_run_folders_names_every_file():
+    text = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    constants = {name: value for name, value in vars(names).items() if name.endswith(("_FILE", "_FILES", "_FOLDER"))}
+    files = [one for value in constants.values() for one in ([value] if isinstance(value, str) else value)]
+    assert len(files) > 12 and [file for file in files if f"`{file}" not in text] == []
 
 
 def test_every_picture_is_shown():

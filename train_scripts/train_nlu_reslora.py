@@ -15,6 +15,7 @@ divergence from the unmerged model), reslora_adapter.safetensors and trained_mod
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     if not train(trainer, attached, run, about, resumed_at):
         return None
 
-    def batches(rows: list[dict[str, Any]]) -> list[Any]:
+    def batches(rows: Sequence[Any]) -> list[Any]:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
     model = attached.model.eval()

@@ -10,7 +10,7 @@ fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minute
         --validation_prompts "a photo of my dog on a beach" --validation_steps 100
 
 Expect in OUTPUT_DIR: pytorch_lora_weights.safetensors, which StableDiffusionPipeline.load_lora_weights takes with
-nothing of ours installed; validation/*.png; merge_report.json; log.jsonl with a loss that falls slowly and noisily.
+this package not installed; validation/*.png; merge_report.json; log.jsonl with a loss that falls slowly and noisily.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
-from reslora_sd.diffusion.reference_pictures import save_real_pictures
+from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.settings import OptimizerSettings, TrainingSettings, UnetSettings
 from reslora_sd.diffusion.validation import Validation, validation_loss
@@ -147,10 +147,10 @@ class OptimizerStep:
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    row["loss"] = float(accelerator.reduce(loss_sum, "mean"))
-                    check_loss(row["loss"], step + 1, self.folder, "a broken picture")
+                    mean = float(accelerator.reduce(loss_sum, "mean"))
+                    check_loss(mean, step + 1, self.folder, "a broken picture")
                     norm = accelerator.clip_grad_norm_(list(self.adapter.parameters()), self.max_grad_norm)
-                    row["lr"], row["grad_norm"] = self.lr_scheduler.get_last_lr()[0], finite(norm)
+                    row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                     self.lr_scheduler.step()
@@ -219,7 +219,7 @@ def main(settings: UnetSettings) -> None:
     if accelerator.is_main_process:
         run.start(describe(settings, parts, adapter, images, total), checkpoint)
         if validation:
-            save_real_pictures(run, validation.prompts, images, kept_out, resolution)
+            save_reference_pictures(run, validation.prompts, images, kept_out, resolution)
         logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
@@ -248,7 +248,7 @@ def main(settings: UnetSettings) -> None:
         row, now = train_step(step), step + 1
         bar.set_postfix(loss=f"{row['loss']:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
-            rounds = max(1, len(held.encoder.images) // held.batch_size)
+            rounds = max(1, len(held.encoded.images) // held.batch_size)
             row["validation_loss"] = validation_loss(parts.unet, parts.scheduler, map(held, range(rounds)))
         accelerator.log({key: value for key, value in row.items() if value is not None}, step=now)
         if accelerator.is_main_process:
@@ -275,7 +275,7 @@ def main(settings: UnetSettings) -> None:
             batches,
             held,
             run,
-            settings.method.merge_approach,
+            settings.method.approach,
             validation,
             step=max(done, total),
             drawn=max(done, total) * training.gradient_accumulation_steps,

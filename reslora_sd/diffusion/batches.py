@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .data import CaptionedImages, Framing
-from .encode import Encoder
+from .encoded import EncodedImages
 from .loss import add_noise_offset
 from .models import Parts
 from .settings import TrainingSettings, UnetSettings
@@ -47,7 +47,7 @@ class BatchMaker:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoded: EncodedImages,
         batch_size: int,
         seed: int,
         timesteps: int,
@@ -56,7 +56,7 @@ class BatchMaker:
         noise_offset: float = 0.0,
         trained: range | None = None,
     ) -> None:
-        self.encoder, self.batch_size, self.seed = encoder, batch_size, seed
+        self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
         self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
         self._order: tuple[int, list[int]] = (-1, [])
@@ -73,7 +73,7 @@ class BatchMaker:
         whole = self.batch_size * self.processes
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         generator = torch.Generator().manual_seed(_mix(self.seed, step))
-        shape = (whole, *self.encoder.latent_shape)
+        shape = (whole, *self.encoded.latent_shape)
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         if self.noise_offset:
@@ -82,18 +82,18 @@ class BatchMaker:
         places = range(step * whole, (step + 1) * whole)[mine]
         rows = [self._row(place) for place in places]
         rngs = [random.Random(_mix(self.seed, place + 1)) for place in places]
-        captions = [rng.choice(self.encoder.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
+        captions = [rng.choice(self.encoded.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
         return Batch(
-            self.encoder.latents(rows, rngs, posterior[mine]),
-            self.encoder.embeddings(captions),
+            self.encoded.latents(rows, rngs, posterior[mine]),
+            self.encoded.embeddings(captions),
             noise[mine],
             timesteps[mine],
         )
 
     def _row(self, place: int) -> int:
-        epoch, index = divmod(place, len(self.encoder.images))
+        epoch, index = divmod(place, len(self.encoded.images))
         if self._order[0] != epoch:
-            order = list(range(len(self.encoder.images)))
+            order = list(range(len(self.encoded.images)))
             random.Random(_mix(self.seed, -1 - epoch)).shuffle(order)
             self._order = (epoch, order)
         return self._order[1][index]
@@ -128,7 +128,7 @@ def training_batches(
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
     cache = not random_framing if asked is None else asked
     return BatchMaker(
-        Encoder(parts, images, framing, cache, quiet),
+        EncodedImages(parts, images, framing, cache, quiet),
         training.train_batch_size,
         training.seed,
         schedule,
@@ -144,7 +144,7 @@ def batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedIma
     schedule = parts.scheduler.config.num_train_timesteps
     centred = Framing(framing.resolution, center_crop=True, interpolation=framing.interpolation)
     return BatchMaker(
-        Encoder(parts, images, centred, cache=True),
+        EncodedImages(parts, images, centred, cache=True),
         min(training.train_batch_size, len(images)),
         training.seed,
         schedule,

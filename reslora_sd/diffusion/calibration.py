@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .arguments import settings_of
 from .batches import Batch, BatchMaker
 from .data import framing_of, load_split
-from .encode import Encoder
+from .encoded import EncodedImages
 from .models import Parts
 from .settings import DataSettings, UnetSettings
 
@@ -48,7 +48,7 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
     images, _ = load_split(settings, resolution)
     maker = BatchMaker(
-        Encoder(parts, images, framing_of(settings.data, resolution), cache=False, quiet=True),
+        EncodedImages(parts, images, framing_of(settings.data, resolution), cache=False, quiet=True),
         settings.training.train_batch_size,
         seed,
         parts.scheduler.config.num_train_timesteps,

@@ -16,7 +16,7 @@ from .openmoji import openmoji_names, render
 from .pictures import as_rgb
 
 
-def save_real_pictures(
+def save_reference_pictures(
     run: RunFolder, prompts: Sequence[str], images: CaptionedImages, kept_out: CaptionedImages | None, resolution: int
 ) -> None:
     """Writes `validation/real/*.png` and their `validation/real.jsonl`: prompt, file, and what saw the picture.

@@ -55,6 +55,12 @@ class UnetMethod(MethodSettings):
             raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
         self.adapter()
 
+    @property
+    def approach(self) -> str:
+        """The merge approach, given or by default."""
+        assert self.merge_approach is not None
+        return self.merge_approach
+
     def adapter(self) -> ResLoRAConfig:
         """The adapter's settings."""
         return self.lora_config(self.target_modules, link=self.link, across_attention=self.across_attention)

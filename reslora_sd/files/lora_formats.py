@@ -187,7 +187,7 @@ def _metadata(blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> dic
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion/lora",
         "modelspec.title": f"LoRA ({method})",
-        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return {**metadata, **origin.to_metadata(), **details}
 

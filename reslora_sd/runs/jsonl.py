@@ -64,6 +64,16 @@ def read_object(path: Path, tell: Tell) -> dict[str, Any]:
     return value
 
 
+def is_step(value: object) -> bool:
+    """A whole number from 0 to a thousand million: more is damage."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+
+
+def is_number(value: object) -> bool:
+    """A number that can be plotted."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a whole file in one piece."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .jsonl import Tell, read_object, read_rows
+from .jsonl import Tell, is_number, is_step, read_object, read_rows
 from .names import (
     ADAPTER_FILE,
     INDEX_FILE,
@@ -25,7 +25,7 @@ from .names import (
     checkpoint_step,
 )
 from .problems import Notes, gaps, repeated_pictures
-from .run import IndexedPicture, PictureKey, ReferencePicture, Run, State, is_number, is_step, planned_steps
+from .run import IndexedPicture, PictureKey, ReferencePicture, Run, State, planned_steps
 
 _FILES = (RUN_FILE, LOG_FILE, INDEX_FILE, REFERENCES_FILE, REPORT_FILE, RESULTS_FILE)
 _STILL_WRITING = 120.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from .jsonl import is_step
 from .names import INDEX_FILE
 
 State = Literal["finished", "being written", "cut off", "no run"]
@@ -115,13 +116,3 @@ def planned_steps(settings: dict[str, Any], results: dict[str, Any]) -> int | No
     flags = arguments if isinstance(arguments, dict) else {}
     said = (settings.get("steps"), flags.get("max_train_steps"), flags.get("max_steps"), results.get("steps"))
     return next((steps for steps in said if is_step(steps) and steps), None)
-
-
-def is_step(value: object) -> bool:
-    """A whole number from 0 to a thousand million: more is damage."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
-
-
-def is_number(value: object) -> bool:
-    """A number that can be plotted."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

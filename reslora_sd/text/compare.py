@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
+
+from ..training.comparison import over_seeds
 
 Result = Mapping[str, Any]
 """A results.json."""
@@ -61,7 +63,8 @@ def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    return f"{fmean(known):.4f}" + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
+    mean, deviation = over_seeds(known)
+    return f"{mean:.4f}" + (f" ± {deviation:.4f}" if len(known) > 1 else "")
 
 
 def plot(swept: Sequence[Result], final: Sequence[Result], path: Path, title: str) -> None:

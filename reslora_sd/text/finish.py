@@ -15,8 +15,8 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..merging.plain_lora import PlainLoRA
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
+from ..runs.jsonl import is_number
 from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, RESULTS_FILE, default_approach
-from ..runs.run import is_number
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached

@@ -9,7 +9,6 @@ alpha 8, query and value projections, pre_num 4, and nothing added where a chain
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from ..adapter.adapter import ResLoRAAdapter, add_reslora
 from ..config import ResLoRAConfig
 from ..runs.names import METHODS
+from ..training.command import run_command
 from .models import loading, target_modules_for
 
 SHAPES = {
@@ -73,7 +73,7 @@ def describe(name: str, model: Any, adapter: ResLoRAAdapter) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints one model's plan."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", default="llama-2-7b", help=f"{', '.join(SHAPES)}, a folder or a Hub name")
     parser.add_argument("--method", default="reslora_is", choices=list(METHODS))
     parser.add_argument("--rank", type=int, default=4)
@@ -95,7 +95,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
+    run_command(main)

@@ -12,7 +12,7 @@ def run_command(main: Callable[[], Any]) -> None:
     """Runs a script's main function; errors of input and data end it with exit status 1 and one line."""
     try:
         main()
-    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
 
 

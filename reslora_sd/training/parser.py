@@ -25,7 +25,11 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
     """
 
     def __init__(self, kinds: Sequence[type], description: str) -> None:
-        super().__init__(list(kinds), description=description, allow_abbrev=False)
+        super().__init__(list(kinds), description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+        for kind in kinds:
+            for field in dataclasses.fields(kind):
+                if field.metadata.get("nargs") == "*":  # HfArgumentParser's lists take one value or more
+                    self._option_string_actions[f"--{field.name}"].nargs = "*"
         actions = {action.dest: action for action in reversed(self._actions)}  # --name comes before --no-name
         self._hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items() if name in actions}
         for name, hint in self._hints.items():
@@ -43,10 +47,10 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         """
         words = _words(argv)
         values, path = _config(words)
-        found, rest = self.parse_known_args(words, self._converted(values, path))
+        found, rest = self._parsed(words, self._converted(values, path))
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return self._settings(found)
+        return found
 
     def parse_known(self, argv: Sequence[str] | None = None) -> tuple[tuple[Any, ...], list[str]]:
         """As `parse`, and the words that are for another script: flags that this one doesn't have, in both places."""
@@ -54,8 +58,8 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         values, path = _config(words)
         others = {name: value for name, value in values.items() if name not in self._hints}
         own = {name: value for name, value in values.items() if name in self._hints}
-        found, rest = self.parse_known_args(words, self._converted(own, path))
-        return self._settings(found), [*to_words(others), *rest]
+        found, rest = self._parsed(words, self._converted(own, path))
+        return found, [*to_words(others), *rest]
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """The flags that the command line and its `--config` give, by name; defaults are left out.
@@ -68,8 +72,8 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         early = type(self)(self.dataclass_types, "")
         for action in early._actions:
             action.default = argparse.SUPPRESS
-        found = vars(early.parse_known_args(words, self._converted(values, path))[0])
-        return {name: value for name, value in found.items() if name in self._hints}
+        found = vars(early.parse_known_args(words)[0])
+        return {**self._converted(values, path), **{name: found[name] for name in found if name in self._hints}}
 
     def from_values(self, values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
         """Settings of a table of values, such as that of run.json.
@@ -80,11 +84,24 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         Raises:
             ValueError: as `parse`.
         """
-        return self._settings(self.parse_known_args([], self._converted(values, source))[0])
+        return self._parsed([], self._converted(values, source))[0]
 
-    def _converted(self, values: Mapping[str, Any], source: str) -> argparse.Namespace:
+    def _parsed(self, words: Sequence[str], values: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
+        """Settings of the words, over those of the values, and what is left over; the parser stays as it was."""
+        before = {action: action.default for action in self._actions}
+        self.set_defaults(**values)
+        try:
+            *found, rest = self.parse_args_into_dataclasses(
+                words, return_remaining_strings=True, look_for_args_file=False
+            )
+        finally:
+            for action, default in before.items():
+                action.default = default
+        return tuple(found[: len(self.dataclass_types)]), rest
+
+    def _converted(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
         """The values as their fields' types; null means left out."""
-        found = argparse.Namespace()
+        found = {}
         for name, value in values.items():
             if name not in self._hints:
                 raise ValueError(f"{source} has {name!r}, which is no flag of this script. See --help.")
@@ -92,19 +109,20 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
                 continue
             choices = next(action.choices for action in self._actions if action.dest == name)
             try:
-                setattr(found, name, convert(self._hints[name], value))
-                if choices and not {*_parts(getattr(found, name))} <= {*choices}:
+                found[name] = convert(self._hints[name], value)
+                if choices and not {*_parts(found[name])} <= {*choices}:
                     raise ValueError
             except (ValueError, TypeError) as error:
                 must = f"one of {', '.join(map(str, choices))}" if choices else wanted(self._hints[name])
                 raise ValueError(f"{source} has {name}: {value!r}. It must be {must}.") from error
         return found
 
-    def _settings(self, found: argparse.Namespace) -> tuple[Any, ...]:
-        return tuple(
-            kind(**{field.name: getattr(found, field.name) for field in dataclasses.fields(kind) if field.init})
-            for kind in self.dataclass_types
-        )
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names defaults, where there is one: help texts say what is done where a flag is left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
 
 
 def flat(*groups: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Blocks as a link plan makes them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -89,3 +90,9 @@ def test_a_plain_block_gives_its_weight_and_the_weights_norm():
     torch.testing.assert_close(block.delta_weight(), -1.5 * torch.einsum("or,ri->oi", B, A))
     assert block.norm() == pytest.approx(float((1.5 * B.double() @ A.double()).norm()), rel=1e-9)
     assert PlainBlock(A, torch.zeros(7, 3), 1.0).norm() == 0
+
+
+def test_a_plain_block_does_not_change():
+    block = PlainBlock(torch.ones(1, 2), torch.ones(3, 1), 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        block.scaling = 2.0

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from reslora_sd import ResLoRAConfig
+from reslora_sd.blocks import equations
 from reslora_sd.blocks.block import make_blocks
 from reslora_sd.blocks.branch import add_branches
 from reslora_sd.blocks.tape import Tape
@@ -37,18 +38,22 @@ class Layers:
 
     Args:
         text: whether all layers read one tensor, as k and v of cross-attention do.
+        odd: whether the first k is larger, so that the second k has no predecessor while its q has one.
     """
 
-    def __init__(self, config, text=False):
+    def __init__(self, config, text=False, odd=False):
+        self.starts = {"q": 0, "k": int(odd)}
         inputs = ["text"] * LAYERS if text else [f"{layer}:x" for layer in range(LAYERS)]
-        sites = [Site(f"{i}.{p}", p, 6, 7, 5, inputs[i]) for i in range(LAYERS) for p in PROJECTIONS]
+        places = [(i, p) for i in range(LAYERS) for p in PROJECTIONS]
+        outs = {f"{i}.{p}": 7 if i >= self.starts[p] else 9 for i, p in places}
+        sites = [Site(f"{i}.{p}", p, 6, outs[f"{i}.{p}"], 5, inputs[i]) for i, p in places]
         self.config = config
         self.blocks = make_blocks(link_sites(sites, config))
         for block in self.blocks.values():
             block.double()
         move_away_from_zero(SimpleNamespace(parameters=self.parameters))
         torch.manual_seed(1)
-        self.linears = {name: torch.nn.Linear(6, 7).double().requires_grad_(False) for name in self.blocks}
+        self.linears = {name: torch.nn.Linear(6, out).double().requires_grad_(False) for name, out in outs.items()}
         one = torch.randn(2, 5, 6, dtype=torch.float64)
         self.x = [one] * LAYERS if text else [torch.randn_like(one) for _ in range(LAYERS)]
 
@@ -68,17 +73,21 @@ class Layers:
 
     def expected(self):
         """Outputs of the oracle, and its world."""
-        chains = {f"{i}.{p}": [f"{k}.{p}" for k in reversed(range(i))] for i in range(LAYERS) for p in PROJECTIONS}
+        chains = {
+            f"{i}.{p}": [f"{k}.{p}" for k in reversed(range(self.starts[p] if i >= self.starts[p] else i, i))]
+            for i in range(LAYERS)
+            for p in PROJECTIONS
+        }
         world = world_of(self, chains)
         places = [(f"{i}.{p}", x) for i, x in enumerate(self.x) for p in PROJECTIONS]
         return {name: apply_site(world, name, self.linears[name], x) for name, x in places}, world
 
 
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("kind", ["own", "text", "odd"])
 @pytest.mark.parametrize("config", CASES, ids=name_of)
-def test_values_and_gradients_are_those_of_the_equations(config, text, together):
-    layers = Layers(config, text)
+def test_values_and_gradients_are_those_of_the_equations(config, kind, together):
+    layers = Layers(config, text=kind == "text", odd=kind == "odd")
     outputs, (expected, world) = layers.run(Tape(), together), layers.expected()
     assert outputs.keys() == expected.keys()
     for name, output in outputs.items():
@@ -203,3 +212,29 @@ def test_products_run_in_the_dtype_of_the_frozen_linear_and_gradients_in_that_of
     assert {output.dtype for output in outputs.values()} == {torch.bfloat16}
     sum(output.float().sum() for output in outputs.values()).backward()
     assert {parameter.grad.dtype for parameter in layers.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "odd", "products"),
+    [
+        ({"residual": "none"}, False, LAYERS),
+        ({"residual": "middle"}, False, LAYERS),
+        ({"residual": "input"}, False, LAYERS),
+        ({"residual": "input"}, True, LAYERS + 1),  # in the second layer q adds what k doesn't
+        ({"residual": "none", "lora_dropout": 0.1}, False, 2 * LAYERS),
+        ({"residual": "input", "lora_dropout": 0.1}, False, 2 * LAYERS),
+    ],
+)
+def test_one_product_serves_blocks_that_read_one_tensor_where_it_can(monkeypatch, settings, odd, products):
+    calls = []
+    for name in ("lora", "input_shortcut"):
+        honest = getattr(equations, name)
+        monkeypatch.setattr(equations, name, lambda *parts, honest=honest: (calls.append(parts), honest(*parts))[1])
+    layers = Layers(ResLoRAConfig(r=3, **settings), odd=odd)
+    layers.run(Tape())
+    assert len(calls) == products
+    for block in layers.blocks.values():  # dropout that rests forbids nothing
+        block.eval()
+    calls.clear()
+    layers.run(Tape())
+    assert len(calls) == (LAYERS + 1 if odd else LAYERS)

@@ -36,3 +36,16 @@ def test_the_node_of_eq_3_has_the_gradients_of_autograd(count):
     torch.manual_seed(0)
     inputs = [draw(5, 7), draw(5, 6), 1.5, *[draw(3, 6) for _ in range(count)], *[draw(7, 3) for _ in range(count)]]
     assert torch.autograd.gradcheck(BlockProduct.apply, inputs)
+
+
+@pytest.mark.parametrize("wanted", ["h", "x", "A", "B"])
+def test_the_node_of_eq_3_gives_a_gradient_to_each_input_alone(wanted):
+    torch.manual_seed(0)
+    inputs = {"h": draw(5, 7), "x": draw(5, 6), "s": 1.5, "A": draw(3, 6), "B": draw(7, 3)}
+    for name, value in inputs.items():
+        if name != "s":
+            value.requires_grad_(name == wanted)
+    direct = inputs["h"] + 1.5 * inputs["x"] @ inputs["A"].T @ inputs["B"].T
+    expected = torch.autograd.grad(direct.square().sum(), inputs[wanted])[0]
+    found = torch.autograd.grad(BlockProduct.apply(*inputs.values()).square().sum(), inputs[wanted])[0]
+    torch.testing.assert_close(found, expected)

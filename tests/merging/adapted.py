@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ def adapted_toy(residual: str, targets: tuple[str, ...] = TARGETS, **settings: A
     return model, adapter
 
 
+@functools.cache
 def rows_of(model: ToyModel, seed: int) -> dict[str, Tensor]:
-    """{block: its x (tokens, in), float64} of one forward pass."""
+    """{block: its x (tokens, in), float64} of one forward pass; run once for each model and seed."""
     found: dict[str, Tensor] = {}
     with listening(lambda inputs: found.update({name: x.flatten(0, -2).double() for name, x in inputs.items()})):
         model(ids_for(seed))

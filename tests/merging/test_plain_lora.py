@@ -1,6 +1,7 @@
 """A plain LoRA in the model that it belongs to: fused for good, or acting for a while."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -102,3 +103,11 @@ def test_the_summary_holds_what_the_reports_say():
 def test_a_lora_of_others_has_no_settings_and_no_reports():
     plain = PlainLoRA({"q": PlainBlock(torch.ones(1, 2), torch.ones(3, 1), 1.0)})
     assert plain.config is None and plain.approach == "none" and plain.summary() == {"approach": "none", "blocks": {}}
+
+
+def test_a_plain_lora_and_its_reports_do_not_change():
+    _, _, plain = merged()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.approach = "none"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        next(iter(plain.reports.values())).r = 1

@@ -1,5 +1,6 @@
 """Every rule for every place of a chain, against the paper's formulas written out on explicit inputs and weights."""
 
+import functools
 import itertools
 
 import pytest
@@ -15,9 +16,13 @@ SEEDS = range(20, 26)
 PLACES = list(itertools.product(TARGETS, range(LAYERS)))
 
 
-def measured(residual, **settings):
+def fresh(residual, **settings):
     model, adapter = adapted_toy(residual, **settings)
     return model, adapter, collect_statistics(adapter, SEEDS, lambda seed: model(ids_for(seed)))
+
+
+measured = functools.cache(fresh)
+"""The same, made once: for tests that change nothing."""
 
 
 def mean_norm(values):
@@ -179,7 +184,7 @@ def test_there_is_no_error_where_there_is_no_branch_or_nothing_is_approximated()
         _, adapter, statistics = measured(residual)
         assert {report.error for report in merge(adapter, approach, statistics).reports.values()} == {None}
     for residual in ("input", "middle"):
-        _, adapter, statistics = measured(residual)
+        _, adapter, statistics = fresh(residual)
         with torch.no_grad():
             for block in adapter.blocks.values():
                 block.lora_B.zero_()
@@ -268,7 +273,7 @@ def test_the_norm_of_a_merged_weight_is_found_without_building_it():
     ],
 )
 def test_what_cannot_be_merged_is_told(residual, arguments, words):
-    _, adapter = adapted_toy(residual)
+    _, adapter, _ = measured(residual)
     with pytest.raises(ValueError, match=words):
         merge(adapter, **arguments)
 
@@ -304,7 +309,7 @@ def test_paths_that_are_dropped_leave_a_and_b_as_they_are(residual):
 
 @pytest.mark.parametrize(("residual", "approach"), [(one, kind) for one, kinds in APPROACHES.items() for kind in kinds])
 def test_training_on_leaves_a_merge_as_it_was(residual, approach):
-    _, adapter, statistics = measured(residual)
+    _, adapter, statistics = fresh(residual)
     plain = merge(adapter, approach, statistics)
     before = {name: (block.lora_A.clone(), block.lora_B.clone()) for name, block in plain.blocks.items()}
     with torch.no_grad():

@@ -137,3 +137,8 @@ def test_a_name_matches_by_its_end_or_by_a_rule_for_the_whole():
     assert matches("q", ("k", "q")) and matches("a.q", ("k", "q")) and not matches("a.v", ("k", "q"))
     assert not matches("aq", ("q",)) and not matches("q.a", ("q",)) and not matches("q", ("a.q",))
     assert matches("a.q", r"a\.[qk]") and not matches("b.a.q", r"a\.[qk]") and not matches("a.q.b", r"a\.[qk]")
+
+
+def test_sites_and_links_are_values():
+    link = Link(site("0"), (), "")
+    assert len({site("0"), site("0"), site("1")}) == 2 and len({link, Link(site("0"), (), "")}) == 1

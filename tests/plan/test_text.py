@@ -79,15 +79,20 @@ def test_a_target_that_runs_twice_is_named():
 @pytest.mark.parametrize(
     ("targets", "words"),
     [
-        (("q", "query"), r"^target_modules has 'query', which .* this ToyModel\. Its linears are named k, o, q, t\.$"),
+        (
+            ("q", "query"),
+            r"^target_modules has 'query', which .* this ToyModel\. Its linears are named head, k, o, q, t\.$",
+        ),
         ("x.*", r"^target_modules has 'x\.\*', which matches no module"),
         (("embedding",), r"^embedding is a Embedding, and ResLoRA takes plain nn\.Linear"),
         (("layers.0",), r"^layers\.0 is a _Layer"),
     ],
 )
 def test_targets_that_cannot_be_meant_are_named(targets, words):
+    model = toy()
+    model.head = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=words):
-        trace_text(toy(), ResLoRAConfig(target_modules=targets))
+        trace_text(model, ResLoRAConfig(target_modules=targets))
 
 
 def test_a_linear_of_another_kind_is_refused():

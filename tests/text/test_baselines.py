@@ -64,6 +64,10 @@ def test_adalora_without_a_change_is_an_error(tmp_path):
 
 def test_a_head_that_trains_whole_is_saved(tmp_path):
     model, _ = wrapped("lokr", modules_to_save=("lm_head",))
+    trained = dict(model.named_parameters())["base_model.model.lm_head.modules_to_save.default.weight"]
+    assert trained.requires_grad
+    torch.nn.init.constant_(trained, 0.5)
     model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(small_llama(), tmp_path)
-    assert any("lm_head.modules_to_save" in name for name, _ in again.named_parameters())
+    again = peft.PeftModel.from_pretrained(small_llama(seed=1), tmp_path)
+    found = dict(again.named_parameters())["base_model.model.lm_head.modules_to_save.default.weight"]
+    assert torch.equal(found, trained) and (found == 0.5).all()

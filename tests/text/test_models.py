@@ -15,7 +15,7 @@ from tests.texts import byte_tokenizer, save_small_llama, small_bert
 def test_a_folder_is_loaded_frozen_with_padding(tmp_path):
     model, tokenizer = load_causal_lm(str(save_small_llama(tmp_path)), torch.bfloat16)
     assert model.dtype == torch.bfloat16 and not any(parameter.requires_grad for parameter in model.parameters())
-    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id == 0
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path):

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reslora_sd.text.answers import letter_in, number_in, same_number
-from reslora_sd.text.read import keep_apart
 from reslora_sd.text.tasks import GENERATION_TASKS, read_test, read_train, task_named
-from tests.texts import write_svamp
 
 GSM8K = {
     "question": "Tim has 2 bags.  Each holds 500 beans.",
@@ -27,44 +24,6 @@ HELLASWAG = {
     "endings": ["eats.", "flies. [step] Up.", "sleeps.", "swims."],
     "label": "2",
 }
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("so it is 5", 5),
-        (" (9 - 4) = 5", 5),
-        ("5 - 3 = 2", 2),
-        ("5-3", 3),
-        ("it is -3", -3),
-        ("#### 1,234.5", 1234.5),
-        ("$1,000,000", 1e6),
-        ("The answer is: 12. But 13", 12),
-        ("#### 7\n\n8 more", 7),
-        ("1/2", 0.5),
-        ("4/0", None),
-        ("none", None),
-        ("", None),
-        ("3.", 3),
-        ("\u22124", -4),
-        ("room 12b costs 80%", 80),
-        ("x = - 7.50 dollars", -7.5),
-    ],
-)
-def test_the_final_number_of_an_answer(text, number):
-    assert number_in(text) == number
-
-
-def test_numbers_are_compared_as_numbers():
-    assert same_number("5.00", 5) and same_number("$5", 5.0) and same_number("1,000", 1000)
-    assert not same_number("50", 5) and not same_number("no idea", 5) and not same_number("4.99", 5)
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"), [(" B", "b"), ("... it's a cat\n#### c", "c"), ("answer: d)", "d"), ("none", None), ("", None)]
-)
-def test_the_letter_of_an_answer(text, letter):
-    assert letter_in(text, "abcd") == letter
 
 
 def test_calculator_marks_go_and_the_text_between_them_stays():
@@ -95,52 +54,6 @@ def test_metamathqa_is_tested_on_gsm8k(tmp_path):
     row = {"query": GSM8K["question"], "response": "It is 1000. The answer is: 1000"}
     assert task.prompt(row) == task_named("gsm8k").prompt(GSM8K)
     assert task_named("gsm8k").is_correct(task.target(row), GSM8K)
-
-
-def test_a_limit_draws_training_rows_by_seed_and_takes_the_first_test_rows(tmp_path):
-    path, task = write_svamp(tmp_path / "rows.jsonl", 20), task_named("svamp")
-    drawn = [read_train(task, str(path), 5, seed) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[2]) == 5
-    assert read_test(task, str(path), 2) == read_test(task, str(path), None)[:2]
-
-
-def test_rows_kept_apart_are_the_same_ones_and_not_among_the_others(tmp_path):
-    rows = read_train(task_named("svamp"), str(write_svamp(tmp_path / "rows.jsonl", 20)), None, 0)
-    train, apart = keep_apart(rows, 5)
-    assert len(train) == 15 and len(apart) == 5 and all(row not in train for row in apart)
-    assert keep_apart(rows, 5)[1] == apart and keep_apart(rows, 0) == (rows, [])
-    with pytest.raises(ValueError, match="20 training rows"):
-        keep_apart(rows, 20)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (['{"Body": 1}'], "line 1 lacks 'Question', 'Equation', 'Answer'"),
-        (["", "{broken"], "line 2 is no JSON"),
-        (["[1]"], "line 1 holds"),
-        ([""], "has no row"),
-        (
-            ['{"Body": "a", "Question": "b?", "Equation": "1", "Answer": "many"}'],
-            "row 1 can't be read.*'many' has no num",
-        ),
-    ],
-)
-def test_a_broken_file_is_told_with_the_line(tmp_path, lines, message):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=message):
-        read_train(task_named("svamp"), str(path), None, 0)
-
-
-def test_a_file_that_is_missing_or_no_text_and_an_unknown_task_are_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no file"):
-        read_test(task_named("svamp"), str(tmp_path / "none.jsonl"), None)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="no UTF-8"):
-        read_test(task_named("svamp"), str(tmp_path / "binary"), None)
-    with pytest.raises(ValueError, match=r"'sudoku'.*gsm8k, svamp"):
-        task_named("sudoku")
 
 
 @pytest.mark.parametrize(

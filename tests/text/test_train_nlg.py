@@ -90,9 +90,14 @@ def test_our_methods_train_merge_and_are_loaded_by_peft(train, llama, method):
     variants = result["results"]
     assert {"base", "unmerged", "merged: none"} <= variants.keys()
     assert variants["unmerged"]["kl"] == 0 < variants["base"]["kl"]
-    assert all(0 <= row["accuracy"] <= 1 and row["answer_loss"] > 0 for row in variants.values())
-    assert len(read_jsonl(run / "answers.jsonl")) == 6
-    assert json.loads((run / "run.json").read_text())["trainable_parameters"] == result["trainable_parameters"] == 896
+    said, task = read_jsonl(run / "answers.jsonl"), task_named("svamp")
+    assert len(said) == 6
+    for name, row in variants.items():
+        right = [task.is_correct(one["answers"][name], one["row"]) for one in said]
+        assert row["accuracy"] == sum(right) / 6 and row["answer_loss"] > 0
+    written = json.loads((run / "run.json").read_text())
+    assert written["trainable_parameters"] == result["trainable_parameters"] == 896
+    assert GENERATION.from_values(written["arguments"]).to_arguments() == written["arguments"]
 
     # what others load is what was measured
     model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(llama), run / "peft")

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 _BATCH = 16
 
 
-class Encoder:
-    """Gives latents and embeddings for rows of a data set.
+class EncodedImages:
+    """A data set as the U-Net takes it: latents and embeddings by row, kept where nothing random forbids it.
 
     Args:
         parts: the frozen model; its VAE and text encoder run on their own device, in float32 for the VAE's moments.
