@@ -47,7 +47,12 @@ def test_collecting_statistics_leaves_the_modes_also_after_an_error():
     before = modes(model)
     assert set(before.values()) == {True, False}
     seen = []
-    collect_statistics(adapter, [1], lambda seed: (seen.append(modes(model)), model(ids_for(seed))))
+
+    def forward(seed):
+        seen.append(modes(model))
+        return model(ids_for(seed))
+
+    collect_statistics(adapter, [1], forward)
     assert not any(seen[0].values()) and modes(model) == before
     with pytest.raises(KeyError):
         collect_statistics(adapter, [1], lambda seed: {}[seed])

@@ -100,9 +100,10 @@ def flags_of(program):
 def documented(heading):
     """Flags of the tables below a heading of docs/flags.md: the text of their default, by name."""
     text = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
-    level = re.match("#+", heading).group()
-    section = re.search(rf"^{heading}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.DOTALL | re.MULTILINE).group(1)
-    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \| [^|]+ \|$", section, re.MULTILINE)
+    level = len(heading) - len(heading.lstrip("#"))
+    section = re.search(rf"^{heading}\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert section is not None
+    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \| [^|]+ \|$", section.group(1), re.MULTILINE)
     return {flag.replace("-", "_"): default for cell, default in rows for flag in re.findall(r"`(--[\w-]+)`", cell)}
 
 

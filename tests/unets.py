@@ -60,7 +60,7 @@ SMALL_SDXL = {
 }
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (16, 32),
     "down_block_types": (_CROSS_DOWN, "DownBlock2D"),

@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from reslora_sd import ResLoRAConfig, add_reslora
 from reslora_sd.adapter import unet as attention_module
@@ -27,6 +28,12 @@ CASES = [
         for residual, pre_num, first in itertools.product(("block", "middle"), (1, 2, 4, -1), ("self", "none"))
     ),
 ]
+
+
+def gradients_of(adapter):
+    gradients = [parameter.grad for parameter in adapter.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    return gradients
 
 
 def name_of(config):
@@ -129,7 +136,7 @@ def test_threads_do_not_meet(residual):
         alone = [unet(**job).sample for job in jobs]
         with adapter.disabled():
             base = unet(**jobs[0]).sample
-    together = [None] * len(jobs)
+    together: dict[int, Tensor] = {}
 
     def work(place):
         with torch.no_grad():
@@ -283,10 +290,10 @@ def test_half_precision_keeps_trainable_weights_in_float32(residual, dtype):
     assert output.dtype == dtype
     assert (output.float() - expected).abs().max() < 0.03 * expected.abs().max()
     output.float().square().mean().backward()
-    assert all(parameter.grad.dtype == torch.float32 for parameter in adapter.parameters())
+    assert all(gradient.dtype == torch.float32 for gradient in gradients_of(adapter))
     with torch.autocast("cpu", torch.bfloat16):
         unet.float()(**inputs).sample.float().square().mean().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in adapter.parameters())
+    assert all(gradient.isfinite().all() for gradient in gradients_of(adapter))
 
 
 def test_scale_of_cross_attention_kwargs_is_the_strength():

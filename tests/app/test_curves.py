@@ -1,5 +1,7 @@
 """Curves: what is plotted, and how soon one run comes as far as another."""
 
+from pathlib import Path
+
 import pytest
 
 from app.curves import METRICS, colours, mark, reach, reach_text, smooth, table
@@ -13,7 +15,7 @@ def run_of(losses, held=None):
     for row in rows:
         if row["step"] in held:
             row["validation_loss"] = held[row["step"]]
-    return Run(None, log=rows)
+    return Run(Path(), log=rows)
 
 
 def test_smoothing_is_the_weighted_mean_of_what_came_before():
@@ -49,7 +51,8 @@ def test_a_long_run_is_thinned_out_but_keeps_its_last_step():
 def test_the_figure_is_the_first_step_at_or_below_the_others_lowest_held_out_loss():
     a = run_of([1.0] * 40, {10: 0.9, 20: 0.6, 30: 0.7, 40: 0.65})
     b = run_of([1.0] * 40, {10: 0.8, 20: 0.61, 30: 0.6, 40: 0.5})
-    found = reach(a, b)
+    found, back = reach(a, b), reach(b, a)
+    assert found is not None and back is not None
     assert (found.metric, found.goal, found.steps_of_reference, found.steps_of_other) == (
         "validation_loss",
         0.6,
@@ -58,18 +61,19 @@ def test_the_figure_is_the_first_step_at_or_below_the_others_lowest_held_out_los
     )
     large, rule = reach_text("lora", "is", found)
     assert large == "30 steps, against 20" and "held-out" in rule and "0.6000, at step 20" in rule
-    assert reach(b, a).steps_of_other is None
-    assert reach_text("is", "lora", reach(b, a))[0] == "not reached"
+    assert back.steps_of_other is None
+    assert reach_text("is", "lora", back)[0] == "not reached"
 
 
 def test_without_a_held_out_loss_it_is_of_the_smoothed_training_loss():
     a = run_of([2.0 - 0.01 * step for step in range(100)])
     b = run_of([2.0 - 0.02 * step for step in range(100)])
     found = reach(a, b, 0.0)
+    assert found is not None
     assert (found.metric, found.steps_of_reference, found.steps_of_other) == ("loss", 100, 51)
     assert "training loss, smoothed" in reach_text("a", "b", found)[1]
 
 
 def test_a_run_without_losses_has_no_figure():
-    assert reach(run_of([1.0, 0.9]), Run(None)) is None
+    assert reach(run_of([1.0, 0.9]), Run(Path())) is None
     assert reach_text("a", "b", None)[0] == "no figure"

@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from app import adapter_view, curves, drawings, grids, pictures, training
 from app.library import Library
 from app.tabs.shared import warnings_and_notes
 
-_VALUES = [
+_VALUES: list[Any] = [
     None,
     True,
     -1,

@@ -1,6 +1,7 @@
 """The runs of the page by their names, and when they are read again."""
 
 import json
+from typing import Any
 
 from app import adapter_view, curves, pictures
 from app.library import Library
@@ -39,7 +40,12 @@ def test_a_run_is_read_again_only_when_its_files_change(made_up):
 def test_a_text_run_is_shown_without_pictures_and_without_a_merge_report(made_up, tmp_path):
     text = tmp_path / "text"
     text.mkdir()
-    settings = {"method": "adalora", "arguments": {"max_steps": 3}, "link_plan": [], "lora_config": None}
+    settings: dict[str, Any] = {
+        "method": "adalora",
+        "arguments": {"max_steps": 3},
+        "link_plan": [],
+        "lora_config": None,
+    }
     (text / "run.json").write_text(json.dumps(settings))
     (text / "log.jsonl").write_text("".join(f'{{"step": {step}, "loss": 1.5}}\n' for step in (1, 2, 3)))
     (text / "validation").mkdir()

@@ -21,6 +21,7 @@ def pair(made_up_pair):
 
 def test_both_sides_show_the_same_prompt_seed_and_step(made_up_pair):
     left, right = views(pair(made_up_pair), "rocket", 42, "unmerged", 10)
+    assert left.image and right.image
     assert left.image.getpixel((0, 0)) == right.image.getpixel((0, 0)) == (10, 60, 42)
     assert left.title == "lora, step 10"
     assert right.alt == 'Picture by reslora_is at step 10, unmerged, for the prompt "rocket" with seed 42'
@@ -41,7 +42,7 @@ def test_each_merged_approach_is_a_choice_and_as_exported_means_each_runs_own(re
     runs = library.get(library.names())
     assert variants(runs) == ["unmerged", MERGED, "base", "exact", "input", "least_squares", "none", "weights"]
     left, right, real = views(runs, "red apple", 42, MERGED, 4)
-    assert left.image and right.image and "exact" in left.alt and "least_squares" in right.alt
+    assert left.image and right.image and real.image and "exact" in left.alt and "least_squares" in right.alt
     assert real.image.size == left.image.size and real.alt.startswith(
         'Real picture of the data set for the prompt "red'
     )
@@ -77,7 +78,8 @@ def test_real_pictures_outside_the_run_are_refused(made_up):
     Image.new("RGB", (8, 8), "red").save(made_up.parent / "secret.png")
     row = {"prompt": "rocket", "file": "../../secret.png", "seen": "training"}
     (made_up / "validation" / "real.jsonl").write_text(json.dumps(row) + "\n")
-    assert reference_view({"lora": read_run(made_up)}, "rocket").image is None
+    found = reference_view({"lora": read_run(made_up)}, "rocket")
+    assert found is not None and found.image is None
     with pytest.raises(ValueError, match="lies outside"):
         open_picture(made_up / "validation", "../../secret.png")
 

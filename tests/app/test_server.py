@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_file_above_20_megabytes_is_not_taken(address):
 
 
 def test_security_headers_leave_a_stream_a_stream():
-    sent = []
+    sent: list[dict[str, Any]] = []
 
     async def stream(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})

@@ -7,17 +7,21 @@ from app import training
 from app.library import Library
 from app.tabs import train_here
 from app.tabs.shared import Page
+from app.training_request import TrainingRequest
 
 
 @pytest.fixture
-def make_page(made_up, tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(training, "start", lambda request, folder: started.append(request))
+def started(monkeypatch):
+    """Requests of the trainings that would have begun."""
+    requests: list[TrainingRequest] = []
+    monkeypatch.setattr(training, "start", lambda request, folder: requests.append(request))
+    return requests
 
+
+@pytest.fixture
+def make_page(made_up, tmp_path, started):
     def make(**changes):
-        page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", **changes)
-        page.started = started
-        return page
+        return Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", **changes)
 
     return make
 
@@ -40,13 +44,13 @@ def start(
     )
 
 
-def test_uploaded_pictures_become_the_folder_that_both_methods_train_on(make_page, tmp_path):
+def test_uploaded_pictures_become_the_folder_that_both_methods_train_on(make_page, started, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     page = make_page()
     assert "Started lora and reslora_is" in start(
         page, "Upload pictures", [str(tmp_path / "red.png")], "a photo of rex"
     )
-    (request,) = page.started
+    (request,) = started
     assert request.pictures == page.trainings / "first" / "pictures"
     assert "a photo of rex" in (request.pictures / "metadata.jsonl").read_text()
     assert "holds pictures already" in start(page, "Upload pictures", [str(tmp_path / "red.png")])
@@ -64,12 +68,12 @@ def test_a_typed_folder_may_be_any_on_this_machine_but_only_an_allowed_one_from_
 
 
 @pytest.mark.parametrize("name", ["../x", "<b>", "", "a/b"])
-def test_a_name_that_is_no_folders_is_refused_before_anything_is_written(make_page, tmp_path, name):
+def test_a_name_that_is_no_folders_is_refused_before_anything_is_written(make_page, started, tmp_path, name):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     page = make_page()
     said = start(page, "Upload pictures", [str(tmp_path / "red.png")], name=name)
     assert "The name is" in said and "<b>" not in said
-    assert not page.started and not page.trainings.exists()
+    assert not started and not page.trainings.exists()
 
 
 def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page, made_up):
@@ -80,11 +84,11 @@ def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page,
             assert 'class="say bad"' in handler(name)
 
 
-def test_a_number_that_was_deleted_is_told(make_page):
+def test_a_number_that_was_deleted_is_told(make_page, started):
     page = make_page()
     assert "The number of steps is missing." in start(page, steps=None)
     assert "The rank is missing." in start(page, rank=None)
-    assert not page.started
+    assert not started
 
 
 def test_the_list_shows_every_training_as_text(make_page):

@@ -120,7 +120,8 @@ training.start(TrainingRequest("first", methods=("lora",)), Path({str(idle)!r}))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
     wait_for("running", idle / "first" / "lora")
-    assert os.getsid(find_process(idle / "first" / "lora").pid) != os.getsid(0)
+    process = find_process(idle / "first" / "lora")
+    assert process is not None and os.getsid(process.pid) != os.getsid(0)
 
 
 def test_a_process_number_that_another_program_has_by_now_is_left_alone(tmp_path):

@@ -82,7 +82,9 @@ def test_phones_pictures_stand_upright_and_transparency_becomes_white(tmp_path):
     images = load_images(DataSettings(train_data_dir=str(tmp_path / "run")))
     assert images.image(0).size == (7, 9)
     assert as_rgb(images.image(1)).getpixel((2, 2)) == (255, 255, 255)
-    red, green, blue = as_rgb(images.image(2)).getpixel((2, 2))
+    colour = as_rgb(images.image(2)).getpixel((2, 2))
+    assert isinstance(colour, tuple)
+    red, green, blue = colour
     assert red < 5 and green > 250 and blue > 250
 
 

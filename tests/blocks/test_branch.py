@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from reslora_sd import ResLoRAConfig
 from reslora_sd.blocks import equations
@@ -62,7 +63,7 @@ class Layers:
 
     def run(self, tape, together=True):
         """All outputs by name, q and k of a layer in one call or in two."""
-        outputs = {}
+        outputs: dict[str, Tensor] = {}
         for layer, x in enumerate(self.x):
             names = [f"{layer}.{projection}" for projection in PROJECTIONS]
             for group in [names] if together else [[name] for name in names]:
@@ -176,7 +177,7 @@ def test_who_listens_hears_every_blocks_input(residual):
     for strength in (1.0, 0.0):
         tape = Tape(strength, inputs={})
         layers.run(tape)
-        assert list(tape.inputs) == list(layers.blocks)
+        assert tape.inputs is not None and list(tape.inputs) == list(layers.blocks)
         assert all(x is layers.x[int(name[0])] for name, x in tape.inputs.items())
 
 
@@ -227,9 +228,16 @@ def test_products_run_in_the_dtype_of_the_frozen_linear_and_gradients_in_that_of
 )
 def test_one_product_serves_blocks_that_read_one_tensor_where_it_can(monkeypatch, settings, odd, products):
     calls = []
+
+    def counted(honest):
+        def count(*parts):
+            calls.append(parts)
+            return honest(*parts)
+
+        return count
+
     for name in ("lora", "input_shortcut"):
-        honest = getattr(equations, name)
-        monkeypatch.setattr(equations, name, lambda *parts, honest=honest: (calls.append(parts), honest(*parts))[1])
+        monkeypatch.setattr(equations, name, counted(getattr(equations, name)))
     layers = Layers(ResLoRAConfig(r=3, **settings), odd=odd)
     layers.run(Tape())
     assert len(calls) == products

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor
 
 from reslora_sd.blocks.tape import (
     Tape,
@@ -63,7 +64,7 @@ def test_strengths_multiply_and_end_with_their_block():
 
 
 def test_inputs_are_kept_for_a_listener_only():
-    heard = []
+    heard: list[dict[str, Tensor]] = []
     x = torch.ones(1)
     with listening(heard.append):
         assert not torch.is_grad_enabled()
@@ -125,4 +126,6 @@ def test_a_recomputation_of_a_pass_without_a_tape_has_none():
     enter_tape(Tape())
     with again:
         assert current_tape() is None
-    leave_tape(current_tape())
+    tape = current_tape()
+    assert tape is not None
+    leave_tape(tape)

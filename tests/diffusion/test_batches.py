@@ -3,14 +3,18 @@ from PIL import Image
 
 from reslora_sd.diffusion.batches import BatchMaker
 from reslora_sd.diffusion.data import CaptionedImages
+from reslora_sd.diffusion.encoded import EncodedImages
 
 
-class FakeEncoder:
+class FakeEncoder(EncodedImages):
     """Rows as latents."""
 
     def __init__(self, count):
         self.images = CaptionedImages(["a"] * count, lambda row: Image.new("RGB", (2, 2)), "made up")
-        self.latent_shape = (1, 2, 2)
+
+    @property
+    def latent_shape(self):
+        return 1, 2, 2
 
     def latents(self, rows, rngs, noise):
         return torch.tensor(rows)[:, None, None, None].expand(-1, 1, 2, 2)

@@ -469,13 +469,13 @@ def test_base_weights_are_bit_identical_after_training_merging_and_exporting(tra
     honest = models.load_parts
 
     def remember(*arguments):
-        loaded.append(honest(*arguments))
-        loaded.append({name: value.clone() for name, value in loaded[0].unet.state_dict().items()})
-        return loaded[0]
+        parts = honest(*arguments)
+        loaded.append((parts, {name: value.clone() for name, value in parts.unet.state_dict().items()}))
+        return parts
 
     monkeypatch.setattr(models, "load_parts", remember)
     train("--method", method, "--validation_prompts", "colour 1", "--validation_steps", 2)
-    parts, before = loaded
+    ((parts, before),) = loaded
     after = parts.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 

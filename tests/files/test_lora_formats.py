@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,8 +86,12 @@ def test_peft_loads_its_form(residual, tmp_path):
 def test_reading_back_gives_the_same_lora(residual, form, tmp_path):
     adapter, _ = trained(small_unet(), residual)
     plain = merge(adapter)
-    save = {"diffusers": plain.save_diffusers, "kohya": plain.save_kohya, "peft": plain.save_peft}[form]
-    again = PlainLoRA.load(save(tmp_path / ("k.safetensors" if form == "kohya" else "lora")))
+    save: dict[str, Callable[..., str]] = {
+        "diffusers": plain.save_diffusers,
+        "kohya": plain.save_kohya,
+        "peft": plain.save_peft,
+    }
+    again = PlainLoRA.load(save[form](tmp_path / ("k.safetensors" if form == "kohya" else "lora")))
     assert again.blocks.keys() == plain.blocks.keys()
     for name, block in plain.blocks.items():
         torch.testing.assert_close(again.blocks[name].delta_weight(), block.delta_weight())

@@ -72,7 +72,7 @@ def test_another_model_and_one_with_its_adapter_are_refused_and_stay_as_they_are
     narrow.layers[3].o = torch.nn.Linear(7, 8)
     with pytest.raises(ValueError, match=r"^layers\.3\.o is Linear.* in the model, and 8x8 in this LoRA"):
         plain.fuse_into(narrow)
-    assert torch.equal(narrow.layers[0].q.weight, before["layers.0.q.weight"])
+    assert torch.equal(narrow.get_parameter("layers.0.q.weight"), before["layers.0.q.weight"])
     no_linear = toy()
     no_linear.layers[3].o = torch.nn.Bilinear(8, 8, 8)
     with pytest.raises(ValueError, match=r"^layers\.3\.o is Bilinear"):

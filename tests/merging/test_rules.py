@@ -88,7 +88,7 @@ def test_eq_11_alpha_is_the_ratio_of_the_norms_of_the_merged_weights_before(firs
     _, adapter = adapted_toy("input", first_block=first_block)
     plain = merge(adapter, "weights")
     for projection in TARGETS:
-        f = []  # norms of the merged weights so far
+        f: list[float] = []  # norms of the merged weights so far
         for place, name in enumerate(chain_of(projection)):
             A, B, W = parts_of(adapter, name)
             if place == 0:
@@ -107,7 +107,7 @@ def test_eq_13_adds_the_earlier_matrices_with_alphas_of_their_inputs(pre_num, al
     every = [rows_of(model, seed) for seed in SEEDS]
     plain = merge(adapter, "weights", statistics, alpha_from=alpha_from)
     for projection in TARGETS:
-        f = {}
+        f: dict[str, float] = {}
         for place, name in enumerate(chain_of(projection)):
             earlier = earlier_of(adapter, projection, place)
             if alpha_from == "inputs":

@@ -1,5 +1,7 @@
 """What is gathered, against sums over explicit inputs."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,9 +50,10 @@ def test_moments_are_means_over_all_tokens(residual, pre_num):
             if residual == "input":
                 e = torch.cat([rows[earlier[0]] for rows in every]) @ parts_of(adapter, name)[0].T
             else:
-                e = sum(torch.cat([rows[one] for rows in every]) @ parts_of(adapter, one)[0].T for one in earlier)
+                parts = [torch.cat([rows[one] for rows in every]) @ parts_of(adapter, one)[0].T for one in earlier]
+                e = torch.stack(parts).sum(0)
             sums = statistics.blocks[name]
-            tolerance = {"rtol": 1e-4, "atol": 1e-5}
+            tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
             gram = statistics.grams[adapter.blocks[name].input_name]
             torch.testing.assert_close(gram, x.T @ x / len(x), **tolerance)
             torch.testing.assert_close(sums.cross, e.T @ x / len(x), **tolerance)

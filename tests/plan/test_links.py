@@ -125,12 +125,13 @@ def test_only_eq_2_with_self_doubles_the_start_of_a_chain(residual, first_block,
 
 def test_readers_are_those_who_name_a_block_but_running_sums_have_one():
     sites = [site(str(number)) for number in range(4)]
-    for settings, expected in (
-        ({"residual": "middle", "pre_num": 2}, [2, 2, 1, 0]),
-        ({"residual": "middle", "pre_num": -1}, [1, 1, 1, 0]),
-        ({"residual": "block", "pre_num": -1}, [3, 2, 1, 0]),
+    for residual, pre_num, expected in (
+        ("middle", 2, [2, 2, 1, 0]),
+        ("middle", -1, [1, 1, 1, 0]),
+        ("block", -1, [3, 2, 1, 0]),
     ):
-        assert list(link_sites(sites, ResLoRAConfig(**settings)).readers().values()) == expected
+        config = ResLoRAConfig(residual=residual, pre_num=pre_num)
+        assert list(link_sites(sites, config).readers().values()) == expected
 
 
 def test_a_name_matches_by_its_end_or_by_a_rule_for_the_whole():

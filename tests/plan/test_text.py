@@ -48,7 +48,9 @@ def test_a_model_without_weights_is_traced_and_nothing_is_left_in_it():
 
 def test_tracing_builds_no_graph():
     model, seen = toy(1), []
-    model.layers[0].o.register_forward_hook(lambda _module, _args, output: seen.append(output.requires_grad))
+    model.get_submodule("layers.0.o").register_forward_hook(
+        lambda _module, _args, output: seen.append(output.requires_grad)
+    )
     trace_text(model, ResLoRAConfig(target_modules=TARGETS))
     assert seen == [False]
 

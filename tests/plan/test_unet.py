@@ -19,9 +19,9 @@ def sites_of(family, across_attention):
 
 
 def plan_of(config, **settings):
-    settings = ResLoRAConfig(**{"residual": "input", **settings})
+    wanted = ResLoRAConfig(**{"residual": "input", **settings})
     family = next(name for name, known in FAMILIES.items() if known is config)
-    return link_sites(sites_of(family, settings.across_attention), settings)
+    return link_sites(sites_of(family, wanted.across_attention), wanted)
 
 
 def chains_of(plan, attention, projection):

@@ -97,11 +97,11 @@ def test_reconstruction_is_measured_against_the_drawing() -> None:
     class Halved:
         """Decodes every drawing to half its brightness."""
 
-        def encode(self, pictures):  # type: ignore[no-untyped-def]
+        def encode(self, pictures):
             mean = (pictures + 1) / 2 - 1
             return type("", (), {"latent_dist": type("", (), {"mean": mean})})
 
-        def decode(self, latents):  # type: ignore[no-untyped-def]
+        def decode(self, latents):
             return type("", (), {"sample": latents})
 
     pictures = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)

@@ -40,7 +40,7 @@ def test_a_resumed_run_equals_a_straight_run_bit_for_bit(
 ) -> None:
     run = Stage.run
 
-    def stop_early(self: Stage, loss, on_save=None, stop_after=None) -> None:  # type: ignore[no-untyped-def]
+    def stop_early(self: Stage, loss, on_save=None, stop_after=None) -> None:
         run(self, loss, on_save, stop_after=3)
         if self.progress < 1:
             raise KeyboardInterrupt

@@ -52,7 +52,12 @@ def test_a_method_can_have_rates_of_its_own():
 def test_the_plot_has_a_line_for_each_method_and_crosses_for_seeds(tmp_path, monkeypatch):
     drawn = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure) or save(figure, path))
+
+    def remember(figure, path):
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
     swept = [result("lora", 2e-3, 0.2), result("full", 1e-3, 0.4), result("lora", 1e-3, 0.3)]
     plot(swept, [result("lora", 2e-3, 0.21)], tmp_path / "sweep.png", "svamp")
     axes = drawn[0].axes[0]

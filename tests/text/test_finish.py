@@ -9,6 +9,7 @@ from tests.texts import small_bert
 def test_short_rows_are_calibrated_on_more_of_them():
     attached = attach(small_bert(), TextMethod(method="reslora_is"), 1, 0, ["classifier"])
     rows = [{"input_ids": [3] * 4}] * 1000
+    assert attached.adapter is not None
     wide = next(iter(attached.adapter.blocks.values())).lora_A.shape[1]
     assert len(calibration_rows(attached, rows, None)) == max(256, 32 * wide // 4) < 1000
     assert len(calibration_rows(attached, [{"input_ids": [3] * 99}] * 1000, None)) == 256

@@ -21,24 +21,24 @@ def test_defaults_are_those_of_appendix_c_and_the_embedded_models():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("kind", "settings", "message"),
     [
-        (lambda: TextMethod(method="dora"), "--method is 'dora'.*adalora"),
-        (lambda: LanguageModel(dtype="int8"), "--dtype is 'int8'.*float32, bfloat16, float16"),
-        (lambda: GenerationData(task="rte"), "'rte'.*svamp"),
-        (lambda: ClassificationData(task="svamp"), "'svamp'.*rte"),
-        (lambda: ClassificationData(task="rte", test_file_mismatched="b"), "is for mnli, and --task is rte"),
-        (lambda: GenerationData(max_length=0), "--max_length is 0"),
-        (lambda: GenerationData(max_train_samples=0), "--max_train_samples is 0"),
-        (lambda: GenerationData(max_eval_samples=-1), "--max_eval_samples is -1"),
-        (lambda: GenerationData(validation_samples=-1), "--validation_samples is -1. It must be 0 or more"),
-        (lambda: EvaluationSettings(evaluate="some"), "--evaluate is 'some'.*all, loss, none"),
-        (lambda: EvaluationSettings(eval_batch_size=0), "--eval_batch_size is 0"),
+        (TextMethod, {"method": "dora"}, "--method is 'dora'.*adalora"),
+        (LanguageModel, {"dtype": "int8"}, "--dtype is 'int8'.*float32, bfloat16, float16"),
+        (GenerationData, {"task": "rte"}, "'rte'.*svamp"),
+        (ClassificationData, {"task": "svamp"}, "'svamp'.*rte"),
+        (ClassificationData, {"task": "rte", "test_file_mismatched": "b"}, "is for mnli, and --task is rte"),
+        (GenerationData, {"max_length": 0}, "--max_length is 0"),
+        (GenerationData, {"max_train_samples": 0}, "--max_train_samples is 0"),
+        (GenerationData, {"max_eval_samples": -1}, "--max_eval_samples is -1"),
+        (GenerationData, {"validation_samples": -1}, "--validation_samples is -1. It must be 0 or more"),
+        (EvaluationSettings, {"evaluate": "some"}, "--evaluate is 'some'.*all, loss, none"),
+        (EvaluationSettings, {"eval_batch_size": 0}, "--eval_batch_size is 0"),
     ],
 )
-def test_what_cannot_be_meant_is_told(make, message):
+def test_what_cannot_be_meant_is_told(kind, settings, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        kind(**settings)
 
 
 def test_mnli_may_have_a_second_test_set():

@@ -40,5 +40,6 @@ def test_nothing_to_compare_is_told(changed, message):
 
 
 def test_mean_and_deviation_by_hand():
-    assert over_seeds([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    mean, deviation = over_seeds([1.0, 3.0])
+    assert mean == 2.0 and deviation == pytest.approx(2**0.5)
     assert over_seeds([0.5]) == (0.5, 0.0)
