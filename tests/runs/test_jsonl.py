@@ -9,7 +9,7 @@ from reslora_sd.runs.jsonl import MOST_BYTES, append_row, read_object, read_rows
 
 
 def rows_and_notes(path):
-    notes = []
+    notes: list[str] = []
     return list(read_rows(path, notes.append)), notes
 
 
@@ -70,7 +70,7 @@ def test_files_that_are_missing_huge_or_folders_are_told(tmp_path):
         file.truncate(MOST_BYTES + 1)
     for name, words in (("none", "There is no none."), ("folder", "can't be read"), ("huge", "has 64 MB")):
         for read in (lambda path, tell: list(read_rows(path, tell)), read_object):
-            notes = []
+            notes: list[str] = []
             assert not read(tmp_path / name, notes.append)
             assert len(notes) == 1 and words in notes[0]
 
@@ -88,7 +88,7 @@ def test_an_object_is_read_or_told(tmp_path):
     path = tmp_path / "run.json"
     for text, words in (("[1]", "holds no JSON object"), ("{", "is no JSON")):
         path.write_text(text)
-        notes = []
+        notes: list[str] = []
         assert read_object(path, notes.append) == {} and words in notes[0]
     path.write_text('{"steps": 4}')
     assert read_object(path, pytest.fail) == {"steps": 4}

@@ -33,7 +33,7 @@ def test_a_second_signal_acts_as_it_would_without_us():
 def test_processes_that_train_together_and_other_threads_leave_signals_alone():
     before = signal.getsignal(signal.SIGTERM)
     assert [signal.getsignal(signal.SIGTERM) for _ in until_stopped(range(1), heed=False)] == [before]
-    seen = []
+    seen: list[int] = []
     thread = threading.Thread(target=lambda: seen.extend(until_stopped(range(3))))
     thread.start()
     thread.join()
