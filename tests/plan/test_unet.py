@@ -144,3 +144,18 @@ def test_tracing_needs_no_memory_and_leaves_the_model_alone():
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
     assert not unet._forward_pre_hooks
     assert all(not module._forward_pre_hooks for module in unet.modules())
+
+
+def test_an_attention_over_a_picture_has_as_many_tokens_as_pixels():
+    """Blocks without a transformer hand the picture itself to their attention."""
+    unet = weightless(
+        {
+            **SMALL,
+            "sample_size": (8, 12),
+            "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        }
+    )
+    tokens = {site.name: site.tokens for site in trace_unet(unet, ResLoRAConfig(target_modules=("to_q",)))}
+    assert tokens["down_blocks.0.attentions.0.to_q"] == tokens["up_blocks.1.attentions.2.to_q"] == 96
+    assert tokens["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"] == 24
