@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import sys
 
 import torch
@@ -43,5 +42,11 @@ def peak_memory_mb() -> float:
     """The process's peak so far in MB: of the GPU's allocator, or of the resident set on a CPU."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    if sys.platform == "win32":
+        import psutil  # accelerate needs it, too
+
+        return round(float(psutil.Process().memory_info().peak_wset) / 1e6, 1)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, bytes on a Mac
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
