@@ -22,6 +22,7 @@ from .batches import Batch, BatchMaker
 from .calibration import predict
 from .loss import target_of
 from .models import Parts
+from .precision import use_own_forward
 from .validation import Validation, save_sheets
 
 _MEASURED_PICTURES = 128
@@ -73,6 +74,7 @@ def finish(
         RuntimeError: the exported file doesn't act in the fresh pipeline.
     """
     unet = parts.unet.eval()
+    use_own_forward(unet)
     adapter.save(run.path / ADAPTER_FILE)
     count = max(1, calibration_samples // batches.batch_size)
     measured = list(_measured(batches, kept_out, drawn + count, calibration_samples))

@@ -39,6 +39,11 @@ class Parts:
         """Pixels of a side for one latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights; an adapter in the U-Net has its own."""
+        return self.vae.dtype
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves and casts the three models."""
         for model in (self.text_encoder, self.vae, self.unet):
@@ -61,7 +66,7 @@ class Parts:
             tokenizer=self.tokenizer,
             text_encoder=self.text_encoder,
             vae=self.vae,
-            **({"dtype": self.unet.dtype} if fresh_unet else {"unet": self.unet}),
+            **({"dtype": self.dtype} if fresh_unet else {"unet": self.unet}),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
