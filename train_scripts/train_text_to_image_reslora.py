@@ -282,7 +282,7 @@ def main(settings: UnetSettings) -> None:
             rank=settings.method.merge_rank,
             calibration_samples=settings.method.calibration_samples,
         )
-        print_result(run, result)
+        print_result(run, result, parts)
         if output.push_to_hub:
             push_to_hub(output, run)
     del unet, train_step  # DDP has to go before its process group

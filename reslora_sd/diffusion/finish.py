@@ -26,6 +26,8 @@ from .precision import use_own_forward
 from .validation import Validation, save_sheets
 
 _MEASURED_PICTURES = 128
+_SPEC_NAMES = {"epsilon": "epsilon", "v_prediction": "v"}
+"""Prediction types as modelspec (Stability-AI/ModelSpec) writes them."""
 
 
 @dataclass
@@ -128,6 +130,7 @@ def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
         "modelspec.title": run.path.name,
         "ss_base_model_version": _version(parts),
         "base_model": Path(parts.name).name,
+        "modelspec.prediction_type": _SPEC_NAMES[parts.scheduler.config.prediction_type],
     }
     plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
     plain.save_kohya(run.path / KOHYA_FILE, **details)

@@ -28,6 +28,9 @@ class Parts:
     """The model's own noise schedule, as DDPM training uses it."""
     revision: str | None = None
     variant: str | None = None
+    cache_dir: str | None = None
+    relabelled: bool = False
+    """Whether `scheduler` has another prediction type than the model's own files say."""
 
     @property
     def resolution(self) -> int:
@@ -42,7 +45,8 @@ class Parts:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the frozen weights; an adapter in the U-Net has its own."""
-        return self.vae.dtype
+        dtype: torch.dtype = self.vae.dtype
+        return dtype
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves and casts the three models."""
@@ -54,6 +58,8 @@ class Parts:
     def pipeline(self, fresh_unet: bool = False) -> StableDiffusionPipeline:
         """A pipeline of these very modules, with the model's own sampler and without a second copy of anything.
 
+        The sampler has the prediction type of `scheduler`.
+
         Args:
             fresh_unet: read the U-Net anew from the model's files, in the precision of this one.
         """
@@ -63,6 +69,7 @@ class Parts:
             self.name,
             revision=self.revision,
             variant=self.variant,
+            cache_dir=self.cache_dir,
             tokenizer=self.tokenizer,
             text_encoder=self.text_encoder,
             vae=self.vae,
@@ -71,6 +78,9 @@ class Parts:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        if self.relabelled:
+            kind = self.scheduler.config.prediction_type
+            pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -108,16 +118,21 @@ def load_parts(
 
         return _load(part, name, from_pretrained)
 
-    override = {"prediction_type": prediction_type} if prediction_type else {}
+    scheduler = load("scheduler", diffusers.DDPMScheduler)
+    relabelled = prediction_type not in (None, scheduler.config.prediction_type)
+    if relabelled:
+        scheduler = scheduler.from_config(scheduler.config, prediction_type=prediction_type)
     parts = Parts(
         name=str(name),
         tokenizer=load("tokenizer", transformers.CLIPTokenizer),
         text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
         vae=load("vae", diffusers.AutoencoderKL, variant=variant),
         unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
-        scheduler=load("scheduler", diffusers.DDPMScheduler, **override),
+        scheduler=scheduler,
         revision=revision,
         variant=variant,
+        cache_dir=cache_dir,
+        relabelled=relabelled,
     )
     for model in (parts.text_encoder, parts.vae, parts.unet):
         model.requires_grad_(False).eval().float()
