@@ -113,31 +113,31 @@ def load_parts(
         )
 
     def load(part: str, kind: Any, **more: Any) -> Any:
-        def from_pretrained() -> Any:
-            return kind.from_pretrained(str(name), subfolder=part, **where, **more)
+        return _load(part, name, lambda: kind.from_pretrained(str(name), subfolder=part, **where, **more))
 
-        return _load(part, name, from_pretrained)
-
-    scheduler = load("scheduler", diffusers.DDPMScheduler)
-    relabelled = prediction_type not in (None, scheduler.config.prediction_type)
-    if relabelled:
-        scheduler = scheduler.from_config(scheduler.config, prediction_type=prediction_type)
     parts = Parts(
         name=str(name),
         tokenizer=load("tokenizer", transformers.CLIPTokenizer),
         text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
         vae=load("vae", diffusers.AutoencoderKL, variant=variant),
         unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
-        scheduler=scheduler,
+        scheduler=load("scheduler", diffusers.DDPMScheduler),
         revision=revision,
         variant=variant,
         cache_dir=cache_dir,
-        relabelled=relabelled,
     )
     for model in (parts.text_encoder, parts.vae, parts.unet):
         model.requires_grad_(False).eval().float()
+    if prediction_type:
+        _relabel(parts, prediction_type)
     _check(parts)
     return parts
+
+
+def _relabel(parts: Parts, prediction_type: str) -> None:
+    schedule = parts.scheduler
+    parts.relabelled = prediction_type != schedule.config.prediction_type
+    parts.scheduler = schedule.from_config(schedule.config, prediction_type=prediction_type)
 
 
 def _check(parts: Parts) -> None:
@@ -161,7 +161,10 @@ def _load(part: str, name: str | Path, loader: Any) -> Any:
         return loader()
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if part == "model_index.json" and not Path(name).is_dir():
+            first = f"there is no such folder, and the Hub: {first}"
         raise ValueError(
             f"Cannot read {part} of {str(name)!r}: {first} "
-            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub."
+            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub, or leave "
+            "--pretrained_model_name_or_path out to train the small model that is embedded here."
         ) from error

@@ -66,3 +66,11 @@ def test_pipelines_come_from_the_given_cache_offline(tiny_pipeline_folder, tmp_p
     fresh = parts.pipeline(fresh_unet=True)
     assert fresh.unet is not parts.unet and parts.pipeline().unet is parts.unet
     assert torch.equal(fresh.unet.conv_in.weight, parts.unet.conv_in.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*local_dir_use_symlinks.*:UserWarning")  # of diffusers
+def test_a_model_that_is_nowhere_is_told_with_a_way_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name in (tmp_path / "nowhere", "nowhere"):
+        with pytest.raises(ValueError, match=r"Cannot read model_index\.json .*no such folder.*that is embedded here"):
+            load_parts(name)
