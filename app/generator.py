@@ -26,6 +26,7 @@ from reslora_sd.merging.applied import applied
 from reslora_sd.merging.merge import FROM_STATISTICS
 from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, OPENMOJI, UNMERGED, checkpoint_name
 from reslora_sd.runs.run import Run
+from reslora_sd.training.command import quiet_libraries
 
 from .draw_request import DrawRequest, Stopped, fitting_approach
 
@@ -105,6 +106,7 @@ class PictureGenerator:
                 raise ValueError(f"run.json names the revision or variant {value!r}, which is none.")
         if self._parts is None or self._parts[0] != (name, *more):
             self._parts = None  # two large models don't fit beside each other
+            quiet_libraries()
             parts = load_parts(name, *more)
             if torch.cuda.is_available():
                 parts.to(torch.device("cuda"), torch.float16)

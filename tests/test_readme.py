@@ -180,7 +180,7 @@ def test_flags_in_the_text_exist():
     known = {flag for _, programs in SECTIONS for program in programs for flag in flags_of(program)}
     known |= {flag for program in {one.program for one in COMMANDS} for flag in flags_of(program)}
     known |= {f"__{field.name}" for field in dataclasses.fields(TrainingArguments)}
-    of_others = "--help --config --num_processes --nproc_per_node --num_cpu_threads_per_process --no-deps"
+    of_others = "--help --config --num_processes --nproc_per_node --num_cpu_threads_per_process --no-deps --quiet"
     known |= {flag.replace("-", "_") for flag in of_others.split()}
     wrong = {"__num_train_epoch"}  # the example of what is no flag
     for document in DOCUMENTS:

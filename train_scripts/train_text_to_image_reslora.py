@@ -37,6 +37,7 @@ from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
+from reslora_sd.diffusion.precision import frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.settings import OptimizerSettings, TrainingSettings, UnetSettings
@@ -51,7 +52,6 @@ from reslora_sd.training.command import quiet_libraries, run_command
 from reslora_sd.training.distributed import leave_process_group
 
 logger = logging.getLogger("reslora_sd")
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MUST_LEARN_BY = 10  # optimizer steps with a learning rate above zero
 
 
@@ -129,12 +129,12 @@ class OptimizerStep:
     def __call__(self, step: int) -> dict[str, float | None]:
         """Trains step `step`, counted from 0; gives its row for the log."""
         accelerator, accumulated = self.accelerator, self.training.gradient_accumulation_steps
-        dtype, started = _DTYPES[accelerator.mixed_precision], time.perf_counter()
+        started = time.perf_counter()
         loss_sum = torch.zeros((), device=accelerator.device)
         row: dict[str, float | None] = {}
         for micro in range(step * accumulated, (step + 1) * accumulated):
             with accelerator.accumulate(self.unet):
-                batch = self.batches(micro).to(accelerator.device, dtype)
+                batch = self.batches(micro).to(accelerator.device, self.parts.dtype)
                 loss = diffusion_loss(
                     self.unet,
                     self.parts.scheduler,
@@ -185,7 +185,7 @@ def main(settings: UnetSettings) -> None:
     framing = framing_of(settings.data, resolution)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
-    parts.to(accelerator.device, _DTYPES[accelerator.mixed_precision])
+    parts.to(accelerator.device, frozen_dtype(accelerator))
     adapter = add_reslora(parts.unet, settings.method.adapter())
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
@@ -282,7 +282,7 @@ def main(settings: UnetSettings) -> None:
             rank=settings.method.merge_rank,
             calibration_samples=settings.method.calibration_samples,
         )
-        print_result(run, result)
+        print_result(run, result, parts)
         if output.push_to_hub:
             push_to_hub(output, run)
     del unet, train_step  # DDP has to go before its process group

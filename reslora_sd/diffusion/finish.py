@@ -22,9 +22,12 @@ from .batches import Batch, BatchMaker
 from .calibration import predict
 from .loss import target_of
 from .models import Parts
+from .precision import use_own_forward
 from .validation import Validation, save_sheets
 
 _MEASURED_PICTURES = 128
+_SPEC_NAMES = {"epsilon": "epsilon", "v_prediction": "v"}
+"""Prediction types as modelspec (Stability-AI/ModelSpec) writes them."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ def finish(
         RuntimeError: the exported file doesn't act in the fresh pipeline.
     """
     unet = parts.unet.eval()
+    use_own_forward(unet)
     adapter.save(run.path / ADAPTER_FILE)
     count = max(1, calibration_samples // batches.batch_size)
     measured = list(_measured(batches, kept_out, drawn + count, calibration_samples))
@@ -126,6 +130,7 @@ def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
         "modelspec.title": run.path.name,
         "ss_base_model_version": _version(parts),
         "base_model": Path(parts.name).name,
+        "modelspec.prediction_type": _SPEC_NAMES[parts.scheduler.config.prediction_type],
     }
     plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
     plain.save_kohya(run.path / KOHYA_FILE, **details)

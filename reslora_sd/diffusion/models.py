@@ -28,6 +28,9 @@ class Parts:
     """The model's own noise schedule, as DDPM training uses it."""
     revision: str | None = None
     variant: str | None = None
+    cache_dir: str | None = None
+    relabelled: bool = False
+    """Whether `scheduler` has another prediction type than the model's own files say."""
 
     @property
     def resolution(self) -> int:
@@ -39,6 +42,12 @@ class Parts:
         """Pixels of a side for one latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights; an adapter in the U-Net has its own."""
+        dtype: torch.dtype = self.vae.dtype
+        return dtype
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves and casts the three models."""
         for model in (self.text_encoder, self.vae, self.unet):
@@ -49,6 +58,8 @@ class Parts:
     def pipeline(self, fresh_unet: bool = False) -> StableDiffusionPipeline:
         """A pipeline of these very modules, with the model's own sampler and without a second copy of anything.
 
+        The sampler has the prediction type of `scheduler`.
+
         Args:
             fresh_unet: read the U-Net anew from the model's files, in the precision of this one.
         """
@@ -58,14 +69,18 @@ class Parts:
             self.name,
             revision=self.revision,
             variant=self.variant,
+            cache_dir=self.cache_dir,
             tokenizer=self.tokenizer,
             text_encoder=self.text_encoder,
             vae=self.vae,
-            **({"dtype": self.unet.dtype} if fresh_unet else {"unet": self.unet}),
+            **({"dtype": self.dtype} if fresh_unet else {"unet": self.unet}),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        if self.relabelled:
+            kind = self.scheduler.config.prediction_type
+            pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -98,26 +113,31 @@ def load_parts(
         )
 
     def load(part: str, kind: Any, **more: Any) -> Any:
-        def from_pretrained() -> Any:
-            return kind.from_pretrained(str(name), subfolder=part, **where, **more)
+        return _load(part, name, lambda: kind.from_pretrained(str(name), subfolder=part, **where, **more))
 
-        return _load(part, name, from_pretrained)
-
-    override = {"prediction_type": prediction_type} if prediction_type else {}
     parts = Parts(
         name=str(name),
         tokenizer=load("tokenizer", transformers.CLIPTokenizer),
         text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
         vae=load("vae", diffusers.AutoencoderKL, variant=variant),
         unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
-        scheduler=load("scheduler", diffusers.DDPMScheduler, **override),
+        scheduler=load("scheduler", diffusers.DDPMScheduler),
         revision=revision,
         variant=variant,
+        cache_dir=cache_dir,
     )
     for model in (parts.text_encoder, parts.vae, parts.unet):
         model.requires_grad_(False).eval().float()
+    if prediction_type:
+        _relabel(parts, prediction_type)
     _check(parts)
     return parts
+
+
+def _relabel(parts: Parts, prediction_type: str) -> None:
+    schedule = parts.scheduler
+    parts.relabelled = prediction_type != schedule.config.prediction_type
+    parts.scheduler = schedule.from_config(schedule.config, prediction_type=prediction_type)
 
 
 def _check(parts: Parts) -> None:
@@ -141,7 +161,10 @@ def _load(part: str, name: str | Path, loader: Any) -> Any:
         return loader()
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if part == "model_index.json" and not Path(name).is_dir():
+            first = f"there is no such folder, and the Hub: {first}"
         raise ValueError(
             f"Cannot read {part} of {str(name)!r}: {first} "
-            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub."
+            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub, or leave "
+            "--pretrained_model_name_or_path out to train the small model that is embedded here."
         ) from error

@@ -47,7 +47,7 @@ def finite(norm: torch.Tensor | float | None) -> float | None:
     return float(norm) if norm is not None and math.isfinite(norm) else None
 
 
-def print_result(run: RunFolder, result: Finished) -> None:
+def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
     """What the user reads at the end."""
     print("\nDrift of the merged from the unmerged model, as a share of what the adaptation changes:")
     for name, value in sorted(result.drift.items(), key=lambda item: -item[1]):
@@ -56,4 +56,12 @@ def print_result(run: RunFolder, result: Finished) -> None:
         f"In a fresh pipeline {result.active_linears} linears carry the LoRA; its predictions differ from the unmerged "
         f"model's by {result.largest_difference:.2g} at most."
     )
+    if parts.relabelled:
+        kind = parts.scheduler.config.prediction_type
+        print(
+            f"Trained with --prediction_type {kind}, which the model's own scheduler doesn't say. Before drawing, run:"
+        )
+        print("  config = pipeline.scheduler.config")
+        print(f"  pipeline.scheduler = pipeline.scheduler.from_config(config, prediction_type={kind!r})")
+        print("In ComfyUI, the node ModelSamplingDiscrete sets it.")
     print(f"Everything is in {run.path}. Use it with: pipeline.load_lora_weights({str(run.path)!r})")

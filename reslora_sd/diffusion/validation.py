@@ -18,6 +18,7 @@ from ..runs.names import BASE, SHEET_FILES, UNMERGED
 from .batches import Batch
 from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
+from .precision import own_forward
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -31,7 +32,7 @@ def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable
     """Mean loss on pictures that training doesn't see, with the same noise each time; the U-Net in eval mode."""
     weight = next(unet.parameters())
     losses = []
-    with evaluating(unet):
+    with evaluating(unet), own_forward(unet):
         for batch in batches:
             batch = batch.to(weight.device, weight.dtype)
             losses.append(
@@ -57,7 +58,7 @@ class Validation:
         """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
         wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
         pictures: list[Image.Image] = []
-        with evaluating(pipeline.unet):
+        with evaluating(pipeline.unet), own_forward(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 pictures += pipeline(

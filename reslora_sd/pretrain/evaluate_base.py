@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..assets import DEFAULT_MODEL
 from ..diffusion.openmoji import openmoji_names, render
-from ..training.command import run_command
+from ..training.command import quiet_libraries, run_command
 from ..training.options import check_at_least, option
 from ..training.parser import SettingsParser
 from . import vae as pretrain_vae
@@ -183,6 +183,7 @@ def load_pipeline(model: Path) -> Any:
         raise FileNotFoundError(
             f"{model} holds no diffusers pipeline (no model_index.json). Pass --model with a pipeline folder."
         )
+    quiet_libraries()
     pipeline = StableDiffusionPipeline.from_pretrained(model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

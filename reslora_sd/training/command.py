@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+_AFTER_LAUNCH = (
+    "\n(A traceback of accelerate after this line says no more than that; accelerate launch --quiet leaves it out.)"
+)
+
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Runs a script's main function; errors of input and data end it with exit status 1 and one line."""
+    """Runs a script's main function; errors of input and data end it with exit status 1 and one line.
+
+    `accelerate launch` adds a traceback of its own to every exit status but 0; a second line says so.
+    """
     try:
         main()
     except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
-        sys.exit(f"Error: {error}")
+        launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "LOCAL_RANK" not in os.environ
+        sys.exit(f"Error: {error}{_AFTER_LAUNCH if launched else ''}")
 
 
 def quiet_libraries(*names: str) -> None:
@@ -26,3 +36,6 @@ def quiet_libraries(*names: str) -> None:
         library = importlib.import_module(name)
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    # of the Hub's client: its tries to reach a Hub that isn't there; an argument of diffusers that it doesn't need
+    importlib.import_module("huggingface_hub").utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks", category=UserWarning)

@@ -1,13 +1,23 @@
 """How scripts begin and end."""
 
-import pytest
-import transformers
+import subprocess
+import sys
 
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from diffusers import UNet2DConditionModel
+
+from reslora_sd.blocks.plain import PlainBlock
+from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.training.command import quiet_libraries, run_command
 
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, RuntimeError])
-def test_errors_of_input_end_in_one_line(error):
+def test_errors_of_input_end_in_one_line(error, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
+
     def main():
         raise error("This is wrong. Do that.")
 
@@ -33,11 +43,45 @@ def test_a_main_that_ends_well_is_run_once_and_exits_as_usual():
 def test_the_named_library_is_silenced():
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub = huggingface_hub.utils.logging
+    hubs = hub.get_verbosity()
     try:
         logging.set_verbosity_info()
         logging.enable_progress_bar()
         quiet_libraries("transformers")
         assert logging.get_verbosity() == logging.ERROR and not logging.is_progress_bar_enabled()
+        assert hub.get_verbosity() == hub.ERROR
     finally:
         logging.set_verbosity(before)
+        hub.set_verbosity(hubs)
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+
+
+def test_the_traceback_of_accelerates_launcher_is_announced(tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "from reslora_sd.training.command import run_command\n"
+        "def main():\n    raise ValueError('This is wrong.')\n"
+        "run_command(main)\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--quiet", script]
+    done = subprocess.run([*map(str, launch)], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert lines[-2] == "Error: This is wrong." and "accelerate launch --quiet leaves it out" in lines[-1]
+
+
+def test_a_pipeline_and_its_lora_are_loaded_without_a_word(tiny_pipeline_folder, tmp_path):
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
+    out, width = unet.get_submodule(name).weight.shape
+    block = PlainBlock(torch.ones(1, width), torch.ones(out, 1), 1.0)
+    PlainLoRA({name: block}).save_diffusers(tmp_path)
+    load = f"""
+from reslora_sd.training.command import quiet_libraries
+quiet_libraries()
+from diffusers import StableDiffusionPipeline
+StableDiffusionPipeline.from_pretrained({str(tiny_pipeline_folder)!r}).load_lora_weights({str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-c", load], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
