@@ -98,7 +98,13 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
     named = {os.path.realpath(row.picture) for row in rows}
     pictures = survey.pictures
     unnamed = [picture for picture in pictures if os.path.realpath(picture) not in named]
-    survey.note(f"of {len(pictures)} pictures, which no metadata file names", unnamed, warn=True)
+    survey.note("named in no metadata file", unnamed, warn=True, of=f" of {len(pictures)} pictures")
+    there = set(survey.files)
+    beside = [text for text in _captions_of(pictures) if text in there]
+    survey.note("text files of pictures, instead of which the metadata file counts", beside)
+    rows = [row for row in rows if not unreadable_kind(row.picture.suffix.lower())]  # counted with the pictures
+    if not rows:
+        raise FileNotFoundError(_no_captions(survey))
     columns: dict[str, list[Any]] = {name: [] for row in rows for name in row.values}
     for name, values in columns.items():
         values.extend(row.values.get(name) for row in rows)
@@ -110,7 +116,7 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
 
 def _with_text_files(survey: Survey) -> Any:
     pictures, folder = survey.pictures, survey.root
-    texts = [picture.with_suffix(".txt") for picture in pictures]
+    texts = _captions_of(pictures)
     there = set(survey.files)
     missing = [picture for picture, text in zip(pictures, texts, strict=True) if text not in there]
     if len(missing) == len(pictures):
@@ -120,6 +126,10 @@ def _with_text_files(survey: Survey) -> Any:
             f"{len(missing)} of {len(pictures)} pictures of {folder} have no caption. Write that of {missing[0].name} "
             f"into {missing[0].with_suffix('.txt')}."
         )
+    unreadable = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
+    used = {*texts, *_captions_of(unreadable)}
+    alone = [file for file in survey.files if file.suffix == ".txt" and file not in used]
+    survey.note("text files without a picture", alone)
     written = [read_utf8(text) for text in texts]
     captions = [first_line(words) for words in written]
     for text, caption in zip(texts, captions, strict=True):
@@ -130,6 +140,11 @@ def _with_text_files(survey: Survey) -> Any:
     rows = _dataset({"image": [str(picture) for picture in pictures], "text": captions}, list(map(str, texts)), survey)
     survey.tell(f"{len(pictures)} picture{'s' * (len(pictures) != 1)}")
     return rows
+
+
+def _captions_of(pictures: list[Path]) -> list[Path]:
+    """The text files in which the captions of pictures stand, or would."""
+    return [picture.with_suffix(".txt") for picture in pictures]
 
 
 def _no_captions(survey: Survey) -> str:
@@ -153,8 +168,8 @@ def _dataset(columns: dict[str, list[Any]], places: list[str], survey: Survey) -
         try:
             pyarrow.array(values)
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
-            kind = type(values[0])
-            odd = next((place for place, value in zip(places, values, strict=True) if type(value) is not kind), None)
+            given = [(place, type(value)) for place, value in zip(places, values, strict=True) if value is not None]
+            odd = next((place for place, kind in given if kind is not given[0][1]), None)
             where = f"{odd}: {name!r} is of another kind than in the rows before" if odd else f"{name!r}: {error}"
             raise ValueError(f"The rows of {survey.root} can't be joined. {where}. Write one kind of value.") from error
     rows = datasets.Dataset.from_dict({**columns, PLACE: places})

@@ -33,7 +33,7 @@ class Survey:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[Path] = []
-        self._notes: dict[str, list[Path]] = {}
+        self._notes: dict[str, tuple[str, list[Path]]] = {}
         self._worth_a_warning = False
         folders, links, seen = [root], list[Path](), set[str]()
         while folders or links:  # folders before links: where both lead to one place, its own name counts
@@ -47,7 +47,7 @@ class Survey:
                 self._sort_in(entry, folders, links)
         self.files.sort()
         numbered = {folder for file in self.files for folder in file.parents if _REPEATS.fullmatch(folder.name)}
-        self.note("numbered folders, whose numbers repeat nothing: a picture counts once", self._below(numbered))
+        self.note("numbered folders, whose pictures count once all the same", self._below(numbered))
 
     @property
     def pictures(self) -> list[Path]:
@@ -55,14 +55,16 @@ class Survey:
         kinds = picture_kinds()
         return [file for file in self.files if file.suffix.lower() in kinds]
 
-    def note(self, why: str, files: Iterable[Path], warn: bool = False) -> None:
+    def note(self, why: str, files: Iterable[Path], warn: bool = False, of: str = "") -> None:
         """Counts files that are passed over for a reason.
 
         Args:
+            of: follows the count.
             warn: whether they look as if they were meant to be trained on.
         """
         if found := list(files):
-            self._notes.setdefault(why, []).extend(found)
+            known = self._notes.get(why, (of, []))[1]
+            self._notes[why] = (of, known + found)
             self._worth_a_warning |= warn
 
     def note_unreadable(self) -> None:
@@ -73,7 +75,8 @@ class Survey:
 
     def tell(self, taken: str) -> None:
         """Logs the one line: what is taken, what is passed over and why."""
-        parts = [f"{len(files)} {why}, such as {self.name(files[0])}" for why, files in self._notes.items()]
+        found = self._notes.items()
+        parts = [f"{why}: {len(files)}{of}, such as {self.name(files[0])}" for why, (of, files) in found]
         notes = f" Left out or changed: {'; '.join(parts)}." if parts else ""
         level = logging.WARNING if self._worth_a_warning else logging.INFO
         logger.log(level, "Data in %s: %s taken.%s", self.root, taken, notes)

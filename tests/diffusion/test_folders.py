@@ -62,7 +62,7 @@ def test_hidden_folders_and_those_of_file_servers_are_no_data(tmp_path, put_set,
     wanted = put_set(root / "in", "good")
     put_set(root / aside, "stale")
     assert captions(root) == [wanted]
-    assert f"1 hidden or system folders, such as {aside.split('/')[0]}" in caplog.text
+    assert f"hidden or system folders: 1, such as {aside.split('/')[0]}" in caplog.text
 
 
 def test_linked_folders_are_data_and_each_is_read_once(tmp_path, put_set, caplog):
@@ -73,14 +73,14 @@ def test_linked_folders_are_data_and_each_is_read_once(tmp_path, put_set, caplog
     (root / "c").symlink_to(root)  # round in a circle
     (root / "a").symlink_to(root / "z")  # a folder that is there already
     assert sorted(captions(root)) == sorted([near, far])
-    assert "2 links to folders that are read already" in caplog.text
+    assert "links to folders that are read already: 2" in caplog.text
 
 
 def test_a_link_that_leads_nowhere_is_told(tmp_path, caplog):
     put(tmp_path, "a.png", "a cat")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     assert captions(tmp_path) == ["a cat"]
-    assert "1 links that lead nowhere, such as b.png" in caplog.text
+    assert "links that lead nowhere: 1, such as b.png" in caplog.text
 
 
 def test_numbers_of_folders_repeat_nothing_and_this_is_told(tmp_path, caplog):
@@ -89,7 +89,7 @@ def test_numbers_of_folders_repeat_nothing_and_this_is_told(tmp_path, caplog):
     put(tmp_path, "1_dog/b.png", "a dog")
     assert captions(tmp_path) == ["rex", "a dog"] or captions(tmp_path) == ["a dog", "rex"]
     assert "2 pictures taken. " in caplog.text
-    assert "2 numbered folders, whose numbers repeat nothing: a picture counts once, such as 10_rex" in caplog.text
+    assert "numbered folders, whose pictures count once all the same: 2, such as 10_rex" in caplog.text
 
 
 def test_an_ordinary_folder_needs_one_plain_line(tmp_path, caplog):
@@ -114,6 +114,29 @@ def test_pictures_that_cannot_be_opened_here_are_told(tmp_path, end, caplog, mon
         captions(tmp_path)
 
 
+def test_rows_of_pictures_that_cannot_be_opened_here_are_left_out_and_counted(tmp_path, caplog):
+    put(tmp_path, "a.png")
+    (tmp_path / "b.jxl").write_bytes(b"x")
+    with_metadata(tmp_path, ["a.png", "b.jxl"])
+    assert captions(tmp_path) == ["a.png"]
+    assert "1 picture taken" in caplog.text and "(save them as PNG or JPEG): 1, such as b.jxl" in caplog.text
+    with_metadata(tmp_path, ["b.jxl"])
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no captioned pictures .* b\.jxl: save them as PNG"):
+        captions(tmp_path)
+
+
+def test_text_files_that_are_no_captions_are_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    put(tmp_path, "a.png", "a cat")
+    (tmp_path / "licence.txt").write_text("free")
+    assert captions(tmp_path) == ["a cat"]
+    assert "text files without a picture: 1, such as licence.txt" in caplog.text
+    with_metadata(tmp_path, ["a.png"])
+    assert captions(tmp_path) == ["a.png"]
+    assert "text files of pictures, instead of which the metadata file counts: 1, such as a.txt" in caplog.text
+
+
 def test_films_and_tables_beside_pictures_are_none(tmp_path):
     put(tmp_path, "a.png", "a cat")
     for name in ("latents.h5", "film.mpg", "notes.pdf"):
@@ -126,7 +149,7 @@ def test_pictures_beside_parquet_files_are_told(tmp_path, caplog):
     rows = {"image": [{"bytes": (tmp_path / "a.png").read_bytes(), "path": None}], "text": ["a cat"]}
     Dataset.from_dict(rows).to_parquet(tmp_path / "0.parquet")
     assert captions(tmp_path) == ["a cat"]
-    assert "1 pictures beside parquet files" in caplog.text
+    assert "pictures beside parquet files, which alone are read: 1" in caplog.text
 
 
 def test_heic_is_read_where_its_package_is(tmp_path):

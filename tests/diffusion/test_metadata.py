@@ -27,7 +27,7 @@ def test_the_first_line_of_a_text_file_is_the_caption_as_in_kohyas_scripts(folde
     (folder / "a.txt").write_bytes(b"\r\na cat \r\nasleep, on a sofa\r\n")
     (folder / "b.txt").write_bytes("\ufeffa dog\n".encode())
     assert captions(folder) == ["a cat", "a dog"]
-    assert "1 text files with more lines than the first, which is the caption, such as a.txt" in caplog.text
+    assert "text files with more lines than the first, which is the caption: 1, such as a.txt" in caplog.text
 
 
 @pytest.mark.parametrize("empty", ["", " \n\n", "\ufeff"])
@@ -69,6 +69,11 @@ JSONL = [
     ('{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png"}\n', r"metadata\.jsonl, line 2 is None"),
     ('{"file_name": "a.png", "text": NaN}\n', r"metadata\.jsonl, line 1 is nan"),
     ('{"file_name": "a.png", "text": "x"}\n{"file_name": "b.png", "text": 3}', r"jsonl, line 2: 'text' is of another"),
+    (
+        '{"file_name": "a.png", "text": "x", "n": null}\n{"file_name": "b.png", "text": "x", "n": 3}\n'
+        '{"file_name": "b.png", "text": "x", "n": "y"}',
+        r"jsonl, line 3: 'n' is of another kind",
+    ),
     ('{"file_name": "../a.png", "text": "x"}', r"metadata\.jsonl, line 1: '\.\./a\.png' lies outside"),
     ('{"file_name": "/etc/a.png", "text": "x"}', r"metadata\.jsonl, line 1: .* lies outside"),
     ('{"file_name": "a\\u0000.png", "text": "x"}', r"metadata\.jsonl, line 1: there is no picture"),
@@ -129,8 +134,8 @@ def test_parquet_metadata_and_damaged_parquet_files(folder):
     ],
 )
 def test_another_encoding_is_told_with_file_and_line(folder, name, data, said):
-    (folder / name).write_bytes(data)
     (folder / "b.txt").write_text("x")
+    (folder / name).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{name} is no UTF-8 text: {said}\. Save it as UTF-8\."):
         captions(folder)
 
