@@ -21,7 +21,7 @@ from reslora_sd.runs.run import PictureKey, Run
 MERGED = "merged, as exported"
 """Choice of pictures: the approach that each run's own export has."""
 _MOST_PIXELS = 4096 * 4096
-_FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,11 @@ def decode(data: bytes, name: str) -> Image.Image:
     return load(data, name).convert("RGB")
 
 
-def load(data: bytes, name: str) -> Image.Image:
-    """The picture of a PNG, JPEG or WebP as it is stored: with its transparency, and on its side if it was taken so.
+def load(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture of a file as it is stored: with its transparency, and on its side if it was taken so.
+
+    Args:
+        formats: Pillow's names of those that are opened; no other decoder sees the bytes.
 
     Raises:
         ValueError: it is damaged, too large, or of another kind.
@@ -72,7 +75,7 @@ def load(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than 4096 x 4096.")
             image.load()

@@ -9,11 +9,21 @@ from pathlib import Path
 
 from PIL import Image
 
-from reslora_sd.diffusion.pictures import CAPTIONS_FILE, metadata_rows, read_utf8, upright
+from reslora_sd.diffusion.pictures import (
+    CAPTIONS_FILE,
+    HEIC,
+    enable_heic,
+    first_line,
+    metadata_rows,
+    picture_kinds,
+    read_utf8,
+    unreadable_kind,
+    upright,
+)
 
-from .pictures import load
+from .pictures import FORMATS, load
 
-KINDS = (".png", ".jpg", ".jpeg", ".webp")
+KINDS = (".png", ".jpg", ".jpeg", ".webp", *(HEIC if enable_heic() else ()))
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MOST_FILES = 500
 MOST_BYTES_EACH = 20_000_000
@@ -23,6 +33,8 @@ MOST_BYTES = 400_000_000
 def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
     """Decodes every picture, writes it anew as PNG, and writes metadata.jsonl; gives how many there are.
 
+    Hidden files are left out and captions are first lines, as in folders (`reslora_sd.diffusion.survey`).
+
     Args:
         caption: of pictures that neither an uploaded metadata.jsonl names nor a text file (`cat.txt` for `cat.png`);
             empty for the file's own name.
@@ -30,6 +42,7 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
     Raises:
         ValueError: too many files, too large, two of a name, of another kind or damaged, or captions without a picture.
     """
+    files = [file for file in files if not file.name.startswith(".")]  # macOS leaves "._cat.jpg" about
     _check(files)
     pictures = {file.name: file for file in files if file.suffix.lower() in KINDS}
     table = next((file for file in files if file.name == CAPTIONS_FILE), None)
@@ -50,7 +63,7 @@ def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
 
 def _storable(data: bytes, name: str) -> Image.Image:
     """The picture upright, in a mode that PNG has; transparency stays (training puts it on white)."""
-    image = load(data, name)
+    image = load(data, name, (*FORMATS, "HEIF") if enable_heic() else FORMATS)
     try:
         image = upright(image)
     except ValueError as error:
@@ -63,6 +76,9 @@ def _check(files: Sequence[Path]) -> None:
         raise ValueError(f"There are {len(files)} files. At most {MOST_FILES} can be uploaded; give a path instead.")
     other = [file.name for file in files if file.suffix.lower() not in (*KINDS, ".txt") and file.name != CAPTIONS_FILE]
     if other:
+        end = Path(other[0]).suffix.lower()
+        if remedy := unreadable_kind(end) or ("save them as PNG or JPEG" if end in picture_kinds() else None):
+            raise ValueError(f"{other[0]!r} is of a kind that the page can't take ({remedy}).")
         raise ValueError(
             f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS_FILE} or .txt files for captions."
         )
@@ -95,7 +111,7 @@ def _beside(texts: Sequence[Path], pictures: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in texts:
         names = [name for name in pictures if Path(name).stem == text.stem]
-        words = read_utf8(text, repr(text.name)).strip()
+        words = first_line(read_utf8(text, repr(text.name)))
         if not names or not words:
             raise ValueError(f"{text.name!r} has the name of no uploaded picture, or is empty.")
         found.update(dict.fromkeys(names, words))

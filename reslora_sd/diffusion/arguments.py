@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files.texts import read_utf8
 from ..training.parser import SettingsParser, flat
 from .defaults import defaults_for
 from .settings import GROUPS, UnetSettings
@@ -63,11 +64,7 @@ def prompts_in(words: Sequence[str]) -> list[str]:
     path = Path(words[0])
     if not path.is_file():
         raise ValueError(f"--validation_prompts names the file {path}, which isn't there.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}. Save it as UTF-8.") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} holds no prompt. Write one a line.")
     return prompts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..runs.names import OPENMOJI
-from .folders import open_folder, root_cause
+from .folders import PLACE, open_folder, root_cause
 from .openmoji import load_openmoji
-from .pictures import as_rgb, check_depth
+from .pictures import as_rgb, check_depth, enable_heic
 from .settings import DataSettings, UnetSettings
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
@@ -47,15 +48,24 @@ class Framing:
         side = self.resolution
         scale = side / min(image.size)
         size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
-        if size != image.size:
-            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
         spare = (size[0] - side, size[1] - side)
         left, top = (part // 2 if self.center_crop else rng.randint(0, part) for part in spare)
-        image = image.crop((left, top, left + side, top + side))
+        image = _resized_part(image, size, (left, top, left + side, top + side), self.interpolation)
         if self.random_flip and rng.random() < 0.5:
             image = ImageOps.mirror(image)
         pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1  # (height, width, 3)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _resized_part(
+    image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int], interpolation: str
+) -> Image.Image:
+    """`image.resize(size).crop(part)`, without making what the crop leaves out: 4,000 x 1 would need gigabytes."""
+    if size == image.size:
+        return image.crop(part)
+    across, down = image.width / size[0], image.height / size[1]
+    box = (part[0] * across, part[1] * down, min(part[2] * across, image.width), min(part[3] * down, image.height))
+    return image.resize((part[2] - part[0], part[3] - part[1]), Image.Resampling[interpolation.upper()], box)
 
 
 class CaptionedImages:
@@ -65,17 +75,22 @@ class CaptionedImages:
         captions: a caption, or a list of them, for each picture.
         read: gives the picture of an index, decoded or not.
         name: what errors call the data.
+        places: where the caption of each picture stands, for errors.
 
     Raises:
         ValueError: there is no picture, a caption is empty, or a picture can't be decoded; the message names it.
     """
 
-    def __init__(self, captions: Sequence[Any], read: Callable[[int], Any], name: str) -> None:
+    def __init__(
+        self, captions: Sequence[Any], read: Callable[[int], Any], name: str, places: Sequence[str] | None = None
+    ) -> None:
+        enable_heic()
         self.name = name
+        self.places = [f", {place}" for place in places] if places else [""] * len(captions)
         self._read = read
         if not captions:
             raise ValueError(f"{name} has no pictures. Give a folder of pictures with captions.")
-        self.captions = [_captions(caption, index, name) for index, caption in enumerate(captions)]
+        self.captions = [_captions(caption, index, name + self.places[index]) for index, caption in enumerate(captions)]
         self.all_square = self._check_images() if len(captions) <= CHECKED_UP_TO else False
 
     def __len__(self) -> int:
@@ -84,15 +99,17 @@ class CaptionedImages:
     def image(self, index: int) -> Image.Image:
         """The picture as it was stored."""
         try:
-            image = self._read(index)
-            if not isinstance(image, Image.Image):
-                raise TypeError(f"there is no picture but {image!r}")
-            image.load()
+            with warnings.catch_warnings():  # Pillow warns of large pictures; above twice that size it refuses them
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = self._read(index)
+                if not isinstance(image, Image.Image):
+                    raise TypeError(f"there is no picture but {image!r}")
+                image.load()
             check_depth(image)
-        except (OSError, SyntaxError, TypeError, ValueError) as error:
+        except Exception as error:  # Pillow's decoders raise many kinds; each is about this picture
             raise ValueError(
-                f"Picture {index} of {self.name} ({self.captions[index][0]!r}) can't be read: {error}. "
-                "Replace it, or take it out of the data set."
+                f"Picture {index} of {self.name} ({self.captions[index][0]!r}{self.places[index]}) can't be read: "
+                f"{_reason(error)}. Replace it, or take it out of the data set."
             ) from error
         return image
 
@@ -112,11 +129,18 @@ class CaptionedImages:
         part = copy.copy(self)  # checked already
         part._read = lambda index: self._read(indices[index])
         part.captions = [self.captions[index] for index in indices]
+        part.places = [self.places[index] for index in indices]
         return part
 
     def _check_images(self) -> bool:
         sizes = [self.image(index).size for index in range(len(self))]
         return all(width == height for width, height in sizes)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels; make it smaller"
+    return (str(error) or type(error).__name__).rstrip(".")
 
 
 def load_images(
@@ -167,12 +191,14 @@ def captioned_images(
     """
     import datasets
 
-    image_column = _column("image", image_column, rows.column_names, name)
-    caption_column = _column("text", caption_column, rows.column_names, name)
+    columns = [column for column in rows.column_names if column != PLACE]
+    image_column = _column("image", image_column, columns, name)
+    caption_column = _column("text", caption_column, columns, name)
     if not isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image())
     images = rows.select_columns([image_column])
-    return CaptionedImages(list(rows[caption_column]), lambda index: images[index][image_column], name)
+    places = list(rows[PLACE]) if PLACE in rows.column_names else None
+    return CaptionedImages(list(rows[caption_column]), lambda index: images[index][image_column], name, places)
 
 
 def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:
@@ -211,5 +237,6 @@ def _captions(value: Any, index: int, name: str) -> list[str]:
     if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError(
             f"The caption of picture {index} of {name} is {value!r}. Give every picture a text, or a list of texts."
+            + " In a CSV, words such as None and nan stand for no text." * (".csv," in name)
         )
     return captions

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import logging
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from .metadata import METADATA, read_metadata
+from .pictures import first_line, read_utf8, unreadable_kind
+from .survey import Survey
 
-from .pictures import CAPTIONS_FILE, metadata_rows, read_utf8
-
-logger = logging.getLogger("reslora_sd")
-
-METADATA = (CAPTIONS_FILE, "metadata.csv", "metadata.parquet")
-"""What `datasets` reads captions from (its folder_based_builder.py)."""
+PLACE = "_place"
+"""Column that says where a row's caption stands; for errors only."""
 
 
 def open_folder(path: Path, cache_dir: str | None = None) -> Any:
-    """The rows of a folder, with pictures that are decoded as they are used.
+    """The rows of a folder, with pictures that are decoded as they are used; one line is logged of what is taken.
 
     Every picture is for training, whatever its name: `datasets` alone would put `test.png` into a test split.
+    Which files count is `Survey`'s rule, the same for all layouts.
 
     Args:
         path: one of
@@ -32,7 +28,7 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
             * pictures, each with its caption in a text file of the same name (`cat.png`, `cat.txt`), kohya's layout.
 
     Returns:
-        a `datasets.Dataset`.
+        a `datasets.Dataset`; `PLACE` may be one of its columns.
 
     Raises:
         FileNotFoundError: the folder, a picture or a caption is not there.
@@ -40,30 +36,25 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
-    if tables := parquet_files(path):
-        return _load(path, "parquet", [glob.escape(str(table)) for table in tables], cache_dir)
-    files = sorted(path.rglob("*"))
-    pictures = _pictures(files)
-    if metadata := [file for file in files if file.name in METADATA]:
-        _check_metadata(path, metadata, pictures)
-        return _load(path, "imagefolder", [glob.escape(str(path)) + "/**"], cache_dir)
-    return _with_text_files(path, pictures)
+    if path.is_file():
+        return _parquet([_data_file(path)], path, cache_dir)
+    survey = Survey(path)
+    if tables := _tables(survey):
+        rows = _parquet(tables, path, cache_dir)
+        survey.note("pictures beside parquet files, which alone are read", survey.pictures, warn=True)
+        survey.tell(f"{len(rows)} rows of {len(tables)} parquet file{'s' * (len(tables) > 1)}")
+        return rows
+    survey.note_unreadable()
+    if metadata := [file for file in survey.files if file.name in METADATA]:
+        return _with_metadata(survey, metadata)
+    return _with_text_files(survey)
 
 
 def parquet_files(path: Path) -> list[Path]:
     """The parquet files of a folder that hold pictures, or the one that `path` is; sorted."""
     if path.suffix == ".parquet" and path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*.parquet") if file.name not in METADATA)
-
-
-def _load(path: Path, kind: str, files: list[str], cache_dir: str | None) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(kind, data_files={"train": files}, split="train", cache_dir=cache_dir)
-    except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
-        raise ValueError(f"The data set {path} can't be read: {root_cause(error)}") from error
+    return _tables(Survey(path)) if path.is_dir() else []
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -73,61 +64,113 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _pictures(files: list[Path]) -> list[Path]:
-    kinds = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    # macOS leaves "._cat.jpg" about
-    return [file for file in files if file.suffix.lower() in kinds and not file.name.startswith(".")]
+def _tables(survey: Survey) -> list[Path]:
+    return [file for file in survey.files if file.suffix == ".parquet" and file.name not in METADATA]
 
 
-def _check_metadata(folder: Path, metadata: list[Path], pictures: list[Path]) -> None:
+def _data_file(path: Path) -> Path:
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path} is neither a folder nor a parquet file. Give the folder that holds the pictures.")
+    return path
+
+
+def _parquet(tables: list[Path], path: Path, cache_dir: str | None) -> Any:
+    import datasets
+    from pyarrow import parquet
+
+    table = path
+    try:
+        for table in tables:
+            parquet.read_schema(table)  # `datasets` doesn't say which file is damaged
+        table = path
+        files = [glob.escape(str(table)) for table in tables]
+        return datasets.load_dataset("parquet", data_files={"train": files}, split="train", cache_dir=cache_dir)
+    except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
+        raise ValueError(f"The data set {table} can't be read: {root_cause(error)}") from error
+
+
+def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
     """Each row has to name a picture that is there; pictures that no row names are told."""
-    named = set()
-    for table in metadata:
-        if table.suffix == ".parquet":
-            return  # `datasets` reads it, and tells what is wrong
-        for number, file_name in _file_names(table):
-            picture = table.parent / file_name
-            if not picture.is_file():
-                raise FileNotFoundError(f"{table}, line {number}: there is no picture {picture}.")
-            named.add(picture.resolve())
-    unnamed = [picture for picture in pictures if picture.resolve() not in named]
-    if unnamed:
-        logger.warning(
-            "%d of %d pictures of %s are in no metadata file, such as %s: nothing is trained on them.",
-            len(unnamed),
-            len(pictures),
-            folder,
-            unnamed[0].relative_to(folder),
-        )
+    if len({table.name for table in tables}) > 1:
+        names = ", ".join(survey.name(table) for table in tables[:4])
+        raise ValueError(f"{survey.root} has metadata files of several kinds: {names}. Keep those of one kind.")
+    rows = [row for table in tables for row in read_metadata(table)]
+    named = {os.path.realpath(row.picture) for row in rows}
+    pictures = survey.pictures
+    unnamed = [picture for picture in pictures if os.path.realpath(picture) not in named]
+    survey.note("named in no metadata file", unnamed, warn=True, of=f" of {len(pictures)} pictures")
+    there = set(survey.files)
+    beside = [text for text in _captions_of(pictures) if text in there]
+    survey.note("text files of pictures, instead of which the metadata file counts", beside)
+    rows = [row for row in rows if not unreadable_kind(row.picture.suffix.lower())]  # counted with the pictures
+    if not rows:
+        raise FileNotFoundError(_no_captions(survey))
+    columns: dict[str, list[Any]] = {name: [] for row in rows for name in row.values}
+    for name, values in columns.items():
+        values.extend(row.values.get(name) for row in rows)
+    places = [row.place for row in rows]
+    found = _dataset(columns, places, survey)
+    survey.tell(f"{len(rows)} picture{'s' * (len(rows) != 1)}")
+    return found
 
 
-def _file_names(table: Path) -> Iterator[tuple[int, str]]:
-    """(line, `file_name`) of each row of a metadata.jsonl or metadata.csv."""
-    if table.suffix != ".csv":
-        yield from ((number, row["file_name"]) for number, row in metadata_rows(table))
-        return
-    reader = csv.DictReader(io.StringIO(read_utf8(table), newline=""))
-    for row in reader:
-        if not row.get("file_name"):
-            raise ValueError(f"{table}, line {reader.line_num}: no file_name: {row}")
-        yield reader.line_num, row["file_name"]
-
-
-def _with_text_files(folder: Path, pictures: list[Path]) -> Any:
-    texts = [picture.with_suffix(".txt") for picture in pictures]
-    missing = [picture for picture, text in zip(pictures, texts, strict=True) if not text.is_file()]
+def _with_text_files(survey: Survey) -> Any:
+    pictures, folder = survey.pictures, survey.root
+    texts = _captions_of(pictures)
+    there = set(survey.files)
+    missing = [picture for picture, text in zip(pictures, texts, strict=True) if text not in there]
     if len(missing) == len(pictures):
-        raise FileNotFoundError(
-            f"{folder} has no metadata.jsonl, so its pictures have no captions. Write one line a picture: "
-            '{"file_name": "cat.png", "text": "a grey cat"}, or give every picture a text file of its name.'
-        )
+        raise FileNotFoundError(_no_captions(survey))
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(pictures)} pictures of {folder} have no caption. Write that of {missing[0].name} "
             f"into {missing[0].with_suffix('.txt')}."
         )
-    import datasets
+    unreadable = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
+    used = {*texts, *_captions_of(unreadable)}
+    alone = [file for file in survey.files if file.suffix == ".txt" and file not in used]
+    survey.note("text files without a picture", alone)
+    written = [read_utf8(text) for text in texts]
+    captions = [first_line(words) for words in written]
+    for text, caption in zip(texts, captions, strict=True):
+        if not caption:
+            raise ValueError(f"{text} is empty. Write the caption of the picture of this name into it.")
+    longer = [text for text, words in zip(texts, written, strict=True) if len(words.strip().split("\n")) > 1]
+    survey.note("text files with more lines than the first, which is the caption", longer, warn=True)
+    rows = _dataset({"image": [str(picture) for picture in pictures], "text": captions}, list(map(str, texts)), survey)
+    survey.tell(f"{len(pictures)} picture{'s' * (len(pictures) != 1)}")
+    return rows
 
-    captions = [read_utf8(text).strip() for text in texts]
-    rows = datasets.Dataset.from_dict({"image": [str(picture) for picture in pictures], "text": captions})
+
+def _captions_of(pictures: list[Path]) -> list[Path]:
+    """The text files in which the captions of pictures stand, or would."""
+    return [picture.with_suffix(".txt") for picture in pictures]
+
+
+def _no_captions(survey: Survey) -> str:
+    """Why a folder without metadata has no captioned picture, and what to do."""
+    survey.tell("no pictures")
+    odd = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
+    if odd and not survey.pictures:
+        remedy = unreadable_kind(odd[0].suffix.lower())
+        return f"{survey.root} has no captioned pictures that can be opened here. {survey.name(odd[0])}: {remedy}."
+    return (
+        f"{survey.root} has no metadata.jsonl, so its pictures have no captions. Write one line a picture: "
+        '{"file_name": "cat.png", "text": "a grey cat"}, or give every picture a text file of its name.'
+    )
+
+
+def _dataset(columns: dict[str, list[Any]], places: list[str], survey: Survey) -> Any:
+    import datasets
+    import pyarrow
+
+    for name, values in columns.items():
+        try:
+            pyarrow.array(values)
+        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
+            given = [(place, type(value)) for place, value in zip(places, values, strict=True) if value is not None]
+            odd = next((place for place, kind in given if kind is not given[0][1]), None)
+            where = f"{odd}: {name!r} is of another kind than in the rows before" if odd else f"{name!r}: {error}"
+            raise ValueError(f"The rows of {survey.root} can't be joined. {where}. Write one kind of value.") from error
+    rows = datasets.Dataset.from_dict({**columns, PLACE: places})
     return rows.cast_column("image", datasets.Image())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..files.texts import read_utf8
+
 CAPTIONS_FILE = "metadata.jsonl"
 """A line a picture: `file_name` and `text`."""
+HEIC = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_UNREADABLE = frozenset(".jxl .avif .svg .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .webp .jp2 .tif .tiff".split())
+"""Pictures that Pillow, or an old or small build of it, can't open."""
+_STUBS = ("BUFR", "GRIB", "HDF5", "MPEG")
+"""Pillow knows their names but can't decode them: a film or a table beside the pictures isn't one."""
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -47,19 +55,36 @@ def check_depth(image: Image.Image) -> None:
         raise ValueError(f"it has 32 bits a channel (mode {image.mode}), and not 8 or 16")
 
 
-def read_utf8(file: Path, name: str | None = None) -> str:
-    """The text of a file.
+def picture_kinds() -> frozenset[str]:
+    """Ends of the names of pictures that can be opened here; HEIC is one of them where pillow-heif is installed."""
+    enable_heic()
+    ends = Image.registered_extensions()
+    return frozenset(end for end, kind in ends.items() if kind in Image.OPEN and kind not in _STUBS)
 
-    Args:
-        name: what errors call it, where its path is nobody's business.
 
-    Raises:
-        ValueError: it is no UTF-8.
-    """
+@functools.cache
+def enable_heic() -> bool:
+    """Teaches Pillow to open HEIC, as phones write it; False without the package pillow-heif."""
     try:
-        return file.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name or file} is no UTF-8 text: {error}. Save it as UTF-8.") from error
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def unreadable_kind(end: str) -> str | None:
+    """What to do about pictures whose names end so, if they can't be opened here; None for all other files."""
+    if end in picture_kinds():
+        return None
+    if end in HEIC:
+        return 'pip install "reslora-sd[heic]" reads them'
+    return "save them as PNG or JPEG" if end in _UNREADABLE else None
+
+
+def first_line(text: str) -> str:
+    """The caption that a text file holds: its first line that isn't empty, as in kohya's scripts."""
+    return next((line.strip() for line in text.split("\n") if line.strip()), "")
 
 
 def metadata_rows(table: Path, name: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -77,7 +102,7 @@ def metadata_rows(table: Path, name: str | None = None) -> Iterator[tuple[int, d
         try:
             row = json.loads(line)
             row["file_name"] = str(row["file_name"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{name or table}, line {number}: no JSON object with a file_name: {line[:80]!r}"
             ) from error

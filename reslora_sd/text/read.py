@@ -25,7 +25,7 @@ def read_json_lines(path: str, columns: Sequence[str], limit: int | None = None)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}. Give JSON lines with the columns {', '.join(columns)}.")
     rows: list[Row] = []
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if limit is not None and len(rows) >= limit:

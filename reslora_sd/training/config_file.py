@@ -11,6 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from ..files.texts import read_utf8
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """The table of a config file. In YAML, `no` stays the word that was written, except for a switch.
@@ -22,7 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config names {path}, which isn't there.")
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
+        text = read_utf8(path, "it")
         values = json.loads(text) if kind == "JSON" else yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} can't be read as {kind}: {error}") from error

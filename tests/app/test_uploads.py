@@ -7,6 +7,7 @@ from PIL import Image
 
 from app import uploads
 from app.uploads import save_uploads
+from reslora_sd.diffusion import pictures
 from reslora_sd.diffusion.settings import DataSettings
 
 
@@ -51,6 +52,37 @@ def test_captions_in_text_files_are_used(files, tmp_path):
     text.write_text("été", encoding="latin-1")
     with pytest.raises(ValueError, match=r"'blue\.txt' is no UTF-8 text"):
         save_uploads([*files, text], tmp_path / "b", "")
+
+
+def test_captions_and_hidden_files_follow_the_rules_of_folders(files, tmp_path):
+    folder = files[0].parent
+    (folder / "blue.txt").write_text("\nthe sky\nat noon\n")
+    (folder / "._blue.jpg").write_bytes(b"macOS")
+    (folder / ".DS_Store").write_bytes(b"macOS")
+    assert save_uploads(sorted(folder.iterdir()), tmp_path / "a", "") == 2
+    assert [row["text"] for row in rows(tmp_path / "a")] == ["the sky", "red apple"]
+    (folder / "blue.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"'blue\.txt' .* is empty"):
+        save_uploads(sorted(folder.iterdir()), tmp_path / "b", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.jxl", "PNG or JPEG"), ("a.tif", "PNG or JPEG"), ("a.heic", r"reslora-sd\[heic\]")]
+)
+def test_pictures_of_other_kinds_are_refused_with_what_to_do(files, tmp_path, name, said, monkeypatch):
+    monkeypatch.setattr(uploads, "KINDS", (".png", ".jpg"))
+    monkeypatch.setattr(pictures, "picture_kinds", lambda: frozenset([".png", ".jpg", ".tif"]))
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=rf"'{name}' is of a kind that the page can't take \(.*{said}"):
+        save_uploads([*files, tmp_path / name], tmp_path / "a", "")
+
+
+def test_heic_is_taken_where_its_package_is(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.heic")
+    assert save_uploads([tmp_path / "a.heic"], tmp_path / "a", "red") == 1
+    assert Image.open(tmp_path / "a" / "0000.png").size == (64, 48)
 
 
 def test_two_files_of_one_name_are_refused(files, tmp_path):

@@ -1,0 +1,115 @@
+"""Which files of a folder are data, by one rule for all layouts; what is passed over is counted and told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .pictures import picture_kinds, unreadable_kind
+
+logger = logging.getLogger("reslora_sd")
+
+_SYSTEM = frozenset("@eaDir @Recycle @Recently-Snapshot #recycle #snapshot $RECYCLE.BIN __MACOSX lost+found".split())
+"""Folders that file servers and systems put beside pictures; thumbnails and deleted files are in them."""
+_REPEATS = re.compile(r"\d+_.+")
+"""kohya's folder names, such as `10_rex`."""
+
+
+class Survey:
+    """The files of a folder and all below it. Links are followed, and each folder is read once.
+
+    Folders and files whose names start with a dot, and folders of file servers and systems, are passed over.
+
+    Args:
+        root: the folder; its own name is free.
+
+    Raises:
+        ValueError: a folder can't be opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[Path] = []
+        self._notes: dict[str, tuple[str, list[Path]]] = {}
+        self._worth_a_warning = False
+        folders, links, seen = [root], list[Path](), set[str]()
+        while folders or links:  # folders before links: where both lead to one place, its own name counts
+            folder = folders.pop() if folders else links.pop()
+            real = os.path.realpath(folder)
+            if real in seen:
+                self.note("links to folders that are read already", [folder])
+                continue
+            seen.add(real)
+            for entry in _entries(folder):
+                self._sort_in(entry, folders, links)
+        self.files.sort()
+        numbered = {folder for file in self.files for folder in file.parents if _REPEATS.fullmatch(folder.name)}
+        self.note("numbered folders, whose pictures count once all the same", self._below(numbered))
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The pictures that can be opened, by name."""
+        kinds = picture_kinds()
+        return [file for file in self.files if file.suffix.lower() in kinds]
+
+    def note(self, why: str, files: Iterable[Path], warn: bool = False, of: str = "") -> None:
+        """Counts files that are passed over for a reason.
+
+        Args:
+            of: follows the count.
+            warn: whether they look as if they were meant to be trained on.
+        """
+        if found := list(files):
+            known = self._notes.get(why, (of, []))[1]
+            self._notes[why] = (of, known + found)
+            self._worth_a_warning |= warn
+
+    def note_unreadable(self) -> None:
+        """Counts the pictures of kinds that can't be opened here."""
+        for file in self.files:
+            if remedy := unreadable_kind(file.suffix.lower()):
+                self.note(f"pictures of a kind that can't be opened here ({remedy})", [file], warn=True)
+
+    def tell(self, taken: str) -> None:
+        """Logs the one line: what is taken, what is passed over and why."""
+        found = self._notes.items()
+        parts = [f"{why}: {len(files)}{of}, such as {self.name(files[0])}" for why, (of, files) in found]
+        notes = f" Left out or changed: {'; '.join(parts)}." if parts else ""
+        level = logging.WARNING if self._worth_a_warning else logging.INFO
+        logger.log(level, "Data in %s: %s taken.%s", self.root, taken, notes)
+
+    def name(self, file: Path) -> str:
+        """A file as seen from the folder."""
+        return file.relative_to(self.root).as_posix()
+
+    def _below(self, folders: Iterable[Path]) -> list[Path]:
+        """Those of the folders that lie in this one, sorted."""
+        return sorted(folder for folder in folders if folder != self.root and folder.is_relative_to(self.root))
+
+    def _sort_in(self, entry: os.DirEntry[str], folders: list[Path], links: list[Path]) -> None:
+        path = Path(entry.path)
+        if entry.is_dir():
+            if entry.name.startswith(".") or entry.name in _SYSTEM:
+                self.note("hidden or system folders", [path])
+            else:
+                (links if entry.is_symlink() else folders).append(path)
+        elif entry.name.startswith("."):  # macOS leaves "._cat.jpg" about
+            self.note("hidden files", [path])
+        elif entry.is_file():
+            self.files.append(path)
+        elif entry.is_symlink():
+            self.note("links that lead nowhere", [path], warn=True)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(
+            f"The folder {folder} can't be read: {error.strerror}. Give yourself the right to read it, or move it out "
+            "of the data."
+        ) from error
