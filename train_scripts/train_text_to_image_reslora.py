@@ -41,7 +41,7 @@ from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
-from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule, own_rates
+from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
@@ -54,6 +54,7 @@ from reslora_sd.runs.stopping import until_stopped
 from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
 from reslora_sd.training.distributed import check_accumulation, check_prepared_accumulation, leave_process_group
+from reslora_sd.training.resuming import own_rates
 
 logger = logging.getLogger("reslora_sd")
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

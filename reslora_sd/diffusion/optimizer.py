@@ -1,9 +1,7 @@
-"""AdamW on the adapter, the schedule of its rate, and both in a run that goes on with other settings."""
+"""AdamW on the adapter, and the schedule of its rate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,20 +48,3 @@ def make_schedule(settings: OptimizerSettings, optimizer: torch.optim.Optimizer,
         num_cycles=settings.lr_num_cycles,
         power=settings.lr_power,
     )
-
-
-@contextmanager
-def own_rates(optimizer: Any, lr_scheduler: Any) -> Iterator[None]:
-    """Keeps the optimizer's settings, such as its rate, while a checkpoint is loaded, which holds those of its run.
-
-    Moments, step counts and the schedule's place are the checkpoint's.
-    """
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    rates = list(lr_scheduler.base_lrs)
-    yield
-    lr_scheduler.base_lrs = rates
-    place = lr_scheduler.last_epoch
-    now = [rate * factor(place) for rate, factor in zip(rates, lr_scheduler.lr_lambdas, strict=True)]
-    for group, kept, rate in zip(optimizer.param_groups, groups, now, strict=True):
-        group.update({**kept, "lr": rate})
-    lr_scheduler._last_lr = now

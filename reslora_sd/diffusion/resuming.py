@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ from ..assets import DEFAULT_MODEL
 from ..runs.checkpoints import find_checkpoint, list_checkpoints
 from ..runs.contents import holds_run
 from ..runs.folder import RunFolder
-from ..runs.jsonl import read_object
-from ..runs.names import RUN_FILE
+from ..training.resuming import check_unchanged, is_same_place
 from .arguments import to_arguments
 from .settings import UnetSettings
 
@@ -63,52 +60,19 @@ def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
     elif asked:
         checkpoint = find_checkpoint(run.path, asked)
     run.check(resume=run.owns(checkpoint), overwrite=overwrite)
-    if checkpoint is not None and run.owns(checkpoint):
-        notes: list[str] = []
-        arguments = read_object(run.path / RUN_FILE, notes.append).get("arguments")
-        if isinstance(arguments, dict):
-            check_unchanged(checkpoint, arguments, settings)
-        else:
-            why = " ".join(notes) or f"{RUN_FILE} has no arguments."
-            logger.warning("%s: %s Give the flags that the run was started with: they can't be checked.", run.path, why)
+    check_unchanged(run, checkpoint, to_arguments(settings), breaks)
     return checkpoint
 
 
-def check_unchanged(checkpoint: Path, arguments: Mapping[str, Any], settings: UnetSettings) -> None:
-    """Whether the settings are those of the checkpoint's run, but for what may change.
-
-    Args:
-        arguments: of that run, from its run.json. A flag that isn't there, since it came later, is not compared.
-
-    Raises:
-        ValueError: it names each flag that differs, and both values.
-    """
-    now = json.loads(json.dumps(to_arguments(settings)))
-    changed = [
-        f"--{name} was {_said(arguments[name])} and is {_said(now[name])}"
-        for name in now
-        if name in arguments and _breaks(name, arguments[name], now[name])
-    ]
-    if changed:
-        raise ValueError(
-            f"{checkpoint} is of a run with other settings: {'; '.join(changed)}. Resume with the same, or start "
-            "another run in another --output_dir."
-        )
-
-
-def _breaks(name: str, before: Any, now: Any) -> bool:
+def breaks(name: str, before: Any, now: Any) -> bool:
     """Whether a run can't go on with the value `now` of a flag."""
     if name == "mixed_precision":  # fp16 goes on with the scale of its loss, which only its checkpoints hold
-        return now == "fp16" and before != "fp16"
-    if name in _PATHS and isinstance(before, str) and isinstance(now, str):
-        return not _is_same_place(Path(before), Path(now))
+        return bool(now == "fp16") and bool(before != "fp16")
+    if name in _PATHS:
+        return not (is_same_place(before, now) or (_is_embedded(before) and _is_embedded(now)))
     return name in FIXED and bool(before != now)
 
 
-def _is_same_place(before: Path, now: Path) -> bool:
-    embedded = DEFAULT_MODEL.parts[-3:]  # the package may have moved
-    return before.resolve() == now.resolve() or before.parts[-3:] == now.parts[-3:] == embedded
-
-
-def _said(value: Any) -> str:
-    return "left out" if value is None else json.dumps(value, ensure_ascii=False)
+def _is_embedded(path: Any) -> bool:
+    """Whether it is this package's model, wherever the package was or is installed."""
+    return isinstance(path, str) and Path(path).parts[-3:] == DEFAULT_MODEL.parts[-3:]

@@ -10,9 +10,11 @@ from diffusers.optimization import get_scheduler
 
 from reslora_sd.assets import DEFAULT_MODEL
 from reslora_sd.diffusion.arguments import make_parser, parse_settings, to_arguments
-from reslora_sd.diffusion.optimizer import own_rates
-from reslora_sd.diffusion.resuming import CHANGEABLE, FIXED, check_unchanged
+from reslora_sd.diffusion.resuming import CHANGEABLE, FIXED, breaks
+from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.jsonl import read_jsonl
+from reslora_sd.training.resuming import check_unchanged as compare
+from reslora_sd.training.resuming import own_rates
 from tests.snapshots import snapshot
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -20,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 def rates(run):
     return [row["lr"] for row in read_jsonl(run / "log.jsonl")]
+
+
+def check_unchanged(folder, before, settings):
+    """The comparison of a command with a run.json that says `before`."""
+    (folder / "run.json").write_text(json.dumps({"arguments": before}))
+    compare(RunFolder(folder), folder / "checkpoint-2", to_arguments(settings), breaks)
 
 
 def test_every_flag_is_in_one_class():
@@ -32,7 +40,7 @@ def test_a_flag_that_would_break_the_run_is_refused_with_both_values(name, tmp_p
     now = to_arguments(parse_settings([]))
     said = "left out" if now[name] is None else json.dumps(now[name])
     with pytest.raises(ValueError) as caught:
-        check_unchanged(tmp_path / "checkpoint-2", {**now, name: "another"}, parse_settings([]))
+        check_unchanged(tmp_path, {**now, name: "another"}, parse_settings([]))
     assert f'checkpoint-2 is of a run with other settings: --{name} was "another" and is {said}. Resume' in str(
         caught.value
     )
