@@ -54,7 +54,7 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         what results.json says, in the main process.
     """
     data, evaluation, training = settings.data, settings.evaluation, settings.training
-    run, resumed_at = find_resumed(training, settings.output.overwrite_output_dir)
+    run, resumed_at = find_resumed(settings)
     task = task_named(data.task)
     train_rows = read_train(task, data.train_file, data.max_train_samples, training.seed)
     test_rows = read_test(task, data.test_file, data.max_eval_samples)

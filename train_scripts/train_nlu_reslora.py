@@ -46,7 +46,7 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         what results.json says, in the main process.
     """
     data, evaluation, training = settings.data, settings.evaluation, settings.training
-    run, resumed_at = find_resumed(training, settings.output.overwrite_output_dir)
+    run, resumed_at = find_resumed(settings)
     task = glue_task(data.task)
     train_rows = read_train(task, data.train_file, data.max_train_samples, training.seed)
     test_rows = read_tests(task, (data.test_file, data.test_file_mismatched), data.max_eval_samples)

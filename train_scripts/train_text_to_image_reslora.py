@@ -24,8 +24,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
-from diffusers.optimization import get_scheduler
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    set_seed,
+)
 from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
@@ -37,19 +41,21 @@ from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
+from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
-from reslora_sd.diffusion.settings import OptimizerSettings, TrainingSettings, UnetSettings
+from reslora_sd.diffusion.resuming import find_resumed
+from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
 from reslora_sd.diffusion.validation import Validation, validation_loss
-from reslora_sd.runs.checkpoints import find_checkpoint
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
 from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
-from reslora_sd.training.distributed import leave_process_group
+from reslora_sd.training.distributed import check_accumulation, check_prepared_accumulation, leave_process_group
+from reslora_sd.training.resuming import own_rates
 
 logger = logging.getLogger("reslora_sd")
 _MUST_LEARN_BY = 10  # optimizer steps with a learning rate above zero
@@ -57,9 +63,11 @@ _MUST_LEARN_BY = 10  # optimizer steps with a learning rate above zero
 
 def make_accelerator(settings: UnetSettings) -> Accelerator:
     """accelerate's settings for this run; nothing is written yet."""
-    output = settings.output
+    output, accumulated = settings.output, settings.training.gradient_accumulation_steps
+    check_accumulation(accumulated)
     return Accelerator(
-        gradient_accumulation_steps=settings.training.gradient_accumulation_steps,
+        # given as a plugin, the launcher's variable doesn't win over it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulated),
         mixed_precision=settings.training.mixed_precision,
         log_with=None if output.report_to == "none" else output.report_to,
         project_config=ProjectConfiguration(
@@ -70,34 +78,12 @@ def make_accelerator(settings: UnetSettings) -> Accelerator:
     )
 
 
-def make_optimizer(settings: OptimizerSettings, adapter: ResLoRAAdapter, pictures_a_step: int) -> torch.optim.Optimizer:
-    """AdamW on the adapter's parameters, which are float32 in every precision.
-
-    Args:
-        pictures_a_step: of all processes and accumulated batches; `--scale_lr` multiplies the rate by it.
-    """
-    optimizer_class = torch.optim.AdamW
-    if settings.use_8bit_adam:
-        try:
-            import bitsandbytes
-        except ImportError:
-            raise ImportError("--use_8bit_adam needs bitsandbytes. Run: pip install bitsandbytes") from None
-        optimizer_class = bitsandbytes.optim.AdamW8bit
-    return optimizer_class(
-        list(adapter.parameters()),
-        lr=settings.learning_rate * (pictures_a_step if settings.scale_lr else 1),
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
-
-
 def make_validation(settings: UnetSettings, steps_of_epoch: int, resolution: int) -> tuple[Validation | None, int]:
-    """What to draw, and every how many steps; 0 for never."""
+    """What to draw, and every how many steps to draw and to measure; 0 for never."""
     validation = settings.validation
-    if not validation.validation_prompts:
-        return None, 0
     every = validation.validation_steps or (validation.validation_epochs or 0) * steps_of_epoch
+    if not (validation.validation_prompts and validation.num_validation_images):
+        return None, every
     what = Validation(
         prompts=tuple(validation.validation_prompts),
         seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
@@ -164,8 +150,7 @@ def main(settings: UnetSettings) -> None:
     # 1. Whatever can be wrong is found before anything is written
     output, training = settings.output, settings.training
     run = RunFolder(output.output_dir)
-    checkpoint = find_checkpoint(run.path, output.resume_from_checkpoint) if output.resume_from_checkpoint else None
-    run.check(resume=run.owns(checkpoint), overwrite=output.overwrite_output_dir)
+    checkpoint = find_resumed(run, settings)
     accelerator = make_accelerator(settings)
     quiet = not accelerator.is_local_main_process
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
@@ -173,14 +158,15 @@ def main(settings: UnetSettings) -> None:
     torch.backends.cuda.matmul.allow_tf32 = training.allow_tf32
     if training.enable_xformers_memory_efficient_attention:
         logger.warning("xformers isn't used: PyTorch's scaled_dot_product_attention saves the same memory.")
+    if training.dataloader_num_workers:
+        logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     parts = load_parts(
         model.pretrained_model_name_or_path, model.revision, model.variant, model.prediction_type, model.cache_dir
     )
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution
-    if resolution % (parts.pixels_per_latent * 8):
-        logger.warning("--resolution %d is no multiple of %d.", resolution, parts.pixels_per_latent * 8)
+    parts.check_resolution(resolution)
     images, kept_out = load_split(settings, resolution)
     framing = framing_of(settings.data, resolution)
 
@@ -200,22 +186,19 @@ def main(settings: UnetSettings) -> None:
     steps_of_epoch = math.ceil(len(images) / pictures_a_step)
     total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
-    lr_scheduler = get_scheduler(
-        settings.optimizer.lr_scheduler,
-        optimizer,
-        num_warmup_steps=settings.optimizer.lr_warmup_steps,
-        num_training_steps=total,
-    )
+    lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
     validation, every = make_validation(settings, steps_of_epoch, resolution)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size
     unet, optimizer = accelerator.prepare(parts.unet, optimizer)
+    check_prepared_accumulation(accelerator, training.gradient_accumulation_steps)
     accelerator.register_for_checkpointing(lr_scheduler)  # prepared, it would step once a process
     register_adapter(accelerator, adapter)
     done = 0
     if checkpoint is not None:
-        done = load_checkpoint(accelerator, checkpoint)
+        with own_rates(optimizer, lr_scheduler):
+            done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
         run.start(describe(settings, parts, adapter, images, total), checkpoint)
         if validation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from ..assets import DEFAULT_MODEL as DEFAULT_MODEL
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+logger = logging.getLogger("reslora_sd")
 
 
 @dataclass
@@ -47,6 +50,22 @@ class Parts:
         """Precision of the frozen weights; an adapter in the U-Net has its own."""
         dtype: torch.dtype = self.vae.dtype
         return dtype
+
+    def check_resolution(self, resolution: int) -> None:
+        """Whether the VAE and diffusers' pipeline take pictures of so many pixels a side.
+
+        Raises:
+            ValueError: they don't.
+        """
+        multiple = max(self.pixels_per_latent, 8)  # the pipeline asks for 8 whatever the VAE
+        if resolution % multiple:
+            below, above = resolution // multiple * multiple, -(-resolution // multiple) * multiple
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"--resolution is {resolution}. It must be a multiple of {multiple} for this model: take {nearest}."
+            )
+        if resolution % (self.pixels_per_latent * 8):
+            logger.warning("--resolution %d is no multiple of %d.", resolution, self.pixels_per_latent * 8)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves and casts the three models."""

@@ -13,13 +13,13 @@ from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
 from ..training.method import MethodSettings
-from ..training.options import check_above_zero, check_at_least, check_choices, option, switch
+from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
+from .optimizer_settings import OptimizerSettings as OptimizerSettings
 
 Method = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
 Approach = Literal["exact", "input", "least_squares", "none", "weights"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Precision = Literal["no", "fp16", "bf16"]
-Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class TrainingSettings:
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
         "Left out: all of the schedule; embedded model: 600.",
     )
-    dataloader_num_workers: int = option(0, "Must be 0: batches are made from what is in memory.")
+    dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
     enable_xformers_memory_efficient_attention: bool = option(
         False, "Accepted for old commands: PyTorch's own memory-efficient attention is always used."
     )
@@ -155,11 +155,10 @@ class TrainingSettings:
             self, 1, ["train_batch_size", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps"]
         )
         check_above_zero(self, ["snr_gamma"])
-        if self.dataloader_num_workers:
-            raise ValueError(
-                f"--dataloader_num_workers is {self.dataloader_num_workers}. It must be 0: batches are made from what "
-                "is in memory. Leave it out."
-            )
+        check_at_least(self, 0, ["dataloader_num_workers", "noise_offset"])
+        check_finite(self)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed is {self.seed}. It must be from 0 to {2**32 - 1}.")
 
     def timesteps(self, schedule: int) -> range:
         """Those that are trained of a schedule of so many.
@@ -174,28 +173,6 @@ class TrainingSettings:
                 f"timesteps: 0 <= min_timestep < max_timestep <= {schedule}."
             )
         return range(self.min_timestep, stop)
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW and the schedule of its rate."""
-
-    _argument_group_name: ClassVar[str] = "optimizer and schedule"
-
-    learning_rate: float = option(1e-4, "Rate of AdamW (embedded model: 5e-4).")
-    scale_lr: bool = option(False, "Times processes, accumulation and batch size.")
-    lr_scheduler: Schedule = option("constant", "How the rate changes over the steps.")
-    lr_warmup_steps: int = option(0, "Optimizer steps (diffusers: 500, unused by 'constant').")
-    use_8bit_adam: bool = option(False, "bitsandbytes' AdamW8bit.")
-    adam_beta1: float = option(0.9, "Decay of AdamW's first moment.")
-    adam_beta2: float = option(0.999, "Decay of AdamW's second moment.")
-    adam_weight_decay: float = option(1e-2, "AdamW's weight decay.")
-    adam_epsilon: float = option(1e-8, "AdamW's epsilon.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_above_zero(self, ["learning_rate", "max_grad_norm"])
 
 
 @dataclass(frozen=True)
@@ -215,15 +192,15 @@ class ValidationSettings:
     validation_epochs: int | None = option(
         None, "Draw every so many epochs, where validation_steps is left out (left out too: every epoch)."
     )
-    num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...")
+    num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...; 0 draws none.")
     validation_negative_prompt: str = option("", "What the pictures are guided away from.")
     validation_guidance_scale: float = option(7.5, "How strongly the prompt guides (embedded model: 4).")
     validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20).")
 
     def __post_init__(self) -> None:
-        names = "validation_steps validation_epochs num_validation_images validation_inference_steps"
-        check_at_least(self, 1, names.split())
-        check_at_least(self, 0, ["validation_samples"])
+        check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])
+        check_at_least(self, 0, ["validation_samples", "num_validation_images"])
+        check_finite(self)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,10 @@ def _find(folder: Path, asked: str) -> Path:
     if asked == "latest":
         there = list_checkpoints(folder)
         if not there:
-            raise FileNotFoundError(f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out.")
+            raise FileNotFoundError(
+                f"{folder} has no checkpoint to resume from. Leave --resume_from_checkpoint out; where a run is there, "
+                "--overwrite_output_dir replaces it."
+            )
         return there[-1]
     for path in (folder / asked, Path(asked)):
         if checkpoint_step(path.name) is not None and path.is_dir():

@@ -14,26 +14,48 @@ from ..adapter.text import gradient_checkpointing_kwargs
 from ..runs.checkpoints import find_checkpoint, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
-from ..training.distributed import leave_process_group
+from ..training.distributed import check_accumulation, leave_process_group
+from ..training.resuming import check_unchanged, is_same_place
 from .methods import Attached
+from .settings import TextSettings
 from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
 
 logger = logging.getLogger("reslora_sd")
 
 
-def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolder, int]:
+_FIXED = frozenset(
+    """
+    method rank lora_alpha lora_dropout pre_num first_block target_modules model dtype
+    task train_file max_length max_train_samples validation_samples
+    seed per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps
+    """.split()
+)
+"""Flags that a resumed run shares with its first part; the others' new values count from the checkpoint on."""
+
+
+def _breaks(name: str, before: Any, now: Any) -> bool:
+    """Whether a run can't go on with the value `now` of a flag."""
+    same = is_same_place(before, now) if name in ("model", "train_file") else before == now
+    return name in _FIXED and not same
+
+
+def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     """The run folder, and the step from which the run goes on (0: from the start).
 
     `--resume_from_checkpoint` becomes a path.
 
     Raises:
-        ValueError: the folder holds another run, or the checkpoint lacks a part.
+        ValueError: the folder holds another run, the checkpoint lacks a part, or a flag has another value than in the
+            run and would make it another; or the launcher's accumulation isn't the flag's.
         FileNotFoundError: it holds no such checkpoint.
     """
+    training, overwrite = settings.training, settings.output.overwrite_output_dir
+    check_accumulation(training.gradient_accumulation_steps)
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
     checkpoint = find_checkpoint(run.path, str(asked)) if asked is not None else None
     run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    check_unchanged(run, checkpoint, settings.to_arguments(), _breaks)
     if checkpoint is None:
         return run, 0
     training.resume_from_checkpoint = str(checkpoint)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 from ..adapter.adapter import ResLoRAAdapter
@@ -21,6 +22,7 @@ from ..runs.checkpoints import SAVING
 from ..runs.folder import RunFolder
 from ..runs.names import ADAPTER_FILE, HEAD_FILE, checkpoint_name
 from ..training.checks import check_learning, check_loss, peak_memory_mb
+from ..training.resuming import own_rates
 
 
 class RunTrainer(Trainer):  # type: ignore[misc]
@@ -35,6 +37,13 @@ class RunTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, *args: Any, run: RunFolder, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.run = run
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):  # schedules of the loss know no flags
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        with own_rates(self.optimizer, self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.run.path / SAVING)

@@ -1,8 +1,41 @@
-"""The end of a training that several processes share."""
+"""What a training and its launcher have to agree on, and the end of one that several processes share."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+
+
+def check_accumulation(steps: int) -> None:
+    """Whether `accelerate launch --gradient_accumulation_steps`, which sets a variable, says what the flag says.
+
+    accelerate's own 1 and auto leave it to the flag.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    launched = os.environ.get(_ACCUMULATION, "")
+    if launched not in ("", "1", "auto", str(steps)):
+        raise ValueError(_disagreement(steps, launched, f"accelerate launch or {_ACCUMULATION}"))
+
+
+def check_prepared_accumulation(accelerator: Any, steps: int) -> None:
+    """Whether accelerate still accumulates as the flag says: a DeepSpeed config that says otherwise has won over it.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    if accelerator.gradient_accumulation_steps != steps:
+        raise ValueError(_disagreement(steps, accelerator.gradient_accumulation_steps, "the DeepSpeed config"))
+
+
+def _disagreement(steps: int, other: Any, source: str) -> str:
+    return (
+        f"--gradient_accumulation_steps is {steps}, and {source} says {other}. Give the number to this script only, "
+        "or the same to both."
+    )
 
 
 def leave_process_group(accelerator: Any) -> None:

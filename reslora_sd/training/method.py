@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..config import ResLoRAConfig
 from ..runs.names import METHODS
-from .options import check_above_zero, check_at_least, check_choices, option
+from .options import check_above_zero, check_at_least, check_choices, check_finite, option
 
 OurMethod = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
 """The keys of `METHODS`, as a type."""
@@ -39,6 +39,7 @@ class MethodSettings:
         check_choices(self)
         check_at_least(self, 1, ("rank", "calibration_samples"))
         check_above_zero(self, ("lora_alpha",))
+        check_finite(self)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"--lora_dropout is {self.lora_dropout}. It must be at least 0 and below 1.")
         if self.is_ours:

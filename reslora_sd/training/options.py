@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -54,6 +55,18 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
         value = getattr(settings, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} is {value}. It must be above 0.")
+
+
+def check_finite(settings: Any, but: Iterable[str] = ()) -> None:
+    """Numbers must be neither NaN nor infinite, except for the fields named in `but`.
+
+    Raises:
+        ValueError: it names the flag and the value that came.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in but and isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{field.name} is {value}. It must be a finite number.")
 
 
 def _choices_of(kind: type) -> dict[str, tuple[Any, ...]]:

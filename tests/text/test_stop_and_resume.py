@@ -121,9 +121,17 @@ def test_the_limit_removes_the_oldest_of_the_path_that_was_taken(train, finished
     assert [row["step"] for row in read_jsonl(finished / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_new_rate_counts_from_the_checkpoint_on(train, finished):
+    train(finished, "--resume_from_checkpoint", "checkpoint-4", "--learning_rate", 0.01, "--evaluate", "none")
+    assert [row["lr"] for row in read_jsonl(finished / "log.jsonl")] == [0.02] * 4 + [0.01]
+
+
 def test_a_refused_resume_leaves_the_run_as_it_was(train, straight, finished):
-    with pytest.raises(ValueError, match="other settings"):
-        train(finished, "--resume_from_checkpoint", "checkpoint-4", "--rank", 2)
+    with pytest.raises(ValueError, match=r"other settings: --rank was 4 and is 2; --max_train_samples was left out"):
+        train(finished, "--resume_from_checkpoint", "checkpoint-4", "--rank", 2, "--max_train_samples", 9)
+    with pytest.raises(ValueError, match=r"--per_device_train_batch_size was 4 and is 2; --seed was 42 and is 7\."):
+        flags = ("--seed", 7, "--per_device_train_batch_size", 2)
+        train(finished, "--resume_from_checkpoint", "checkpoint-4", *flags)
     assert differences(straight, finished) == []
 
 

@@ -131,9 +131,11 @@ def test_the_other_methods_resume_too_and_can_be_evaluated_later(train, method, 
 
 
 def test_an_adalora_of_another_rank_is_refused(train):
-    train("--method", "adalora", "--save_steps", 4, "--evaluate", "none")
-    with pytest.raises(ValueError, match=r"adalora_state\.safetensors is of another model, rank or targets"):
+    _, run = train("--method", "adalora", "--save_steps", 4, "--evaluate", "none")
+    with pytest.raises(ValueError, match=r"other settings: --rank was \d+ and is 2\."):
         train("--method", "adalora", "--rank", 2, "--resume_from_checkpoint", "checkpoint-4")
+    with pytest.raises(ValueError, match=r"adalora_state\.safetensors is of another model, rank or targets"):
+        train("--method", "adalora", "--rank", 2, "--resume_from_checkpoint", run / "checkpoint-4", output="own")
 
 
 @pytest.mark.parametrize("method", OURS)

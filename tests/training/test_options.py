@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from reslora_sd.training.options import check_above_zero, check_at_least, check_choices, option, switch
+from reslora_sd.training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ def test_a_value_below_the_least_is_named(value):
 def test_a_value_that_is_not_above_zero_is_named(value):
     with pytest.raises(ValueError, match=rf"--number is {value}\. It must be above 0\."):
         check_above_zero(Settings(number=value), ["number"])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_named_unless_it_may_be(value):
+    with pytest.raises(ValueError, match=rf"--number is {value}\. It must be a finite number\."):
+        check_finite(Settings(number=value))
+    check_finite(Settings(number=value), but=["number"])
+    check_finite(Settings(number=-1e300))
 
 
 def test_bounds_themselves_and_what_is_left_out_pass():

@@ -1,0 +1,78 @@
+"""Whether a run may go on from a checkpoint, and with which changes of its settings. No torch."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..assets import DEFAULT_MODEL
+from ..runs.checkpoints import find_checkpoint, list_checkpoints
+from ..runs.contents import holds_run
+from ..runs.folder import RunFolder
+from ..training.resuming import check_unchanged, is_same_place
+from .arguments import to_arguments
+from .settings import UnetSettings
+
+logger = logging.getLogger("reslora_sd")
+
+FIXED = frozenset(
+    """
+    method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
+    pretrained_model_name_or_path revision variant prediction_type
+    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples validation_samples
+    resolution center_crop random_flip image_interpolation_mode
+    seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
+    lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
+    """.split()
+)
+"""Flags that stay what they were: what is trained, on which pictures in which order, for which loss."""
+CHANGEABLE = frozenset(
+    """
+    merge_approach merge_rank calibration_samples cache_dir cache_latents
+    num_train_epochs max_train_steps gradient_checkpointing mixed_precision allow_tf32 dataloader_num_workers
+    enable_xformers_memory_efficient_attention local_rank
+    learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
+    validation_prompts validation_prompt validation_steps validation_epochs num_validation_images
+    validation_negative_prompt validation_guidance_scale validation_inference_steps
+    output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit resume_from_checkpoint report_to
+    logging_dir push_to_hub hub_model_id hub_token
+    """.split()
+)
+"""Flags whose new value counts from the checkpoint on."""
+_PATHS = ("pretrained_model_name_or_path", "train_data_dir")
+
+
+def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
+    """The checkpoint that the run goes on from; `None` where it starts. Nothing is written.
+
+    Without a run in the folder, `latest` starts one, as in diffusers' scripts: the same command starts and continues.
+
+    Raises:
+        ValueError: the folder holds another run, a part of the checkpoint is missing or damaged, or a flag has another
+            value than in the run, and is one of `FIXED`.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    output, checkpoint = settings.output, None
+    asked, overwrite = output.resume_from_checkpoint, output.overwrite_output_dir
+    if asked == "latest" and not list_checkpoints(run.path) and (overwrite or not holds_run(run.path)):
+        logger.warning("%s has no checkpoint to resume from: the training starts at its first step.", run.path)
+    elif asked:
+        checkpoint = find_checkpoint(run.path, asked)
+    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    check_unchanged(run, checkpoint, to_arguments(settings), breaks)
+    return checkpoint
+
+
+def breaks(name: str, before: Any, now: Any) -> bool:
+    """Whether a run can't go on with the value `now` of a flag."""
+    if name == "mixed_precision":  # fp16 goes on with the scale of its loss, which only its checkpoints hold
+        return bool(now == "fp16") and bool(before != "fp16")
+    if name in _PATHS:
+        return not (is_same_place(before, now) or (_is_embedded(before) and _is_embedded(now)))
+    return name in FIXED and bool(before != now)
+
+
+def _is_embedded(path: Any) -> bool:
+    """Whether it is this package's model, wherever the package was or is installed."""
+    return isinstance(path, str) and Path(path).parts[-3:] == DEFAULT_MODEL.parts[-3:]
