@@ -9,11 +9,17 @@ from typing import Any
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Runs a script's main function; errors of input and data end it with exit status 1 and one line."""
+    """Runs a script's main function; errors of input, data and disk end it with exit status 1 and one line.
+
+    So does Ctrl-C, with 130, as shells expect.
+    """
     try:
         main()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(130)
 
 
 def quiet_libraries(*names: str) -> None:

@@ -1,8 +1,26 @@
-"""The end of a training that several processes share."""
+"""Stopping and ending a training that several processes share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import torch
+
+
+def asked_anywhere(accelerator: Any) -> Callable[[bool], bool] | None:
+    """For `until_stopped`: whether any process was asked to stop, known to all at once; `None` for one process.
+
+    One number is added up over the processes for it at each step.
+    """
+    if accelerator.num_processes == 1:
+        return None
+
+    def agree(asked: bool) -> bool:
+        flag = torch.tensor(float(asked), device=accelerator.device)
+        return float(accelerator.reduce(flag, "sum")) > 0
+
+    return agree
 
 
 def leave_process_group(accelerator: Any) -> None:

@@ -40,7 +40,7 @@ def assert_same(one, two):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_leaves_what_the_design_says(train, method):
-    run = train("--method", method, "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
+    run = train("--method", method, "--report", "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
     found = {path.name for path in run.iterdir()}
     assert found >= {
         "run.json",
