@@ -14,4 +14,4 @@ def stage(name: str, total: int = 1) -> Iterator[Any]:
 
     with tqdm(total=total, desc=name, mininterval=0.5) as bar:
         yield bar
-        bar.update(bar.total - bar.n)
+        bar.update(total - bar.n)

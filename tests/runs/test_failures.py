@@ -3,6 +3,7 @@
 import errno
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,23 @@ import torch
 
 from reslora_sd.runs.failures import NoSpaceError, is_full, told_plainly
 from reslora_sd.runs.folder import RunFolder
+from reslora_sd.runs.lock import as_only_writer
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 kB; skipped where it may not be mounted."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+def small_disk():
+    """A file system of 256 kB, outside of pytest's folders; skipped where it may not be mounted."""
+    folder = Path(tempfile.mkdtemp())
     try:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
+        folder.rmdir()
         pytest.skip("tmpfs can't be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    try:
+        yield folder
+    finally:  # torch still holds its file
+        subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
 
 
 WRITERS = {
@@ -58,6 +63,16 @@ def test_full_disks_are_known_by_their_errors(error):
     assert is_full(error)
     with pytest.raises(NoSpaceError, match="There is no checkpoint yet: start"), told_plainly(Path("nowhere")):
         raise ValueError("something else") from error
+
+
+def test_a_training_on_a_full_disk_ends_in_the_sentence_and_frees_its_lock(tmp_path):
+    @as_only_writer(lambda folder: folder)
+    def main(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(NoSpaceError, match=r"No space left in .*run: free 20 MB there"):
+        main(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_errors_stay_as_they_are(tmp_path):
