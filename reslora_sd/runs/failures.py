@@ -49,7 +49,8 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        if any(words in str(error) for words in _FULL_WORDS):
+        said = str(error)
+        if any(words in said for words in _FULL_WORDS) and "PytorchStreamReader" not in said:  # a damaged file
             return True
         error = error.__cause__ or error.__context__
     return False

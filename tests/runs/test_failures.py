@@ -65,6 +65,11 @@ def test_full_disks_are_known_by_their_errors(error):
         raise ValueError("something else") from error
 
 
+def test_a_damaged_file_is_no_full_disk():
+    words = "[enforce fail at inline_container.cc:145] . PytorchStreamReader failed reading zip archive"
+    assert not is_full(RuntimeError(words)) and not is_full(ValueError("x"))
+
+
 def test_a_training_on_a_full_disk_ends_in_the_sentence_and_frees_its_lock(tmp_path):
     @as_only_writer(lambda folder: folder)
     def main(folder):
