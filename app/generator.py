@@ -137,7 +137,7 @@ class PictureGenerator:
         self._check_data(arguments)
         settings = calibration_settings(arguments)
         start = (run.steps or step) * settings.training.gradient_accumulation_steps
-        pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples)
+        pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples or _CALIBRATION_PICTURES)
         count = max(1, pictures // settings.training.train_batch_size)
         return list(calibration_batches(settings, parts, start, count))
 

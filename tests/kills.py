@@ -25,7 +25,7 @@ from tests.snapshots import differences
 
 FLAGS = """--method reslora_ms --train_batch_size 2 --max_train_steps 7 --learning_rate 1e-2 --rank 4 --lora_dropout 0.1
 --calibration_samples 8 --checkpointing_steps 2 --checkpoints_total_limit 2 --validation_steps 2
---validation_inference_steps 4 --validation_samples 2 --validation_prompts red green""".split()
+--validation_inference_steps 4 --validation_samples 2 --report --validation_prompts red green""".split()
 """Of a run in which as much as possible is written."""
 _MOST_KILLS = 4  # of one run
 

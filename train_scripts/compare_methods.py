@@ -88,7 +88,7 @@ def main(settings: UnetComparison, more: Sequence[str]) -> None:
         more: flags of the training script.
     """
     steps = str(settings.max_train_steps)
-    flags = ["--max_train_steps", steps, "--validation_steps", steps, "--overwrite_output_dir", *more]
+    flags = ["--max_train_steps", steps, "--validation_steps", steps, "--overwrite_output_dir", "--report", *more]
     claim_folder(settings.folder, {"max_train_steps": settings.max_train_steps, "flags": list(more)}, REPORT_FILE)
     combinations = list(itertools.product(settings.seeds, settings.learning_rates, settings.methods))
     run_all(

@@ -38,6 +38,7 @@ from reslora_sd.diffusion.batches import BatchMaker, batches_apart, training_bat
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import framing_of, load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
+from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
@@ -54,7 +55,12 @@ from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
 from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
-from reslora_sd.training.distributed import check_accumulation, check_prepared_accumulation, leave_process_group
+from reslora_sd.training.distributed import (
+    asked_anywhere,
+    check_accumulation,
+    check_prepared_accumulation,
+    leave_process_group,
+)
 from reslora_sd.training.resuming import own_rates
 
 logger = logging.getLogger("reslora_sd")
@@ -214,20 +220,12 @@ def main(settings: UnetSettings) -> None:
 
     # 4. The loop
     unet.train()
+    max_norm = settings.optimizer.max_grad_norm
     train_step = OptimizerStep(
-        accelerator,
-        unet,
-        parts,
-        adapter,
-        optimizer,
-        lr_scheduler,
-        batches,
-        training,
-        settings.optimizer.max_grad_norm,
-        run.path,
+        accelerator, unet, parts, adapter, optimizer, lr_scheduler, batches, training, max_norm, run.path
     )
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
-    for step in until_stopped(bar, heed=accelerator.num_processes == 1):
+    for step in until_stopped(bar, asked_anywhere(accelerator)):
         row, now = train_step(step), step + 1
         bar.set_postfix(loss=f"{row['loss']:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
@@ -245,12 +243,14 @@ def main(settings: UnetSettings) -> None:
     if done < total and now % output.checkpointing_steps:
         save_checkpoint(accelerator, run, now, output.checkpoints_total_limit)
     if done < total and now < total:
-        print(f"Stopped after step {now} of {total}. Go on with --resume_from_checkpoint latest.")
-        accelerator.end_training()
+        accelerator.print(f"Stopped after step {now} of {total}. Go on with --resume_from_checkpoint latest.")
+        del unet, train_step  # DDP has to go before its process group
+        leave_process_group(accelerator)
         return
 
     # 5. Merge, export, prove
     accelerator.wait_for_everyone()
+    drawn = max(done, total) * training.gradient_accumulation_steps
     if accelerator.is_main_process:
         result = finish(
             adapter,
@@ -260,15 +260,15 @@ def main(settings: UnetSettings) -> None:
             run,
             settings.method.approach,
             validation,
+            effort_of(settings, drawn),
             step=max(done, total),
-            drawn=max(done, total) * training.gradient_accumulation_steps,
+            drawn=drawn,
             rank=settings.method.merge_rank,
-            calibration_samples=settings.method.calibration_samples,
         )
         print_result(run, result, parts)
         if output.push_to_hub:
             push_to_hub(output, run)
-    del unet, train_step  # DDP has to go before its process group
+    del unet, train_step
     leave_process_group(accelerator)
 
 

@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..merging.applied import applied
-from ..merging.merge import merge
+from ..merging.merge import FROM_STATISTICS, merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, APPROACHES, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE
+from ..runs.names import ADAPTER_FILE, APPROACHES, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE, UNMERGED
 from .batches import Batch, BatchMaker
 from .calibration import predict
+from .effort import Effort
 from .loss import target_of
 from .models import Parts
 from .precision import use_own_forward
+from .progress import stage
 from .validation import Validation, save_sheets
 
-_MEASURED_PICTURES = 128
 _SPEC_NAMES = {"epsilon": "epsilon", "v_prediction": "v"}
 """Prediction types as modelspec (Stability-AI/ModelSpec) writes them."""
 
@@ -39,7 +40,7 @@ class Finished:
     """By approach: how far the merged model's prediction is from the unmerged one's, as a share of what the whole
     adaptation changes: ||merged - unmerged|| / ||unmerged - base||, over noisy latents of the training data."""
     loss: dict[str, float]
-    """Of the base model, the unmerged one and every approach, on the same noisy latents."""
+    """Of the base model, the unmerged one and every measured approach, on the same noisy latents."""
     largest_difference: float
     """Between the exported file in a fresh pipeline and the unmerged model, of any number of a prediction."""
     active_linears: int
@@ -54,13 +55,13 @@ def finish(
     run: RunFolder,
     approach: str,
     validation: Validation | None,
+    effort: Effort,
     *,
     step: int,
     drawn: int,
     rank: int | None = None,
-    calibration_samples: int = 512,
 ) -> Finished:
-    """Saves the training form, merges by every approach, measures each, exports one, and loads it as a user would.
+    """Saves the training form, merges, measures, exports one merge, and loads it as a user would.
 
     The adapter is taken out of the U-Net; base weights stay as they were.
 
@@ -68,6 +69,7 @@ def finish(
         batches: of the training data; calibration uses draws of noise and timesteps that training didn't.
         kept_out: of pictures that training didn't see, to measure on; `None` to measure on the training data, with
             other draws again.
+        effort: how much of it.
         step: the last optimizer step, under which pictures are saved.
         drawn: how many batches training has used (more than steps, with accumulation).
         rank: cuts the exact merge of `block`.
@@ -78,24 +80,30 @@ def finish(
     unet = parts.unet.eval()
     use_own_forward(unet)
     adapter.save(run.path / ADAPTER_FILE)
-    count = max(1, calibration_samples // batches.batch_size)
-    measured = list(_measured(batches, kept_out, drawn + count, calibration_samples))
-    plains = _merge_all(adapter, parts, batches.between(drawn, drawn + count), approach, rank)
+    count = max(1, effort.calibration // batches.batch_size)
+    measured = list(_measured(batches, kept_out, drawn + count, effort.measured))
+    plains = _merge_all(adapter, parts, batches, range(drawn, drawn + count), approach, rank, effort)
 
-    unmerged = _predict(unet, parts, measured)
-    with adapter.disabled():
-        base = _predict(unet, parts, measured)
-        base_pictures = validation.draw(parts.pipeline()) if validation else []
-    adapter.remove()
-    others = () if adapter.config.residual == "none" else tuple(name for name in plains if name != approach)
-    drift, loss, drawn_by = _measure(plains, unet, parts, measured, unmerged, base, validation, others)
+    if not effort.draw:
+        validation = None
+    base_pictures = validation.drawn_at_first(run) if validation else None
+    with stage("measuring", len(measured) * (2 + len(plains))) as bar:
+        unmerged = _predict(unet, parts, measured, bar)
+        with adapter.disabled():
+            base = _predict(unet, parts, measured, bar)
+            if validation and base_pictures is None:
+                base_pictures = validation.draw(parts.pipeline())
+        adapter.remove()
+        drift, loss = _measure(plains, unet, parts, measured, unmerged, base, bar)
+    others = [name for name in plains if name != approach] if validation and effort.draw_others else []
+    drawn_by = {name: _draw(plains[name], name, parts, validation) for name in others if validation}
     _export(plains[approach], parts, run)
     largest, active, pictures = _prove(
         parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
     )
     finished = Finished(approach, drift, loss, largest, active)
     if validation:
-        for name, found in {BASE: base_pictures, **drawn_by, approach: pictures}.items():
+        for name, found in {BASE: base_pictures or [], **drawn_by, approach: pictures}.items():
             validation.save(found, run, step, name)
         save_sheets(run, approach)
     run.finish(REPORT_FILE, _report(finished, plains))
@@ -109,20 +117,21 @@ def _measure(
     batches: Sequence[Batch],
     unmerged: Sequence[Tensor],
     base: Sequence[Tensor],
-    validation: Validation | None,
-    to_draw: Sequence[str],
-) -> tuple[dict[str, float], dict[str, float], dict[str, list[Any]]]:
-    """Drift of every approach, losses of all models on the same batches, validation pictures of those `to_draw`."""
-    drift, loss = {}, {"base": _loss(base, parts, batches), "unmerged": _loss(unmerged, parts, batches)}
-    pictures = {}
+    bar: Any,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Drift of every approach, and losses of all models on the same batches."""
+    drift, loss = {}, {BASE: _loss(base, parts, batches), UNMERGED: _loss(unmerged, parts, batches)}
     for name, plain in plains.items():
         with applied(plain, unet):
-            merged = _predict(unet, parts, batches)
-            if validation and name in to_draw:
-                pictures[name] = validation.draw(parts.pipeline())
+            merged = _predict(unet, parts, batches, bar)
         drift[name] = _distance(merged, unmerged) / max(_distance(unmerged, base), 1e-30)
         loss[name] = _loss(merged, parts, batches)
-    return drift, loss, pictures
+    return drift, loss
+
+
+def _draw(plain: PlainLoRA, name: str, parts: Parts, validation: Validation) -> list[Any]:
+    with applied(plain, parts.unet), stage(f"drawing with merge {name}"):
+        return validation.draw(parts.pipeline())
 
 
 def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
@@ -136,25 +145,49 @@ def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
     plain.save_kohya(run.path / KOHYA_FILE, **details)
 
 
-def _measured(batches: BatchMaker, kept_out: BatchMaker | None, start: int, at_most: int) -> Iterator[Batch]:
+def _measured(batches: BatchMaker, kept_out: BatchMaker | None, start: int, pictures: int) -> Iterator[Batch]:
     if kept_out is not None:
-        return kept_out.between(0, max(1, min(_MEASURED_PICTURES, at_most) // kept_out.batch_size))
-    return batches.between(start, start + max(1, min(_MEASURED_PICTURES, at_most) // batches.batch_size))
+        return kept_out.between(0, max(1, pictures // kept_out.batch_size))
+    return batches.between(start, start + max(1, pictures // batches.batch_size))
 
 
 def _merge_all(
-    adapter: ResLoRAAdapter, parts: Parts, batches: Any, approach: str, rank: int | None
+    adapter: ResLoRAAdapter,
+    parts: Parts,
+    batches: BatchMaker,
+    calibration: range,
+    approach: str,
+    rank: int | None,
+    effort: Effort,
 ) -> dict[str, PlainLoRA]:
-    """Every approach of the adapter's residual, on the same statistics; `rank` cuts the chosen one."""
-    statistics = collect_statistics(adapter, batches, lambda batch: _predict(parts.unet, parts, [batch]))
+    """The chosen approach, cut to `rank`, and the residual's others where they are wanted; on the same statistics."""
+    residual = adapter.config.residual
+    wanted = APPROACHES[residual] if effort.other_merges and residual != "none" else (approach,)
+    statistics = None
+    if set(wanted) & set(FROM_STATISTICS) or (effort.draw_others and residual != "none"):
+        with stage("statistics", len(calibration)) as bar:
+            statistics = collect_statistics(
+                adapter,
+                batches.between(calibration.start, calibration.stop),
+                lambda batch: _predict(parts.unet, parts, [batch], bar),
+            )
     cut = {approach: rank} if rank is not None else {}
-    return {name: merge(adapter, name, statistics, rank=cut.get(name)) for name in APPROACHES[adapter.config.residual]}
+    with stage("merging", len(wanted)) as bar:
+        plains = {}
+        for name in wanted:
+            plains[name] = merge(adapter, name, statistics, rank=cut.get(name))
+            bar.update()
+    return plains
 
 
 @torch.no_grad()
-def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch]) -> list[Tensor]:
-    """The U-Net's predictions on noisy latents, float32 on the CPU."""
-    return [predict(unet, parts, batch).float().cpu() for batch in batches]
+def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch], bar: Any) -> list[Tensor]:
+    """The U-Net's predictions on noisy latents, float32 on the CPU; one step of the bar for each batch."""
+    found = []
+    for batch in batches:
+        found.append(predict(unet, parts, batch).float().cpu())
+        bar.update()
+    return found
 
 
 def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch]) -> float:
@@ -191,14 +224,18 @@ def _prove(
     pipeline.load_lora_weights(str(folder), weight_name=DIFFUSERS_FILE)
     layers = [module for module in pipeline.unet.modules() if isinstance(module, BaseTunerLayer)]
     active = sum(bool(layer.active_adapters) and not layer.disable_adapters for layer in layers)
-    merged = _predict(pipeline.unet, parts, measured)
+    with stage("proving", len(measured)) as bar:
+        merged = _predict(pipeline.unet, parts, measured, bar)
     if active != expected or (_distance(unmerged, base) > 0 and _distance(merged, base) == 0):
         raise RuntimeError(
             f"{folder / DIFFUSERS_FILE} has {expected} blocks, but {active} act in a fresh pipeline, and its output "
             f"differs from the base model's by {_distance(merged, base)}. Please report this with the file."
         )
     largest = max(float((a - b).abs().max()) for a, b in zip(merged, unmerged, strict=True))
-    return largest, active, validation.draw(pipeline) if validation else []
+    if validation is None:
+        return largest, active, []
+    with stage("drawing with the exported file"):
+        return largest, active, validation.draw(pipeline)
 
 
 def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:

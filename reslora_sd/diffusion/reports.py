@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 import torch
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..runs.folder import RunFolder
+from ..runs.names import DIFFUSERS_FILE, KOHYA_FILE
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
@@ -48,13 +50,14 @@ def finite(norm: torch.Tensor | float | None) -> float | None:
 
 
 def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
-    """What the user reads at the end."""
-    print("\nDrift of the merged from the unmerged model, as a share of what the adaptation changes:")
-    for name, value in sorted(result.drift.items(), key=lambda item: -item[1]):
-        print(f"  {name:14} {100 * value:7.3f} %{'   <- exported' if name == result.approach else ''}")
+    """What the user reads at the end: how good the merge is, where the files are, and how to use them."""
+    if result.approach != "exact":
+        print("\nDrift of the merged from the unmerged model, as a share of what the adaptation changes:")
+        for name, value in sorted(result.drift.items(), key=lambda item: -item[1]):
+            print(f"  {name:14} {100 * value:7.3f} %{'   <- exported' if name == result.approach else ''}")
     print(
-        f"In a fresh pipeline {result.active_linears} linears carry the LoRA; its predictions differ from the unmerged "
-        f"model's by {result.largest_difference:.2g} at most."
+        f"\nIn a fresh pipeline {result.active_linears} linears carry the LoRA; its predictions differ from the "
+        f"unmerged model's by {result.largest_difference:.2g} at most."
     )
     if parts.relabelled:
         kind = parts.scheduler.config.prediction_type
@@ -64,4 +67,8 @@ def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
         print("  config = pipeline.scheduler.config")
         print(f"  pipeline.scheduler = pipeline.scheduler.from_config(config, prediction_type={kind!r})")
         print("In ComfyUI, the node ModelSamplingDiscrete sets it.")
-    print(f"Everything is in {run.path}. Use it with: pipeline.load_lora_weights({str(run.path)!r})")
+    page = shlex.join(["python", "-m", "app", str(run.path)])
+    print(f"The LoRA is {run.path / DIFFUSERS_FILE}, for the base model {parts.name}.")
+    print(f"  diffusers:           pipeline.load_lora_weights({str(run.path)!r})")
+    print(f"  ComfyUI and A1111:   {run.path / KOHYA_FILE}")
+    print(f"  look at the run:     {page}")

@@ -37,7 +37,7 @@ class UnetMethod(MethodSettings):
     merge_approach: Approach | None = option(
         None, "How paths are merged away (left out: exact for lora and reslora_bs, else least_squares)."
     )
-    calibration_samples: int = option(512, "Noisy pictures that merging takes its statistics from.")
+    calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
     merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")
 
     def __post_init__(self) -> None:
@@ -216,6 +216,7 @@ class OutputSettings:
     resume_from_checkpoint: str | None = option(None, "'latest', checkpoint-STEP, or a path.", metavar="NAME")
     report_to: str = option("none", "tensorboard, wandb, comet_ml or all; log.jsonl is always written.")
     logging_dir: str = option("logs", "Trackers' folder inside output_dir.")
+    report: bool | None = switch("Measure and draw every merge at length. --no_report: only merge, export and load.")
     push_to_hub: bool = option(False, "Upload the exported LoRA when training ends.")
     hub_model_id: str | None = option(None, "Repository on the Hub (left out: name of output_dir).")
     hub_token: str | None = option(None, "Token for the Hub.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,35 @@ class Validation:
                 ).images
         return pictures
 
+    def drawn_at_first(self, run: RunFolder) -> list[Image.Image] | None:
+        """The base model's pictures: those of step 0, when the adapter changed nothing; `None` where one is missing.
+
+        Only pictures of these very settings, and as they were written, are taken.
+        """
+        how = self._how()
+        rows = {
+            (row["prompt"], row["seed"]): row
+            for row in run.pictures()
+            if row["step"] == 0 and row["merge_approach"] == UNMERGED and how.items() <= row.items()
+        }
+        pictures = []
+        for key in ((prompt, seed) for prompt in self.prompts for seed in self.seeds):
+            picture = _open(run, rows.get(key))
+            if picture is None or hashlib.sha256(picture.tobytes()).hexdigest() != rows[key]["sha256"]:
+                return None
+            if picture.size != (self.resolution, self.resolution):
+                return None
+            pictures.append(picture)
+        return pictures
+
+    def _how(self) -> dict[str, Any]:
+        """What all rows of the index share."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "guidance_scale": self.guidance_scale,
+            "inference_steps": self.inference_steps,
+        }
+
     def save(self, pictures: Sequence[Image.Image], run: RunFolder, step: int, approach: str) -> None:
         """Writes pictures and their index rows, and warns of pictures that equal those of an earlier step.
 
@@ -86,11 +116,9 @@ class Validation:
                 step,
                 f"{approach}-{number:02d}-{seed}.png",
                 prompt=prompt,
-                negative_prompt=self.negative_prompt,
                 seed=seed,
-                guidance_scale=self.guidance_scale,
-                inference_steps=self.inference_steps,
                 merge_approach=approach,
+                **self._how(),
             )
             earlier = before.get((prompt, seed, approach))
             repeated += earlier is not None and earlier["step"] != step and earlier["sha256"] == row["sha256"]

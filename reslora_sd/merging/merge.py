@@ -70,6 +70,8 @@ def merge(
                 found = _merge_a(block, approach, adapter.config, statistics, merged_norms, ridge, from_inputs)
                 if statistics is not None:
                     found.error = rules.branch_error(block, adapter.config, found.A, statistics)
+                elif residual == "none":
+                    found.error = 0.0  # there is no path to lose
             if approach == "weights":
                 merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
             plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)

@@ -14,6 +14,7 @@ from typing import Any
 from . import contents
 from .atomic import replacing, sync, write_json
 from .checkpoints import list_checkpoints, publish, remove_checkpoint, remove_oldest, step_of
+from .failures import check_there
 from .jsonl import append_row, is_step, read_rows, write_rows
 from .names import INDEX_FILE, LOG_FILE, RUN_FILE, UNMERGED, checkpoint_name
 
@@ -90,7 +91,12 @@ class RunFolder:
         write_json(self.path / RUN_FILE, {**settings, "versions": package_versions()})
 
     def log(self, **row: Any) -> None:
-        """Adds one line to log.jsonl."""
+        """Adds one line to log.jsonl.
+
+        Raises:
+            FileNotFoundError: the run was removed meanwhile; so do `add_picture`, `add_checkpoint` and `finish`.
+        """
+        check_there(self.path)
         append_row(self.log_path, row)
 
     def log_rows(self) -> list[dict[str, Any]]:
@@ -99,6 +105,7 @@ class RunFolder:
 
     def add_picture(self, image: Any, step: int, file_name: str, **about: Any) -> dict[str, Any]:
         """Saves a validation picture, adds it to the index with the sha256 of its pixels, and gives that line."""
+        check_there(self.path)
         relative = f"{contents.step_folder(step)}/{file_name}"
         with replacing(self.index_path.parent / relative) as temporary:
             image.save(temporary, format="PNG")
@@ -126,6 +133,7 @@ class RunFolder:
 
     def add_checkpoint(self, temporary: Path, step: int, keep: int | None, **about: Any) -> None:
         """Gives a checkpoint that was written under another name its own, then removes the oldest but `keep`."""
+        check_there(self.path)
         for path in (self.log_path, self.index_path):
             sync(path)  # the checkpoint stands for their lines
         publish(temporary, self.path / checkpoint_name(step), **about)
@@ -133,6 +141,7 @@ class RunFolder:
 
     def finish(self, name: str, found: dict[str, Any]) -> None:
         """Writes merge_report.json or results.json, which makes the run a finished one: nothing may come after it."""
+        check_there(self.path)
         write_json(self.path / name, found)
 
 

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 from filelock import FileLock, Timeout
 
 from .atomic import write_json
+from .failures import told_plainly
 from .jsonl import read_object
 from .names import LOCK_FILE, WRITER_FILE
 
@@ -69,7 +70,8 @@ def as_only_writer(
         def hold(*args: Given.args, **kwargs: Given.kwargs) -> Result:
             if not _is_first_process():
                 return main(*args, **kwargs)
-            with one_writer(Path(output_dir(*args, **kwargs))):
+            folder = Path(output_dir(*args, **kwargs))
+            with one_writer(folder), told_plainly(folder):
                 return main(*args, **kwargs)
 
         return hold

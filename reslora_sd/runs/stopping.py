@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Step = TypeVar("Step")
-_NAMES = ("SIGTERM", "SIGINT", "SIGBREAK")  # the last one is Windows' Ctrl-Break, which one process can send another
+Agree = Callable[[bool], bool]
+"""Tells processes that train together whether any of them was asked; all call it at the same places."""
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+"""SIGHUP: the terminal was closed. SIGBREAK is Windows' Ctrl-Break, which one process can send another."""
 _SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 
 
-def until_stopped(steps: Iterable[Step], heed: bool = True) -> Iterator[Step]:
-    """The steps, up to and with the one during which SIGTERM or Ctrl-C came. Arguments as `stop_requests`."""
-    with stop_requests(heed) as asked:
+def until_stopped(steps: Iterable[Step], agree: Agree | None = None) -> Iterator[Step]:
+    """The steps, up to and with the one during which SIGTERM, SIGHUP or Ctrl-C came. Arguments as `stop_requests`."""
+    with stop_requests(together=agree is not None) as asked:
         for step in steps:
             yield step
-            if asked.is_set():
+            if agree(asked.is_set()) if agree else asked.is_set():
                 return
 
 
 @contextmanager
-def stop_requests(heed: bool = True) -> Iterator[threading.Event]:
-    """Within it, the first SIGTERM or Ctrl-C sets the event; a second one acts as it would without us.
+def stop_requests(together: bool = False) -> Iterator[threading.Event]:
+    """Within it, the first SIGTERM, SIGHUP or Ctrl-C sets the event; a second one acts as it would without us.
 
-    On Windows, where SIGTERM ends a process at once, Ctrl-C and Ctrl-Break do so.
+    On Windows, where SIGTERM ends a process at once, Ctrl-C and Ctrl-Break do so. A SIGHUP that was ignored before, as
+    by nohup, stays ignored.
 
     Args:
-        heed: `False` changes nothing and never sets the event. Several processes that train together can't heed a
-            signal: they would leave the loop at different steps and wait for one another for ever.
+        together: several processes train together. A terminal and a launcher then both send signals, so a second one
+            does nothing, even after the block while the checkpoint is written: only SIGKILL, which a launcher sends
+            after its own patience, ends the process at once.
     """
     asked = threading.Event()
     before: dict[signal.Signals, Any] = {}
@@ -42,12 +47,15 @@ def stop_requests(heed: bool = True) -> Iterator[threading.Event]:
 
     def ask(_number: int, _frame: object) -> None:
         asked.set()
-        restore()
+        if not together:
+            restore()
 
-    if heed and threading.current_thread() is threading.main_thread():  # only there can handlers be set
+    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
         for number in _SIGNALS:
-            before[number] = signal.signal(number, ask)
+            if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
     try:
         yield asked
     finally:
-        restore()
+        if not (together and asked.is_set()):
+            restore()

@@ -14,7 +14,7 @@ from ..adapter.text import gradient_checkpointing_kwargs
 from ..runs.checkpoints import find_checkpoint, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
-from ..training.distributed import check_accumulation, leave_process_group
+from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
 from ..training.resuming import check_unchanged, is_same_place
 from .methods import Attached
 from .settings import TextSettings
@@ -132,8 +132,9 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
             start()  # before trackers write
         else:
             trainer.add_callback(ResumedRun(start))
-        with stop_requests(heed=trainer.args.world_size == 1) as asked:
-            trainer.add_callback(StopWhenAsked(asked))
+        agree = asked_anywhere(trainer.accelerator)
+        with stop_requests(together=agree is not None) as asked:
+            trainer.add_callback(StopWhenAsked(asked, agree))
             trainer.train(resume_from_checkpoint=checkpoint)
         stopped = trainer.state.global_step < total
         # what follows is measured in the weights' precision, without the autocast that training put on forward

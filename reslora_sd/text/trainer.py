@@ -21,6 +21,7 @@ from ..files.storage import load_tensors, save_tensors
 from ..runs.checkpoints import SAVING
 from ..runs.folder import RunFolder
 from ..runs.names import ADAPTER_FILE, HEAD_FILE, checkpoint_name
+from ..runs.stopping import Agree
 from ..training.checks import check_learning, check_loss, peak_memory_mb
 from ..training.resuming import own_rates
 
@@ -182,11 +183,12 @@ class ResumedRun(TrainerCallback):  # type: ignore[misc]
 
 
 class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
-    """Ends training, with a checkpoint, after the step in which an event was set."""
+    """Ends training, with a checkpoint, after the step in which an event was set, in any process."""
 
-    def __init__(self, asked: threading.Event) -> None:
-        self.asked = asked
+    def __init__(self, asked: threading.Event, agree: Agree | None = None) -> None:
+        self.asked, self.agree = asked, agree
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked.is_set():
+        asked = self.asked.is_set()
+        if self.agree(asked) if self.agree else asked:
             control.should_save = control.should_training_stop = True

@@ -15,15 +15,19 @@ _AFTER_LAUNCH = (
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Runs a script's main function; errors of input and data end it with exit status 1 and one line.
+    """Runs a script's main function; errors of input, data and disk end it with exit status 1 and one line.
 
-    `accelerate launch` adds a traceback of its own to every exit status but 0; a second line says so.
+    So does Ctrl-C, with 130, as shells expect. `accelerate launch` adds a traceback of its own to every exit status but
+    0; a second line says so.
     """
     try:
         main()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "LOCAL_RANK" not in os.environ
         sys.exit(f"Error: {error}{_AFTER_LAUNCH if launched else ''}")
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(130)
 
 
 def quiet_libraries(*names: str) -> None:

@@ -1,9 +1,12 @@
-"""What a training and its launcher have to agree on, and the end of one that several processes share."""
+"""What a training and its launcher have to agree on; stopping and ending one that several processes share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 
@@ -36,6 +39,21 @@ def _disagreement(steps: int, other: Any, source: str) -> str:
         f"--gradient_accumulation_steps is {steps}, and {source} says {other}. Give the number to this script only, "
         "or the same to both."
     )
+
+
+def asked_anywhere(accelerator: Any) -> Callable[[bool], bool] | None:
+    """For `until_stopped`: whether any process was asked to stop, known to all at once; `None` for one process.
+
+    One number is added up over the processes for it at each step.
+    """
+    if accelerator.num_processes == 1:
+        return None
+
+    def agree(asked: bool) -> bool:
+        flag = torch.tensor(float(asked), device=accelerator.device)
+        return float(accelerator.reduce(flag, "sum")) > 0
+
+    return agree
 
 
 def leave_process_group(accelerator: Any) -> None:

@@ -40,7 +40,7 @@ def assert_same(one, two):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_leaves_what_the_design_says(train, method):
-    run = train("--method", method, "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
+    run = train("--method", method, "--report", "--validation_prompts", "colour 1", "colour 2", "--validation_steps", 2)
     found = {path.name for path in run.iterdir()}
     assert found >= {
         "run.json",
@@ -447,6 +447,39 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
     assert not (tmp_path / "stopped" / "merge_report.json").exists()
     resumed = train(*flags, "--resume_from_checkpoint", "latest", output="stopped")
     assert_same(resumed, train("--max_train_steps", 6, output="straight"))
+
+
+def test_one_of_two_processes_is_asked_to_stop_and_both_leave_one_checkpoint(
+    tiny_pipeline_folder, picture_folder, tmp_path
+):
+    script = tmp_path / "asked.py"
+    script.write_text(f"""
+import os, signal, sys
+sys.path.insert(0, {str(SCRIPTS)!r})
+import train_text_to_image_reslora as script
+step = script.OptimizerStep.__call__
+def step_then_ask(self, number):
+    row = step(self, number)
+    if number == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return row
+script.OptimizerStep.__call__ = step_then_ask
+script.cli()
+""")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    flags = ("--max_train_steps", "6", "--train_batch_size", "2")
+    done = subprocess.run(
+        [*launch, str(script), *command(tiny_pipeline_folder, picture_folder, tmp_path / "two", *flags)],
+        env={**environment(), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Stopped after step 3 of 6") == 1
+    assert [path.name for path in (tmp_path / "two").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert "Traceback" not in done.stderr
 
 
 def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):

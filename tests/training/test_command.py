@@ -14,7 +14,7 @@ from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.training.command import quiet_libraries, run_command
 
 
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, RuntimeError])
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, PermissionError, ImportError, RuntimeError])
 def test_errors_of_input_end_in_one_line(error, monkeypatch):
     monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
 
@@ -24,6 +24,16 @@ def test_errors_of_input_end_in_one_line(error, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         run_command(main)
     assert caught.value.code == "Error: This is wrong. Do that."
+
+
+@pytest.mark.parametrize("words", ["", "Interrupted. Resume."])
+def test_an_interrupt_ends_in_one_line(words, capsys):
+    def main():
+        raise KeyboardInterrupt(*([words] if words else []))
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == 130 and capsys.readouterr().err.strip() == (words or "Interrupted.")
 
 
 def test_our_own_mistakes_keep_their_traceback():

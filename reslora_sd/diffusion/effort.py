@@ -1,0 +1,56 @@
+"""How much is calibrated, measured and drawn after training: bounded by the training's own cost. No torch.
+
+Counts follow from settings and steps alone, never from a clock, so that a resumed run ends as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .settings import UnetSettings
+
+FULL_CALIBRATION, FULL_MEASURED = 512, 128
+"""Noisy pictures with `--report`."""
+_LEAST_CALIBRATION, _LEAST_MEASURED = 64, 8
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What `finish` does beside merging and exporting."""
+
+    calibration: int
+    """Noisy pictures for the statistics, of merges that need any."""
+    measured: int
+    """Noisy pictures that base, unmerged and merged models are compared on."""
+    other_merges: bool = True
+    """Measure the merges that aren't exported, too. Plain LoRA has none: all are the same."""
+    draw: bool = True
+    """Draw the validation pictures with the exported file."""
+    draw_others: bool = False
+    """Draw them with the other merges; and let exact merges have statistics, for the error of each branch."""
+
+
+def effort_of(settings: UnetSettings, drawn: int) -> Effort:
+    """The effort of a run: what its flags ask for, and else what is in proportion.
+
+    A training step costs about three forward passes on its pictures. Left to itself, calibration takes a sixteenth of
+    the pictures that training took, each for about one and a half passes, and each of at most seven models is measured
+    on a hundredth. From 1,000 steps on that is below a tenth of the training, with the pictures that are drawn.
+
+    Args:
+        drawn: how many batches the training used.
+    """
+    asked, report, batch_size = (
+        settings.method.calibration_samples,
+        settings.output.report,
+        settings.training.train_batch_size,
+    )
+    pictures = drawn * batch_size
+    if report:
+        calibration = asked or FULL_CALIBRATION
+        return Effort(calibration, min(FULL_MEASURED, calibration), draw_others=True)
+    calibration = asked or min(max(pictures // 16, _LEAST_CALIBRATION), FULL_CALIBRATION)
+    if report is False:
+        return Effort(calibration, batch_size, other_merges=False, draw=False)
+    measured = min(max(pictures // 100, _LEAST_MEASURED), FULL_MEASURED)
+    return Effort(calibration, min(measured, calibration))
