@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from ..adapter.text import gradient_checkpointing_kwargs
-from ..runs.checkpoints import find_checkpoint, step_of
+from ..files.pickles import check_pickles
+from ..runs.checkpoints import find_checkpoint, refusal, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import leave_process_group
@@ -27,7 +28,7 @@ def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolde
     `--resume_from_checkpoint` becomes a path.
 
     Raises:
-        ValueError: the folder holds another run, or the checkpoint lacks a part.
+        ValueError: the folder holds another run, or the checkpoint lacks a part or would execute something.
         FileNotFoundError: it holds no such checkpoint.
     """
     run = RunFolder(training.output_dir)
@@ -36,6 +37,11 @@ def find_resumed(training: TrainingArguments, overwrite: bool) -> tuple[RunFolde
     run.check(resume=run.owns(checkpoint), overwrite=overwrite)
     if checkpoint is None:
         return run, 0
+    check_pickles(checkpoint)
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(refusal(checkpoint, f"trainer_state.json is not what was written: {error}.")) from error
     training.resume_from_checkpoint = str(checkpoint)
     return run, step_of(checkpoint)
 
@@ -112,7 +118,7 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
             trainer.add_callback(ResumedRun(start))
         with stop_requests(heed=trainer.args.world_size == 1) as asked:
             trainer.add_callback(StopWhenAsked(asked))
-            trainer.train(resume_from_checkpoint=checkpoint)
+            _train(trainer, checkpoint)
         stopped = trainer.state.global_step < total
         # what follows is measured in the weights' precision, without the autocast that training put on forward
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -123,3 +129,19 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         step = trainer.state.global_step
         print(f"Stopped after step {step} of {total}. Go on with --resume_from_checkpoint latest.")
     return is_main and not stopped
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> None:
+    """transformers' own; what it raises while it takes up a checkpoint is told in a sentence.
+
+    Raises:
+        ValueError: the checkpoint's files are not of this training.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        resumed = [one.done for one in trainer.callback_handler.callbacks if isinstance(one, ResumedRun)]
+        if checkpoint is None or all(resumed) or checkpoint in str(error):
+            raise
+        why = f"Its files are not those of this training ({type(error).__name__}: {str(error)[:120]})."
+        raise ValueError(refusal(Path(checkpoint), why)) from error

@@ -167,8 +167,10 @@ class ResumedRun(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, resume: Callable[[], None]) -> None:
         self.resume = resume
+        self.done = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.done = True
         self.resume()
 
 
