@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .storage import reason
+
 _ENDINGS = (".bin", ".pkl", ".pt", ".pth")
 _NEVER_READ = ("training_args.bin",)
 """transformers writes them for people; no resume opens them."""
@@ -33,13 +35,12 @@ def load_pickled(path: Path) -> Any:
 
     try:
         return load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except FileNotFoundError:
         raise
     except Exception as error:  # a pickle of a stranger can raise anything
-        first_line = str(error).strip().split("\n")[0][:120]
         raise ValueError(
             f"{path} holds more than tensors and plain values, or is damaged; nothing in it was executed "
-            f"({type(error).__name__}: {first_line}). Resume only from checkpoints that this package wrote."
+            f"({reason(error)}). Resume only from checkpoints that this package wrote."
         ) from error
 
 
