@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from .runs.names import METHODS
 
 RESIDUALS = ("none", "input", "block", "middle")
+
+_MOST = 1e30
+"""No rank or scale is larger; whole numbers beyond a float's range can't be divided."""
 
 _DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4}
 
@@ -59,15 +63,32 @@ class ResLoRAConfig:
         _choice("residual", self.residual, RESIDUALS)
         _choice("first_block", self.first_block, ("self", "none"))
         _choice("link", self.link, ("neighbour", "same_size"))
-        if not _is_int(self.r) or self.r < 1:
+        if not _is_int(self.r) or not 1 <= self.r < _MOST:
             raise ValueError(f"r (the rank) is {self.r!r}. It must be a whole number of 1 or more.")
-        if not _is_number(self.lora_alpha) or not 0 < self.lora_alpha < float("inf"):
+        if not _is_number(self.lora_alpha) or not 0 < self.lora_alpha < _MOST:
             raise ValueError(f"lora_alpha is {self.lora_alpha!r}. It must be a number above 0.")
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout is {self.lora_dropout!r}. It must be at least 0 and below 1.")
-        if not self.target_modules:
-            raise ValueError("target_modules is empty. Name at least one module, for example 'to_q'.")
+        if not isinstance(self.across_attention, bool):
+            raise ValueError(f"across_attention is {self.across_attention!r}. It must be true or false.")
+        self._check_target_modules()
         self._check_pre_num()
+
+    def _check_target_modules(self) -> None:
+        targets = self.target_modules
+        if not targets:
+            raise ValueError("target_modules is empty. Name at least one module, for example 'to_q'.")
+        if not isinstance(targets, str) and not (
+            isinstance(targets, tuple) and all(isinstance(name, str) and name for name in targets)
+        ):
+            raise ValueError(f"target_modules is {targets!r:.80}. It must be names, or one regular expression.")
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(
+                    f"target_modules is {targets!r:.80}, which is no regular expression: {error}."
+                ) from error
 
     def _check_pre_num(self) -> None:
         default = _DEFAULT_PRE_NUM[self.residual]
@@ -107,11 +128,11 @@ class ResLoRAConfig:
         """The reverse of `to_json`. Unknown fields raise `ValueError`: a newer file must not lose a setting."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"The adapter's settings are not JSON: {text[:80]!r}. The file is damaged.") from error
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not set(values) <= known:
-            extra = sorted(set(values) - known) if isinstance(values, dict) else values
+            extra = sorted(set(values) - known) if isinstance(values, dict) else f"{values!r:.80}"
             raise ValueError(
                 f"The adapter has settings that this version does not know: {extra}. Install a newer reslora-sd."
             )

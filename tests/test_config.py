@@ -29,6 +29,12 @@ def test_pre_num_is_the_papers_unless_given(residual, expected):
         ({"residual": "block", "pre_num": 0}, ["pre_num is 0", "-1"]),
         ({"residual": "block", "pre_num": -2}, ["pre_num is -2"]),
         ({"target_modules": ()}, ["target_modules is empty"]),
+        ({"target_modules": 5}, ["target_modules is 5"]),
+        ({"target_modules": ["to_q", 1]}, ["target_modules", "to_q", "1"]),
+        ({"target_modules": "to_(q"}, ["'to_(q'", "no regular expression"]),
+        ({"across_attention": "no"}, ["across_attention is 'no'"]),
+        ({"lora_alpha": 10**400}, ["lora_alpha"]),
+        ({"r": 10**31}, ["r (the rank)"]),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value(settings, words):
@@ -45,3 +51,8 @@ def test_a_setting_of_a_newer_version_is_not_lost_in_silence():
 def test_broken_json_is_told():
     with pytest.raises(ValueError, match="damaged"):
         ResLoRAConfig.from_json("{r: 4")
+
+
+def test_json_too_deep_to_read_is_told():
+    with pytest.raises(ValueError, match="damaged"):
+        ResLoRAConfig.from_json("[" * 100_000)

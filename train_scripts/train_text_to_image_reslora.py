@@ -199,8 +199,7 @@ def main(settings: UnetSettings) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size
     unet, optimizer = accelerator.prepare(parts.unet, optimizer)
     check_prepared_accumulation(accelerator, training.gradient_accumulation_steps)
-    accelerator.register_for_checkpointing(lr_scheduler)  # prepared, it would step once a process
-    register_adapter(accelerator, adapter)
+    register_adapter(accelerator, adapter, lr_scheduler)
     done = 0
     if checkpoint is not None:
         with own_rates(optimizer, lr_scheduler):

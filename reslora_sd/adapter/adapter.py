@@ -164,9 +164,10 @@ def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
         block.to(weight.device)
 
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.requires_grad_(False)
     attach = attach_processors if is_unet else attach_linears
     restore, handles = attach(model, blocks, config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in trainable)  # the blocks' are new
     return ResLoRAAdapter(model, plan, blocks, Removal(restore, handles, trainable))
 
 
@@ -178,10 +179,13 @@ def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapt
         ValueError: the file is damaged, no training form, or belongs to another model.
     """
     state, config = read_training_form(path)
-    adapter = add_reslora(model, config)
+    try:
+        adapter = add_reslora(model, config)
+    except ValueError as error:
+        raise ValueError(f"{path} can't be put into this model: {error}") from error
     try:
         adapter.load_state_dict(state, str(path))
-    except ValueError:
+    except BaseException:
         adapter.remove()
         raise
     return adapter

@@ -59,16 +59,23 @@ def attach_linears(
     """Puts a `ResLoRALinear` in the place of every linear that has a block, and the hooks that make the tape.
 
     Returns:
-        what puts the linears back into the model, and the hooks' handles.
+        what puts the linears back into the model, and the hooks' handles. After an error the model is as it was.
     """
-    for name, block in blocks.items():
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, ResLoRALinear(linear, block, config))
-    handles = [
-        model.register_forward_pre_hook(_begin),
-        model.register_forward_hook(_end, always_call=True),
-    ]
+    handles: list[RemovableHandle] = []
+    put: list[str] = []
+    try:
+        for name, block in blocks.items():
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            model.set_submodule(name, ResLoRALinear(linear, block, config))
+            put.append(name)
+        handles.append(model.register_forward_pre_hook(_begin))
+        handles.append(model.register_forward_hook(_end, always_call=True))
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        _restore_linears(tuple(put), model)
+        raise
     return functools.partial(_restore_linears, tuple(blocks)), handles
 
 

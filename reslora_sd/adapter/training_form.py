@@ -35,7 +35,20 @@ def read_training_form(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
             "StableDiffusionPipeline.load_lora_weights; the training form is reslora_adapter.safetensors."
         )
     state = {_state_name(name): value for name, value in tensors.items()}
-    return state, ResLoRAConfig.from_json(metadata.get("config", ""))
+    try:
+        config = ResLoRAConfig.from_json(metadata.get("config", ""))
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    for name, value in state.items():
+        rank = value.shape[1 if name.endswith(".lora_B") else 0] if value.ndim == 2 else None
+        if rank != config.r or not value.is_floating_point():
+            raise ValueError(
+                f"{path} is damaged: its settings say rank {config.r}, but {name} is {value.dtype} of shape "
+                f"{tuple(value.shape)}. Copy it again, or use another checkpoint."
+            )
+    if not state:
+        raise ValueError(f"{path} is damaged: it holds no block. Copy it again, or use another checkpoint.")
+    return state, config
 
 
 def load_adapter_state(path: str | os.PathLike[str], config: ResLoRAConfig) -> dict[str, Tensor]:

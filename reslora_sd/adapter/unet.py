@@ -132,18 +132,23 @@ def attach_processors(
     """Gives every `Attention` its processor, and the U-Net the hooks that make the tape.
 
     Returns:
-        what puts the processors back into the U-Net, and the hooks' handles.
+        what puts the processors back into the U-Net, and the hooks' handles. After an error the U-Net is as it was.
     """
     before = dict(cast(Any, unet).attn_processors)
     processors = {
         name: ResLoRAAttnProcessor(_blocks_of(name.removesuffix(".processor"), blocks), config).train(unet.training)
         for name in before
     }
-    cast(Any, unet).set_attn_processor(processors)
-    handles = [
-        unet.register_forward_pre_hook(_hand_out_tape, with_kwargs=True),
-        unet.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True),
-    ]
+    handles: list[RemovableHandle] = []
+    try:
+        cast(Any, unet).set_attn_processor(processors)
+        handles.append(unet.register_forward_pre_hook(_hand_out_tape, with_kwargs=True))
+        handles.append(unet.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True))
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        _restore_processors(before, unet)
+        raise
     return functools.partial(_restore_processors, before), handles
 
 

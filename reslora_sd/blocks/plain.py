@@ -18,6 +18,10 @@ class PlainBlock:
     """(out, r), float32"""
     scaling: float
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scaling):
+            raise ValueError(f"The scale of a LoRA's pair is {self.scaling}. It must be a finite number.")
+
     @property
     def r(self) -> int:
         """The rank."""

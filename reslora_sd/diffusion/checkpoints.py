@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..adapter.training_form import load_adapter_state
-from ..runs.checkpoints import step_of, unfinished
+from ..files.pickles import check_pickles
+from ..runs.atomic import write_json
+from ..runs.checkpoints import refusal, step_of, unfinished
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
-from ..runs.names import ADAPTER_FILE, MANIFEST_FILE, checkpoint_name
+from ..runs.names import ADAPTER_FILE, MANIFEST_FILE, SCHEDULE_FILE, checkpoint_name
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("reslora_sd")
 
 
-def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter) -> None:
-    """Makes accelerate's checkpoints hold the adapter in the place of the whole U-Net."""
+def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter, lr_scheduler: Any) -> None:
+    """Makes accelerate's checkpoints hold the adapter in the place of the whole U-Net, and the schedule as JSON.
+
+    Registered with accelerate itself, the schedule would be a pickle that executes what it holds; prepared by it, it
+    would step once a process.
+    """
 
     def save(models: list[Any], weights: list[Any], folder: str) -> None:
         if accelerator.is_main_process:
             adapter.save(Path(folder) / ADAPTER_FILE)
+            write_json(Path(folder) / SCHEDULE_FILE, lr_scheduler.state_dict())
         while weights:  # what accelerate would write as the model
             weights.pop()
 
     def load(models: list[Any], folder: str) -> None:
         models.clear()
+        _load_schedule(lr_scheduler, Path(folder) / SCHEDULE_FILE)
         adapter.load_state_dict(load_adapter_state(Path(folder) / ADAPTER_FILE, adapter.config), folder)
 
     accelerator.register_save_state_pre_hook(save)
@@ -51,11 +59,15 @@ def save_checkpoint(accelerator: Accelerator, run: RunFolder, step: int, total_l
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
-    """Takes up a checkpoint that `find_checkpoint` has looked through.
+    """Takes up a checkpoint that `find_checkpoint` has looked through; nothing in it is executed.
 
     Returns:
         its step.
+
+    Raises:
+        ValueError: it is of other settings, or holds a file that would execute something.
     """
+    check_pickles(checkpoint)
     written_by = read_object(checkpoint / MANIFEST_FILE, logger.warning).get("processes")
     if written_by != accelerator.num_processes:
         logger.warning(
@@ -64,5 +76,34 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
             written_by,
             accelerator.num_processes,
         )
-    accelerator.load_state(str(checkpoint))
+    try:
+        accelerator.load_state(str(checkpoint))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if str(checkpoint) in str(error):
+            raise  # of ours; accelerate itself checks nothing
+        why = f"Its files are not those of this training ({type(error).__name__}: {str(error)[:120]})."
+        raise ValueError(refusal(checkpoint, why)) from error
     return step_of(checkpoint)
+
+
+def _load_schedule(lr_scheduler: Any, file: Path) -> None:
+    """Takes up a schedule's counters and rates; a field that the schedule doesn't have itself is refused.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another schedule.
+    """
+    notes: list[str] = []
+    stored, own = read_object(file, notes.append), lr_scheduler.state_dict()
+    if notes or _form(stored) != _form(own):
+        why = " ".join(notes) or f"{file.name} is of another schedule."
+        raise ValueError(refusal(file.parent, f"{why} It was damaged, or written by an older version."))
+    lr_scheduler.load_state_dict(stored)
+
+
+def _form(value: Any) -> Any:
+    """The same with types in the place of values. A rate may be whole: 0 and 0.0 are alike."""
+    if isinstance(value, dict):
+        return {key: _form(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_form(one) for one in value]
+    return float if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)

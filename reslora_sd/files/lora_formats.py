@@ -13,6 +13,7 @@ import datetime
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,13 +26,25 @@ from torch import Tensor
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
 from ..runs.names import DIFFUSERS_FILE
-from .storage import load_tensors, save_tensors
+from .storage import load_tensors, reason, save_tensors
 
 PEFT_FILE = "adapter_model.safetensors"
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
 _DIFFUSERS_PREFIX = "unet."
 _PEFT_PREFIX = "base_model.model."
 _KOHYA_PREFIX = "lora_unet_"
+
+_UNREADABLE = (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    re.error,
+)
+"""What diffusers, PEFT and json raise for a damaged file."""
 
 Blocks = Mapping[str, PlainBlock]
 """A LoRA's pairs by the path of their linear in the model."""
@@ -147,7 +160,13 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, PlainBlock], Origin]:
             f"{source} is no LoRA of a U-Net alone: it has {stray!r} beside keys that start with {found or 'no'} known "
             f"prefix. Keys must all start with one of {', '.join(readers)}."
         )
-    return readers[found[0]](tensors, metadata, source), Origin.from_metadata(metadata)
+    try:
+        return readers[found[0]](tensors, metadata, source), Origin.from_metadata(metadata)
+    except _UNREADABLE as error:
+        if str(source) in str(error) or "adapter_config.json " in str(error):
+            raise  # of ours
+        beside = " and adapter_config.json" if found[0] == _PEFT_PREFIX else ""
+        raise ValueError(f"{source}{beside}: no whole LoRA ({reason(error)}). Export it again.") from error
 
 
 def _matrices(blocks: Blocks, prefix: str) -> dict[str, Tensor]:
@@ -204,11 +223,15 @@ def _read_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
     """PEFT's own `load_peft_weights` would ask the Hub for a missing file, and unpickle another."""
     from peft import LoraConfig, PeftConfig
 
-    if not (source.parent / "adapter_config.json").is_file():
+    config = source.parent / "adapter_config.json"
+    if not config.is_file():
         raise FileNotFoundError(f"{source} has no adapter_config.json beside it, so its scale is unknown.")
-    settings = PeftConfig.from_pretrained(str(source.parent))
+    try:
+        settings = PeftConfig.from_pretrained(str(source.parent))
+    except _UNREADABLE as error:
+        raise ValueError(f"{config} can't be read ({reason(error)}). Export the LoRA again.") from error
     if not isinstance(settings, LoraConfig):
-        raise ValueError(f"{source} is a {type(settings).__name__.removesuffix('Config')} adapter of PEFT, no LoRA.")
+        raise ValueError(f"{config} is a {type(settings).__name__.removesuffix('Config')} adapter of PEFT, no LoRA.")
     return _read_matrices(tensors, _PEFT_PREFIX, settings.to_dict(), source)
 
 
@@ -267,4 +290,10 @@ def _stems(tensors: Mapping[str, Tensor], endings: tuple[str, ...], source: Path
 def _pair(tensors: Mapping[str, Tensor], down: str, up: str, source: Path) -> tuple[Tensor, Tensor]:
     if down not in tensors or up not in tensors:
         raise ValueError(f"{source} lacks {down if down not in tensors else up}. It is cut off or no plain LoRA.")
-    return tensors[down].float(), tensors[up].float()
+    A, B = tensors[down].float(), tensors[up].float()
+    if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not len(A):
+        raise ValueError(
+            f"{source} is no plain LoRA of linears: {down} is {tuple(A.shape)} and {up} {tuple(B.shape)}, which are no "
+            "(rank, in) and (out, rank)."
+        )
+    return A, B

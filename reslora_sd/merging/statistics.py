@@ -71,6 +71,8 @@ class _Collector:
             if key not in rows:
                 rows[key] = self._rows(inputs[name].detach(), name)
                 norms[key] = rows[key].norm()
+                if not norms[key].isfinite():  # in any pass: one NaN spoils the sums of all
+                    raise ValueError(f"The input of {name} holds NaN or infinity. The adapter or the data is broken.")
                 if _needs_gram(self.adapter, key):
                     self._add(self.sums.grams, key, rows[key].T @ rows[key])
                 self.sums.tokens[key] = self.sums.tokens.get(key, 0) + len(rows[key])
@@ -158,8 +160,6 @@ def collect_statistics(
     if not statistics.tokens:
         raise ValueError("No forward pass was seen. Give at least one batch, and a forward that calls the model.")
     for name, sums in statistics.blocks.items():
-        if not all(norm < float("inf") for norm in sums.input_norms):
-            raise ValueError(f"The input of {name} holds NaN or infinity. The adapter or the data is broken.")
         count = statistics.tokens[adapter.blocks[name].input_name]
         sums.cross = None if sums.cross is None else sums.cross / count
         sums.extra = None if sums.extra is None else sums.extra / count

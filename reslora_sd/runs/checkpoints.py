@@ -104,17 +104,18 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
     files, digest = manifest.get("files"), manifest.pop("sha256", None)
     if not isinstance(files, dict) or manifest.get("step") != step_of(checkpoint) or digest != _digest_of(manifest):
         why = " ".join(notes) or f"{MANIFEST_FILE} is not the list of files that was written."
-        raise ValueError(_refusal(checkpoint, f"{why} It was damaged, renamed, or written by an older version."))
+        raise ValueError(refusal(checkpoint, f"{why} It was damaged, renamed, or written by an older version."))
     for name, noted in files.items():
         path = checkpoint / name
         if not path.is_file():
-            raise ValueError(_refusal(checkpoint, f"{name} is missing."))
+            raise ValueError(refusal(checkpoint, f"{name} is missing."))
         if noted != {"bytes": path.stat().st_size, "sha256": _digest(path)}:
-            raise ValueError(_refusal(checkpoint, f"{name} is damaged: it is not the file that was written."))
+            raise ValueError(refusal(checkpoint, f"{name} is damaged: it is not the file that was written."))
     return manifest
 
 
-def _refusal(checkpoint: Path, why: str) -> str:
+def refusal(checkpoint: Path, why: str) -> str:
+    """What the user reads where a checkpoint can't be resumed from: why, and what to do."""
     others = ", ".join(path.name for path in list_checkpoints(checkpoint.parent) if path.name != checkpoint.name)
     advice = f"Resume from another one ({others})" if others else "Start anew with --overwrite_output_dir"
     return f"{checkpoint} can't be resumed from. {why} {advice}."

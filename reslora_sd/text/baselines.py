@@ -139,9 +139,12 @@ def _load_adalora_state(model: Any, file: Path) -> None:
     table: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", "kept", *_IMPORTANCES)}
     for key, value in state.items():
         kind, _, name = key.partition("/")
-        table[kind][name] = value
+        table.setdefault(kind, {})[name] = value
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if {name: p.shape for name, p in weights.items()} != {name: one.shape for name, one in table["weight"].items()}:
+    known = {"weight", "kept", *_IMPORTANCES}
+    if table.keys() != known or {name: p.shape for name, p in weights.items()} != {
+        name: one.shape for name, one in table["weight"].items()
+    }:
         raise ValueError(
             f"{file} is of another model, rank or targets: it doesn't fit what trains here. Resume "
             "with the settings that it was trained with."

@@ -83,7 +83,7 @@ def keep_apart(rows: list[Row], number: int) -> tuple[list[Row], list[Row]]:
 def _row(line: str, place: str, columns: Sequence[str]) -> Row:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is no JSON: {error}. It reads {line.strip()[:80]!r}. Mend or remove it.") from error
     if not isinstance(row, dict):
         raise ValueError(f"{place} holds {line.strip()[:80]!r}. It must be an object with {', '.join(columns)}.")

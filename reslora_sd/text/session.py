@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from ..adapter.text import gradient_checkpointing_kwargs
-from ..runs.checkpoints import find_checkpoint, step_of
+from ..files.pickles import check_pickles
+from ..runs.checkpoints import find_checkpoint, refusal, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
@@ -45,8 +46,8 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     `--resume_from_checkpoint` becomes a path.
 
     Raises:
-        ValueError: the folder holds another run, the checkpoint lacks a part, or a flag has another value than in the
-            run and would make it another; or the launcher's accumulation isn't the flag's.
+        ValueError: the folder holds another run; the checkpoint lacks a part, or would execute something; or a flag has
+            another value than in the run and would make it another; or the launcher's accumulation isn't the flag's.
         FileNotFoundError: it holds no such checkpoint.
     """
     training, overwrite = settings.training, settings.output.overwrite_output_dir
@@ -58,6 +59,11 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     check_unchanged(run, checkpoint, settings.to_arguments(), _breaks)
     if checkpoint is None:
         return run, 0
+    check_pickles(checkpoint)
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(refusal(checkpoint, f"trainer_state.json is not what was written: {error}.")) from error
     training.resume_from_checkpoint = str(checkpoint)
     return run, step_of(checkpoint)
 
@@ -135,7 +141,7 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         agree = asked_anywhere(trainer.accelerator)
         with stop_requests(together=agree is not None) as asked:
             trainer.add_callback(StopWhenAsked(asked, agree))
-            trainer.train(resume_from_checkpoint=checkpoint)
+            _train(trainer, checkpoint)
         stopped = trainer.state.global_step < total
         # what follows is measured in the weights' precision, without the autocast that training put on forward
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -146,3 +152,19 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         step = trainer.state.global_step
         print(f"Stopped after step {step} of {total}. Go on with --resume_from_checkpoint latest.")
     return is_main and not stopped
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> None:
+    """transformers' own; what it raises while it takes up a checkpoint is told in a sentence.
+
+    Raises:
+        ValueError: the checkpoint's files are not of this training.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        resumed = [one.done for one in trainer.callback_handler.callbacks if isinstance(one, ResumedRun)]
+        if checkpoint is None or all(resumed) or checkpoint in str(error):
+            raise
+        why = f"Its files are not those of this training ({type(error).__name__}: {str(error)[:120]})."
+        raise ValueError(refusal(Path(checkpoint), why)) from error

@@ -38,6 +38,13 @@ class RunTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, *args: Any, run: RunFolder, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.run = run
+        self.args.logging_nan_inf_filter = False  # it logs NaN as the mean of the losses before
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """transformers' own; a loss that is no number stops the run before it reaches the weights or a checkpoint."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        check_loss(float(loss), self.state.global_step + 1, self.run.path, "a broken row")
+        return loss
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):  # schedules of the loss know no flags
@@ -121,10 +128,9 @@ def load_trained(adapter: ResLoRAAdapter, folder: Path) -> None:
     if not head:
         return
     stored, _ = load_tensors(folder / HEAD_FILE)
-    if stored.keys() != head.keys():
-        raise ValueError(
-            f"{folder / HEAD_FILE} holds {sorted(stored)}, but {sorted(head)} train. Resume the same task."
-        )
+    have, need = ({name: tuple(one.shape) for name, one in table.items()} for table in (stored, head))
+    if have != need:
+        raise ValueError(f"{folder / HEAD_FILE} holds {have}, but {need} train. Resume the same task.")
     with torch.no_grad():
         for name, parameter in head.items():
             parameter.copy_(stored[name])
@@ -139,7 +145,7 @@ def _name_in_model(name: str) -> str:
 class StepLog(TrainerCallback):  # type: ignore[misc]
     """A line of log.jsonl for every step: loss, learning rate, gradient norm, seconds, peak memory.
 
-    Stops a training whose loss is no number, and one in which nothing learns.
+    Stops a training in which nothing learns.
     """
 
     def __init__(self, run: RunFolder, adapter: ResLoRAAdapter | None, must_learn_by: int = 5) -> None:
@@ -159,7 +165,6 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         loss = logs["loss"]
-        check_loss(loss, state.global_step, self.run.path, "a broken row")
         if state.is_world_process_zero:
             norm = logs.get("grad_norm")
             self.run.log(
@@ -177,8 +182,10 @@ class ResumedRun(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, resume: Callable[[], None]) -> None:
         self.resume = resume
+        self.done = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.done = True
         self.resume()
 
 

@@ -27,7 +27,8 @@ def read_config(path: Path) -> dict[str, Any]:
         text = read_utf8(path, "it")
         values = json.loads(text) if kind == "JSON" else yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} can't be read as {kind}: {error}") from error
+        reason = " ".join(str(error).split())  # YAML's are of several lines
+        raise ValueError(f"{path} can't be read as {kind}: {reason}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path} holds no table of flags. Write, for example: method: reslora_is")
     return values

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import reslora_sd
-from reslora_sd import ResLoRAAttnProcessor, ResLoRAConfig, add_reslora, load_reslora
+from reslora_sd import ResLoRAAdapter, ResLoRAAttnProcessor, ResLoRAConfig, add_reslora, load_reslora
 from reslora_sd.config import RESIDUALS
 from tests.toys import TARGETS, toy
 from tests.unets import SMALL, inputs_for, move_away_from_zero, small_unet
@@ -145,6 +145,56 @@ def test_files_that_are_no_adapter_are_told(tmp_path):
         load_reslora(unet, foreign)
     with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
         load_reslora(unet, tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(tmp_path, bad):
+    path = tmp_path / "a.safetensors"
+    adapter = add_reslora(small_unet(), ResLoRAConfig(r=4))
+    name = next(iter(adapter.blocks))
+    with torch.no_grad():
+        adapter.blocks[name].lora_B[1, 2] = bad
+    adapter.save(path)
+    unet = small_unet()
+    with pytest.raises(ValueError, match=rf"a\.safetensors holds NaN or infinity, in .*{name}\.B"):
+        load_reslora(unet, path)
+    assert not unet._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("[" * 100_000, "not JSON"),
+        ("[5]", "does not know"),
+        ('{"r": 1000000}', r"say rank 1000000, but .* is torch\.float32 of shape \(4, "),
+        ('{"r": 4, "target_modules": "("}', "no regular expression"),
+        ('{"r": 4, "target_modules": ["nothing"]}', "match"),
+    ],
+)
+def test_damaged_settings_are_told_with_the_files_name(tmp_path, settings, words):
+    path = tmp_path / "a.safetensors"
+    add_reslora(small_unet(), ResLoRAConfig(r=4)).save(path)
+    tensors = load_file(path)
+    save_file(tensors, path, {"reslora_training_form": "1", "config": settings})
+    with pytest.raises(ValueError, match=rf"a\.safetensors .*{words}"):
+        load_reslora(small_unet(), path)
+
+
+@pytest.mark.parametrize("make", [small_unet, toy])
+@pytest.mark.parametrize("failing", ["register_forward_hook", "load_state_dict"])
+def test_any_error_while_attaching_leaves_the_model_as_it_was(tmp_path, monkeypatch, make, failing):
+    """Also one that is no ValueError, such as memory that runs out."""
+    targets = ResLoRAConfig.target_modules if make is small_unet else TARGETS
+    add_reslora(make(), ResLoRAConfig(r=4, target_modules=targets)).save(tmp_path / "a.safetensors")
+    model = make()
+    model.requires_grad_(True)
+    names, owner = set(model.state_dict()), ResLoRAAdapter if failing == "load_state_dict" else type(model)
+    monkeypatch.setattr(owner, failing, lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        load_reslora(model, tmp_path / "a.safetensors")
+    assert set(model.state_dict()) == names and not model._forward_hooks and not model._forward_pre_hooks
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(type(module).__name__.startswith("ResLoRA") for module in model.modules())
 
 
 def test_no_lora_loader_takes_the_training_form(tmp_path, tiny_pipeline_folder):

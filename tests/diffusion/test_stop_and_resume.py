@@ -19,6 +19,7 @@ from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.runs.lock import one_writer
 from tests.conftest import make_picture_folder
 from tests.kills import command, environment, how_to_go_on
+from tests.pickled import put_pickle
 from tests.scripts import SCRIPTS, load_script
 from tests.snapshots import differences, snapshot
 
@@ -202,6 +203,14 @@ def test_a_checkpoint_without_a_whole_part_is_refused_by_the_files_name(train, f
     with pytest.raises(ValueError, match=rf"checkpoint-7 can't be resumed from\. .*{part}.*\(checkpoint-6\)"):
         train(finished, "--resume_from_checkpoint", "latest")
     assert snapshot(finished) == before
+
+
+def test_nothing_in_a_checkpoint_of_a_stranger_is_executed(train, straight, finished, tmp_path):
+    put_pickle(finished / "checkpoint-7", "optimizer.bin", tmp_path / "marker", with_torch=True)
+    before = snapshot(finished)
+    with pytest.raises(ValueError, match=r"optimizer\.bin holds more than tensors"):
+        train(finished, "--resume_from_checkpoint", "latest")
+    assert snapshot(finished) == before and not (tmp_path / "marker").exists()
 
 
 def test_damaged_lines_of_a_resumed_run_are_told_and_left_out(train, finished, caplog):

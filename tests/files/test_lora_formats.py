@@ -257,3 +257,42 @@ def test_a_folder_with_two_loras_asks_for_the_file(tmp_path):
     plain.save_peft(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"pytorch_lora_weights.* and adapter_model.*Name the file itself"):
         PlainLoRA.load(tmp_path)
+
+
+def plain():
+    block = PlainBlock(torch.ones(2, 8), torch.ones(8, 2), 1.0)
+    return PlainLoRA({"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": block})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"lora_adapter_metadata": "["}, "JSONDecodeError"),
+        ({"lora_adapter_metadata": "[1]"}, "AttributeError"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": "much"}'}, "could not convert"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 1e999}'}, "scale of a LoRA's pair is inf"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.alpha_pattern": {"(": 1}}'}, "error"),
+        ({"reslora_config": "[" * 100_000}, "not JSON"),
+    ],
+)
+def test_damaged_metadata_is_told_with_the_files_name(tmp_path, metadata, words):
+    file = plain().save_diffusers(tmp_path)
+    save_file(load_file(file), file, metadata)
+    with pytest.raises(ValueError, match=rf"pytorch_lora_weights\.safetensors: no whole LoRA .*{words}"):
+        PlainLoRA.load(file)
+
+
+@pytest.mark.parametrize("bad", [torch.full((8, 2), float("nan")), torch.ones(8, 2, 1, 1), torch.ones(8, 3)])
+def test_damaged_matrices_are_told_with_the_files_name(tmp_path, bad):
+    file = plain().save_diffusers(tmp_path)
+    save_file({name: bad if "lora_B" in name else value for name, value in load_file(file).items()}, file)
+    with pytest.raises(ValueError, match=r"pytorch_lora_weights\.safetensors (holds NaN|is no plain LoRA)"):
+        PlainLoRA.load(file)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "{}", '{"peft_type": "LORA", "lora_alpha": []}'])
+def test_a_damaged_adapter_config_is_told_by_its_name(tmp_path, content):
+    plain().save_peft(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"adapter_config\.json"):
+        PlainLoRA.load(tmp_path)

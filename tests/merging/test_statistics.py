@@ -111,6 +111,20 @@ def test_no_batch_and_inputs_that_are_no_numbers_are_told():
             gather(model, adapter)
 
 
+def test_what_is_no_number_is_told_in_whatever_pass():
+    """Only the last passes are in the window; the sums are of all."""
+    model, adapter = adapted_toy("middle")
+    text = model.text.weight.detach().clone()
+
+    def forward(number):
+        with torch.no_grad():
+            model.text.weight[:] = float("nan") if number == 1 else text
+        model(ids_for(number))
+
+    with pytest.raises(ValueError, match=r"^The input of layers\.0\.t holds NaN or infinity"):
+        collect_statistics(adapter, range(4), forward, window=2)
+
+
 def test_a_block_that_did_not_run_is_named():
     model, adapter = adapted_toy("none")
     model.layers[3] = torch.nn.Identity()

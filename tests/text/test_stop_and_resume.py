@@ -6,12 +6,14 @@ import shutil
 import signal
 
 import pytest
+import torch
 
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.runs.lock import one_writer
 from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.trainer import ResLoRATrainer
+from tests.pickled import publish_anew, put_pickle
 from tests.snapshots import differences, snapshot
 from tests.texts import save_small_llama, write_svamp
 from train_scripts import train_nlg_reslora
@@ -112,6 +114,28 @@ def test_a_checkpoint_without_a_part_is_refused_by_its_name(train, finished, par
     before = snapshot(finished)
     with pytest.raises(ValueError, match=rf"checkpoint-5 can't be resumed from\. .*{part}.*\(checkpoint-4\)"):
         train(finished, "--resume_from_checkpoint", "latest")
+    assert snapshot(finished) == before
+
+
+def test_nothing_in_a_checkpoint_of_a_stranger_is_executed(train, finished, tmp_path):
+    """What is no pickle must be read as what it is: as JSON, or as safetensors."""
+    honest, marker = finished / "checkpoint-5", tmp_path / "marker"
+    read = ["rng_state.pth", "optimizer.pt", "scheduler.pt", "trainer_state.json", "reslora_adapter.safetensors"]
+    for number, name in enumerate([*read, "scaler.pt", "optimizer.bin", "pytorch_model.bin"]):
+        strange = shutil.copytree(honest, tmp_path / str(number) / "checkpoint-5")
+        put_pickle(strange, name, marker, with_torch=bool(number % 2))
+        with pytest.raises(ValueError, match=name):
+            train(tmp_path / "other", "--resume_from_checkpoint", strange, "--max_steps", 6)
+        assert not marker.exists() and not (tmp_path / "other" / "run.json").exists(), name
+
+
+@pytest.mark.parametrize("part", ["optimizer.pt", "scheduler.pt"])
+def test_a_part_of_another_form_is_refused_in_a_sentence(train, finished, part):
+    torch.save([], finished / "checkpoint-5" / part)
+    publish_anew(finished / "checkpoint-5")
+    before = snapshot(finished)
+    with pytest.raises(ValueError, match=r"checkpoint-5 can't be resumed from\. Its files are not those"):
+        train(finished, "--resume_from_checkpoint", "latest", "--max_steps", 6)
     assert snapshot(finished) == before
 
 

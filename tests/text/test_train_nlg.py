@@ -19,6 +19,7 @@ from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.encode import encode, padding
 from reslora_sd.text.evaluate import run_model
 from reslora_sd.text.tasks import read_train, task_named
+from reslora_sd.text.trainer import RunTrainer
 from tests.scripts import SCRIPTS, free_port
 from tests.texts import save_small_llama, write_svamp
 from train_scripts import train_nlg_reslora
@@ -171,6 +172,23 @@ def test_the_loss_counts_answers_only(train, llama):
     base = transformers.AutoModelForCausalLM.from_pretrained(llama)
     assert losses(run)[0] == pytest.approx(answer_loss(base, llama, run.parent / "train.jsonl"), rel=1e-5)
     assert "accuracy" not in result["results"]["unmerged"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--logging_nan_inf_filter", "true", "--logging_steps", 3)])
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch, flags):
+    """transformers would log the mean of the losses before, and go on."""
+    step, steps = RunTrainer.compute_loss, []
+
+    def broken(self, *args, **kwargs):
+        steps.append(1)
+        return step(self, *args, **kwargs) * (float("nan") if len(steps) == 2 else 1)
+
+    monkeypatch.setattr(RunTrainer, "compute_loss", broken)
+    with pytest.raises(RuntimeError, match=r"^The loss of step 2 is nan\. Training stopped"):
+        train("--method", "reslora_ms", "--save_steps", 1, *flags)
+    run = tmp_path / "run"
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert all(loss > 0 for loss in losses(run))
 
 
 def test_too_long_rows_are_counted_and_said(train, tmp_path, caplog):
