@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from PIL import Image
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerState
 
 from reslora_sd import PlainLoRA, ResLoRAConfig, add_reslora, load_reslora
 from reslora_sd.blocks.plain import PlainBlock
@@ -25,8 +25,10 @@ from reslora_sd.diffusion.folders import open_folder
 from reslora_sd.runs.checkpoints import find_checkpoint, publish, unfinished
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.reader import read_run
+from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.read import read_json_lines
 from reslora_sd.text.session import find_resumed
+from reslora_sd.text.settings import TextSettings
 from tests.conftest import make_picture_folder
 from tests.pickled import publish_anew
 from tests.toys import TARGETS, ids_for, move_away_from_zero, toy
@@ -144,7 +146,7 @@ def _read_checkpoint(folder: Path) -> None:
 
 def _make_text_checkpoint(folder: Path) -> None:
     run = RunFolder(folder)
-    run.begin({})
+    run.begin({"arguments": _text_settings(folder).to_arguments()})
     target = folder / "checkpoint-2"
     written = unfinished(target)
     written.mkdir()
@@ -160,14 +162,14 @@ def _make_text_checkpoint(folder: Path) -> None:
 
 
 @functools.cache
-def _text_arguments(folder: Path) -> TrainingArguments:
-    return TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none")
+def _text_settings(folder: Path) -> TextSettings[Any]:
+    return GENERATION.parse(["--output_dir", str(folder), "--use_cpu"])
 
 
 def _read_text_checkpoint(folder: Path) -> None:
-    training = _text_arguments(folder)
-    training.resume_from_checkpoint = "latest"
-    find_resumed(training, overwrite=False)
+    settings = _text_settings(folder)
+    settings.training.resume_from_checkpoint = "latest"
+    find_resumed(settings)
 
 
 def _make_pictures_csv(folder: Path) -> None:
