@@ -80,12 +80,10 @@ def finish(
     unet = parts.unet.eval()
     use_own_forward(unet)
     adapter.save(run.path / ADAPTER_FILE)
-    count = max(1, effort.calibration // batches.batch_size)
-    measured = list(_measured(batches, kept_out, drawn + count, effort.measured))
-    plains = _merge_all(adapter, parts, batches, range(drawn, drawn + count), approach, rank, effort)
-
-    if not effort.draw:
-        validation = None
+    last = drawn + max(1, effort.calibration // batches.batch_size)
+    measured = list(_measured(batches, kept_out, last, effort.measured))
+    plains = _merge_all(adapter, parts, batches, range(drawn, last), approach, rank, effort)
+    validation = validation if effort.draw else None
     base_pictures = validation.drawn_at_first(run) if validation else None
     with stage("measuring", len(measured) * (2 + len(plains))) as bar:
         unmerged = _predict(unet, parts, measured, bar)
@@ -95,19 +93,24 @@ def finish(
                 base_pictures = validation.draw(parts.pipeline())
         adapter.remove()
         drift, loss = _measure(plains, unet, parts, measured, unmerged, base, bar)
-    others = [name for name in plains if name != approach] if validation and effort.draw_others else []
-    drawn_by = {name: _draw(plains[name], name, parts, validation) for name in others if validation}
+    drawn_by = _draw_others(plains, approach, parts, validation) if validation and effort.draw_others else {}
     _export(plains[approach], parts, run)
-    largest, active, pictures = _prove(
-        parts, run.path, measured, unmerged, base, len(plains[approach].blocks), validation
-    )
+    count = len(plains[approach].blocks)
+    largest, active, pictures = _prove(parts, run.path, measured, unmerged, base, count, validation)
     finished = Finished(approach, drift, loss, largest, active)
     if validation:
-        for name, found in {BASE: base_pictures or [], **drawn_by, approach: pictures}.items():
-            validation.save(found, run, step, name)
-        save_sheets(run, approach)
+        _save_pictures(validation, run, step, approach, {BASE: base_pictures or [], **drawn_by, approach: pictures})
     run.finish(REPORT_FILE, _report(finished, plains))
     return finished
+
+
+def _save_pictures(
+    validation: Validation, run: RunFolder, step: int, approach: str, pictures: dict[str, list[Any]]
+) -> None:
+    """Pictures by what drew them, and the sheets of the run."""
+    for name, found in pictures.items():
+        validation.save(found, run, step, name)
+    save_sheets(run, approach)
 
 
 def _measure(
@@ -129,9 +132,16 @@ def _measure(
     return drift, loss
 
 
-def _draw(plain: PlainLoRA, name: str, parts: Parts, validation: Validation) -> list[Any]:
-    with applied(plain, parts.unet), stage(f"drawing with merge {name}"):
-        return validation.draw(parts.pipeline())
+def _draw_others(
+    plains: dict[str, PlainLoRA], approach: str, parts: Parts, validation: Validation
+) -> dict[str, list[Any]]:
+    """Pictures by every merge but the exported one."""
+    found = {}
+    for name, plain in plains.items():
+        if name != approach:
+            with applied(plain, parts.unet), stage(f"drawing with merge {name}"):
+                found[name] = validation.draw(parts.pipeline())
+    return found
 
 
 def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
