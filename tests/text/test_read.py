@@ -2,7 +2,7 @@
 
 import pytest
 
-from reslora_sd.text.read import keep_apart
+from reslora_sd.text.read import keep_apart, read_json_lines
 from reslora_sd.text.tasks import read_test, read_train, task_named
 from tests.texts import write_svamp
 
@@ -51,3 +51,9 @@ def test_a_file_that_is_missing_or_no_text_and_an_unknown_task_are_told(tmp_path
         read_test(task_named("svamp"), str(tmp_path / "binary"), None)
     with pytest.raises(ValueError, match=r"'sudoku'.*gsm8k, svamp"):
         task_named("sudoku")
+
+
+def test_the_mark_that_windows_editors_put_before_a_file_is_no_part_of_it(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "1+1?"}\n', encoding="utf-8-sig")
+    assert read_json_lines(str(path), ["question"]) == [{"question": "1+1?"}]
