@@ -38,7 +38,7 @@ from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
-from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
+from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.settings import OptimizerSettings, TrainingSettings, UnetSettings
 from reslora_sd.diffusion.validation import Validation, validation_loss
 from reslora_sd.runs.checkpoints import find_checkpoint
@@ -166,6 +166,7 @@ def main(settings: UnetSettings) -> None:
     run = RunFolder(output.output_dir)
     checkpoint = find_checkpoint(run.path, output.resume_from_checkpoint) if output.resume_from_checkpoint else None
     run.check(resume=run.owns(checkpoint), overwrite=output.overwrite_output_dir)
+    check_services(output)
     accelerator = make_accelerator(settings)
     quiet = not accelerator.is_local_main_process
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
