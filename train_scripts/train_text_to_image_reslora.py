@@ -45,7 +45,7 @@ from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
-from reslora_sd.diffusion.reports import describe, finite, print_result, push_to_hub
+from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
 from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
 from reslora_sd.diffusion.validation import Validation, validation_loss
@@ -157,6 +157,7 @@ def main(settings: UnetSettings) -> None:
     output, training = settings.output, settings.training
     run = RunFolder(output.output_dir)
     checkpoint = find_resumed(run, settings)
+    check_services(output)
     accelerator = make_accelerator(settings)
     quiet = not accelerator.is_local_main_process
     logger.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -2,29 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import os
 import shlex
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..adapter.adapter import ResLoRAAdapter
+from ..files.storage import reason
 from ..runs.folder import RunFolder
-from ..runs.names import DIFFUSERS_FILE, KOHYA_FILE
+from ..runs.jsonl import read_object
+from ..runs.names import DIFFUSERS_FILE, KOHYA_FILE, REFERENCES_FILE, RUN_FILE, TRACKER
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
 from .models import Parts
 from .settings import OutputSettings, UnetSettings
 
+logger = logging.getLogger("reslora_sd")
+
+
+def check_services(output: OutputSettings) -> None:
+    """Whether trackers are installed and the Hub takes uploads: after the training it would be too late to find out.
+
+    Raises:
+        ValueError: one is missing, or can't be reached.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    if output.report_to not in ("none", "all", *installed):
+        known = output.report_to in LOGGER_TYPE_TO_CLASS
+        what = f"isn't installed. Run: pip install {output.report_to}" if known else "is no tracker"
+        raise ValueError(f"--report_to {output.report_to} {what}, or choose one of: none, {', '.join(installed)}.")
+    if output.push_to_hub:
+        from huggingface_hub import constants, whoami
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            if constants.HF_HUB_OFFLINE:
+                raise ConnectionError("HF_HUB_OFFLINE is set")
+            validate_repo_id(output.hub_model_id or Path(output.output_dir).name)
+            whoami(token=output.hub_token)
+        except Exception as error:  # no network, no token, a wrong one: each of another library
+            raise ValueError(
+                f"--push_to_hub: nothing can be uploaded ({reason(error)}). Log in with hf auth login, give "
+                "--hub_token, or leave out --push_to_hub."
+            ) from error
+
 
 def push_to_hub(output: OutputSettings, run: RunFolder) -> None:
-    """Uploads the run folder without its checkpoints."""
-    from huggingface_hub import create_repo, upload_folder
+    """Uploads the run folder without its checkpoints; without what is private, unless `--hub_private_files` asks."""
+    from huggingface_hub import create_repo, upload_file, upload_folder
 
     repository = create_repo(output.hub_model_id or run.path.name, exist_ok=True, token=output.hub_token).repo_id
-    upload_folder(
-        repo_id=repository, folder_path=run.path, ignore_patterns=["checkpoint-*/*", ".*"], token=output.hub_token
-    )
+    given: dict[str, Any] = {"repo_id": repository, "token": output.hub_token}
+    ignored = ["checkpoint-*/*", ".*"]
+    if not output.hub_private_files:
+        ignored += [
+            RUN_FILE,
+            REFERENCES_FILE,
+            "validation/real/*",
+            (Path(output.logging_dir) / TRACKER / "*").as_posix(),
+        ]
+        settings = without_local_paths(read_object(run.path / RUN_FILE, logger.warning))
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        upload_file(path_or_fileobj=f"{text}\n".encode(), path_in_repo=RUN_FILE, **given)
+    upload_folder(folder_path=run.path, ignore_patterns=ignored, **given)
+
+
+def without_local_paths(value: Any) -> Any:
+    """The same with the last part alone of each path that is absolute, or there on this machine."""
+    if isinstance(value, dict):
+        return {key: without_local_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(one) for one in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or ("/" in value and os.path.exists(value)))
+    return Path(value).name if is_path else value
 
 
 def describe(

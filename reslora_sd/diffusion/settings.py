@@ -220,6 +220,7 @@ class OutputSettings:
     push_to_hub: bool = option(False, "Upload the exported LoRA when training ends.")
     hub_model_id: str | None = option(None, "Repository on the Hub (left out: name of output_dir).")
     hub_token: str | None = option(None, "Token for the Hub.")
+    hub_private_files: bool = option(False, "Upload your pictures, local paths and trackers' logs, too.")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["checkpointing_steps", "checkpoints_total_limit"])
