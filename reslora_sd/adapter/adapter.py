@@ -182,7 +182,7 @@ def load_reslora(model: nn.Module, path: str | os.PathLike[str]) -> ResLoRAAdapt
     try:
         adapter = add_reslora(model, config)
     except ValueError as error:
-        raise ValueError(f"{path} can't be put into this model: {error}") from error
+        raise ValueError(f"{path} can't be put into this model: {str(error)[:600]}") from error
     try:
         adapter.load_state_dict(state, str(path))
     except BaseException:

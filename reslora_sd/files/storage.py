@@ -33,7 +33,9 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except (SafetensorError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no complete safetensors file ({error}). Copy or export it again.") from error
+        raise ValueError(
+            f"{path} is no complete safetensors file ({reason(error)}). Copy or export it again."
+        ) from error
     for name, tensor in tensors.items():
         if not tensor.float().isfinite().all():
             raise ValueError(
