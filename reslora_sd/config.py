@@ -64,13 +64,13 @@ class ResLoRAConfig:
         _choice("first_block", self.first_block, ("self", "none"))
         _choice("link", self.link, ("neighbour", "same_size"))
         if not _is_int(self.r) or not 1 <= self.r < _MOST:
-            raise ValueError(f"r (the rank) is {self.r!r}. It must be a whole number of 1 or more.")
+            raise ValueError(f"r (the rank) is {self.r!r:.80}. It must be a whole number of 1 or more.")
         if not _is_number(self.lora_alpha) or not 0 < self.lora_alpha < _MOST:
-            raise ValueError(f"lora_alpha is {self.lora_alpha!r}. It must be a number above 0.")
+            raise ValueError(f"lora_alpha is {self.lora_alpha!r:.80}. It must be a number above 0.")
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout is {self.lora_dropout!r}. It must be at least 0 and below 1.")
+            raise ValueError(f"lora_dropout is {self.lora_dropout!r:.80}. It must be at least 0 and below 1.")
         if not isinstance(self.across_attention, bool):
-            raise ValueError(f"across_attention is {self.across_attention!r}. It must be true or false.")
+            raise ValueError(f"across_attention is {self.across_attention!r:.80}. It must be true or false.")
         self._check_target_modules()
         self._check_pre_num()
 
@@ -95,7 +95,7 @@ class ResLoRAConfig:
         if self.pre_num is None:
             object.__setattr__(self, "pre_num", default)
         elif not _is_int(self.pre_num):
-            raise ValueError(f"pre_num is {self.pre_num!r}. It must be a whole number, or -1 for all predecessors.")
+            raise ValueError(f"pre_num is {self.pre_num!r:.80}. It must be a whole number, or -1 for all predecessors.")
         elif self.residual in ("none", "input"):
             if self.pre_num != default:
                 raise ValueError(
@@ -141,7 +141,7 @@ class ResLoRAConfig:
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}. It must be one of {', '.join(allowed)}.")
+        raise ValueError(f"{name} is {value!r:.80}. It must be one of {', '.join(allowed)}.")
 
 
 def _is_int(value: object) -> bool:

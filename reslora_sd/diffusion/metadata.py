@@ -57,14 +57,14 @@ def read_metadata(table: Path) -> list[Row]:
 
 def _picture(folder: Path, name: Any, place: str) -> str:
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{place}: the file_name is {name!r}. Write that of a picture.")
+        raise ValueError(f"{place}: the file_name is {name!r:.80}. Write that of a picture.")
     path = os.path.normpath(name)
     if not os.path.isfile(folder / path):
         path = os.path.normpath(name.replace("\\", "/"))  # written on Windows
     if "://" in name or os.path.isabs(path) or path.split(os.sep)[0] == "..":
-        raise ValueError(f"{place}: {name!r} lies outside {folder}. Name pictures as seen from the metadata file.")
+        raise ValueError(f"{place}: {name!r:.80} lies outside {folder}. Name pictures as seen from the metadata file.")
     if not os.path.isfile(folder / path):  # no error for names that no file can have
-        raise FileNotFoundError(f"{place}: there is no picture {folder / path}.")
+        raise FileNotFoundError(f"{place}: there is no picture {folder / f'{path:.200}'}.")
     return str(folder / path)
 
 
@@ -74,7 +74,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         header = next(reader, [])
         if _FILE_NAME not in header:
             raise ValueError(
-                f"{table}, line 1: the columns are {header}, none of them file_name. Write a first line such as "
+                f"{table}, line 1: the columns are {header!r:.80}, none of them file_name. Write a first line such as "
                 "file_name,text, with commas between the columns."
             )
         for cells in reader:
@@ -103,5 +103,5 @@ def _parquet_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{table} can't be read as parquet: {error}. Write it again.") from error
     for number, row in enumerate(rows, 1):
         if _FILE_NAME not in row:
-            raise ValueError(f"{table} has the columns {', '.join(row)}, none of them file_name.")
+            raise ValueError(f"{table} has the columns {', '.join(row):.80}, none of them file_name.")
         yield number, row

@@ -58,7 +58,10 @@ def convert(hint: Any, value: Any) -> Any:
     elif hint is bool:
         return _switch(value)
     elif hint in (int, float) and type(value) in {int: (int, str), float: (int, float, str)}[hint]:
-        return hint(value)
+        try:
+            return hint(value)
+        except OverflowError as error:  # a whole number beyond what a float can be
+            raise ValueError from error
     elif hint is str and type(value) in (int, float, str, _Word):
         return str(value)
     elif (get_origin(hint) or hint) is dict and isinstance(value, dict):

@@ -30,7 +30,7 @@ def check_choices(settings: Any) -> None:
         value = getattr(settings, name)
         for part in value if isinstance(value, list) else [value]:
             if part is not None and part not in choices:
-                raise ValueError(f"--{name} is {part!r}. It must be one of {', '.join(map(str, choices))}.")
+                raise ValueError(f"--{name} is {part!r:.80}. It must be one of {', '.join(map(str, choices))}.")
 
 
 def check_at_least(settings: Any, low: float, names: Iterable[str]) -> None:

@@ -104,7 +104,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         found = {}
         for name, value in values.items():
             if name not in self._hints:
-                raise ValueError(f"{source} has {name!r}, which is no flag of this script. See --help.")
+                raise ValueError(f"{source} has {name!r:.80}, which is no flag of this script. See --help.")
             if value is None:
                 continue
             choices = next(action.choices for action in self._actions if action.dest == name)
@@ -114,7 +114,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
                     raise ValueError
             except (ValueError, TypeError) as error:
                 must = f"one of {', '.join(map(str, choices))}" if choices else wanted(self._hints[name])
-                raise ValueError(f"{source} has {name}: {value!r}. It must be {must}.") from error
+                raise ValueError(f"{source} has {name}: {value!r:.80}. It must be {must}.") from error
         return found
 
 
