@@ -123,7 +123,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[TextComparison, list[str]]
     """The sweep's settings, and the words that are for the training script.
 
     Raises:
-        ValueError: a value can't be meant, or the config file can't be read.
+        ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([TextComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
     return settings, more

@@ -33,7 +33,7 @@ def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetS
     """The settings that `to_arguments` wrote.
 
     Raises:
-        ValueError: there is a name that is no flag, or a value that can't be meant; the message names `source`.
+        ValueError: there is a name that is no flag, or an invalid value; the message names `source`.
     """
     parser = make_parser()
     given = {name: value for name, value in arguments.items() if value is not None}

@@ -27,7 +27,7 @@ def calibration_settings(arguments: Mapping[str, Any]) -> UnetSettings:
     """The settings of run.json, if it says all that decides which batches a run sees.
 
     Raises:
-        ValueError: something is missing, or can't be meant.
+        ValueError: something is missing, or is invalid.
     """
     missing = [name for name in _NEEDED if name not in arguments]
     if missing:

@@ -245,7 +245,7 @@ def parse_settings(
     """The command line and its `--config`.
 
     Raises:
-        ValueError: a value can't be meant.
+        ValueError: a value is invalid.
     """
     kinds = (ReferenceSettings, SamplingSettings, OutputSettings)
     reference, sampling, output = SettingsParser(kinds, "How good is the embedded base model?").parse(argv)

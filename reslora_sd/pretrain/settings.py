@@ -235,7 +235,7 @@ def parse_settings(argv: Sequence[str] | None = None) -> PretrainSettings:
     """The command line and its `--config`.
 
     Raises:
-        ValueError: a value can't be meant.
+        ValueError: a value is invalid.
     """
     description = "Trains a tiny Stable Diffusion (64x64 drawings) from captioned pictures, on a CPU."
     return PretrainSettings(*SettingsParser(_GROUPS, description).parse(argv))

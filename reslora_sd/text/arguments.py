@@ -38,7 +38,7 @@ class CommandLine(Generic[Data]):
         """Settings of the command line and its `--config`; `--num_train_epochs` alone counts in epochs, not in steps.
 
         Raises:
-            ValueError: a value can't be meant, or the config file can't be read or holds what is no flag.
+            ValueError: a value is invalid, or the config file can't be read or holds what is no flag.
             SystemExit: argparse's own, for flags that aren't there and values of the wrong kind.
         """
         parser = self.parser()
@@ -51,7 +51,7 @@ class CommandLine(Generic[Data]):
         """The settings that `TextSettings.to_arguments` gave.
 
         Raises:
-            ValueError: there is a name that is no flag, or a value that can't be meant.
+            ValueError: there is a name that is no flag, or an invalid value.
         """
         parser = self.parser()
         given = {name: value for name, value in arguments.items() if value is not None}

@@ -41,7 +41,7 @@ def convert(hint: Any, value: Any) -> Any:
         hint: the field's type, resolved.
 
     Raises:
-        ValueError: it can't be meant: 2.5 for a whole number, a list for one text.
+        ValueError: it is invalid: 2.5 for a whole number, a list for one text.
     """
     if _is_union(hint):
         return _convert_to_one_of(get_args(hint), value)

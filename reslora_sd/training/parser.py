@@ -42,7 +42,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         """Settings of the command line, over those of its `--config`; in the order of the classes.
 
         Raises:
-            ValueError: a value can't be meant, or the config file can't be read or holds what is no flag.
+            ValueError: a value is invalid, or the config file can't be read or holds what is no flag.
             SystemExit: argparse's own, for flags that aren't there and values of the wrong kind.
         """
         words = _words(argv)
