@@ -18,7 +18,7 @@ from tests.scripts import load_script
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 SCRIPT = "train_text_to_image_reslora"
 FLAGS: tuple[object, ...] = ("--max_train_steps", 1, "--validation_steps", 1, "--validation_prompts", "red")
-FLAGS += ("--validation_inference_steps", 1, "--validation_samples", 2, "--method", "reslora_ms")
+FLAGS += ("--validation_inference_steps", 1, "--validation_samples", 2, "--method", "reslora_ms", "--report")
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
