@@ -6,17 +6,15 @@ Source of the shared flags: huggingface/diffusers, examples/text_to_image/train_
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
-from ..training.method import MethodSettings
+from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 
-Method = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
 Approach = Literal["exact", "input", "least_squares", "none", "weights"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -28,7 +26,7 @@ class UnetMethod(MethodSettings):
 
     _argument_group_name: ClassVar[str] = "method (ours)"
 
-    method: Method = option("reslora_is", "LoRA, or ResLoRA by Eq. 2, 3 or 4.")
+    method: OurMethod = option("reslora_is", "LoRA, or ResLoRA by Eq. 2, 3 or 4.")
     rank: int = option(16, "Rank of every block (diffusers: 4).")
     lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
     link: Literal["neighbour", "same_size"] = option("neighbour", "Which earlier block a path comes from.")
@@ -80,11 +78,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether it is the model that comes with the package."""
-        return Path(self.pretrained_model_name_or_path) == DEFAULT_MODEL
 
 
 @dataclass(frozen=True)
