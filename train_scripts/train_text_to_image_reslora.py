@@ -36,7 +36,7 @@ from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, batches_apart, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
-from reslora_sd.diffusion.data import framing_of, load_split
+from reslora_sd.diffusion.data import CaptionedImages, framing_of, load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.finish import finish
@@ -84,14 +84,17 @@ def make_accelerator(settings: UnetSettings) -> Accelerator:
     )
 
 
-def make_validation(settings: UnetSettings, steps_of_epoch: int, resolution: int) -> tuple[Validation | None, int]:
+def make_validation(
+    settings: UnetSettings, images: CaptionedImages, steps_of_epoch: int, resolution: int
+) -> tuple[Validation | None, int]:
     """What to draw, and every how many steps to draw and to measure; 0 for never."""
     validation = settings.validation
     every = validation.validation_steps or (validation.validation_epochs or 0) * steps_of_epoch
-    if not (validation.validation_prompts and validation.num_validation_images):
+    prompts = [*(validation.validation_prompts or []), *images.some_captions(validation.validation_captions)]
+    if not (prompts and validation.num_validation_images):
         return None, every
     what = Validation(
-        prompts=tuple(validation.validation_prompts),
+        prompts=tuple(dict.fromkeys(prompts)),
         seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
         negative_prompt=validation.validation_negative_prompt,
         guidance_scale=validation.validation_guidance_scale,
@@ -194,7 +197,7 @@ def main(settings: UnetSettings) -> None:
     total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
-    validation, every = make_validation(settings, steps_of_epoch, resolution)
+    validation, every = make_validation(settings, images, steps_of_epoch, resolution)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size

@@ -177,6 +177,9 @@ class ValidationSettings:
     validation_prompts: list[str] | None = option(
         None, "Prompts, or one .txt file with a prompt a line.", metavar="PROMPT"
     )
+    validation_captions: int = option(
+        0, "Draw so many captions of the data too, from all over it (embedded model, own pictures, no prompts: 4)."
+    )
     validation_samples: int = option(
         0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
     )
@@ -192,7 +195,7 @@ class ValidationSettings:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])
-        check_at_least(self, 0, ["validation_samples", "num_validation_images"])
+        check_at_least(self, 0, ["validation_captions", "validation_samples", "num_validation_images"])
         check_finite(self)
 
 
@@ -243,10 +246,11 @@ class UnetSettings:
         asked, one = self.validation.validation_prompts or [], self.validation.validation_prompt
         prompts = [*asked, one] if one is not None else list(asked)
         epochs, steps = self.validation.validation_epochs, self.validation.validation_steps
-        if (steps or epochs) and not prompts:
+        drawn = prompts or self.validation.validation_captions
+        if (steps or epochs) and not drawn:
             name = "validation_steps" if steps else "validation_epochs"
             raise ValueError(f"--{name} is given without prompts. Add --validation_prompts 'a prompt'.")
-        if prompts and not steps and not epochs:
+        if drawn and not steps and not epochs:
             epochs = 1
         complete = replace(
             self.validation, validation_prompts=prompts, validation_prompt=None, validation_epochs=epochs
