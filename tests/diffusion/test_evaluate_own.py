@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -38,9 +40,13 @@ def test_the_nearest_picture_is_that_of_the_same_subject_and_colour():
 
 
 def test_training_gets_the_drawings_and_nothing_but_its_own_defaults(monkeypatch, tmp_path):
-    started = []
-    done = evaluate_own.subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(evaluate_own.subprocess, "run", lambda command: started.append(command) or done)
+    started: list[list[str]] = []
+
+    def run(command):
+        started.append(command)
+        return subprocess.CompletedProcess[str](command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(RuntimeError, match="status 3"):
         evaluate_own.train(OwnSettings(output_dir=str(tmp_path)))
     _, script, *words = started[0]
