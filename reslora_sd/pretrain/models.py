@@ -129,7 +129,8 @@ def save_pipeline(pipeline: Any, folder: Path, training_names: Sequence[str]) ->
     """Write the pipeline in float16 to `folder`, and beside it which names it was trained on.
 
     Loaded without a dtype, all of its parts become float32: diffusers does that by itself, transformers reads the
-    dtype from the config. What is there stays whole until the new files are complete; other files, such as a model card, are kept.
+    dtype from the config. What is there stays whole until the new files are complete; other files, such as a model
+    card, are kept.
     """
     half = {
         name: copy.deepcopy(module).to(torch.float16) if isinstance(module, nn.Module) else module
