@@ -22,12 +22,14 @@ DEFAULT_STEPS, DEFAULT_INTERVAL, DEFAULT_EPOCHS = 200, 20, 100
 
 OWN_DEFAULTS: dict[str, Any] = {
     **EMBEDDED_DEFAULTS,
-    "learning_rate": 1e-3,
+    "center_crop": True,  # in another place in every epoch, a dozen pictures blur into each other
+    "learning_rate": 2e-3,
+    "lr_scheduler": "cosine",
     "max_timestep": None,  # the highest decide what is where and in which colour, which own pictures are there to teach
-    "validation_guidance_scale": 2.0,
+    "validation_guidance_scale": 1.25,  # more makes colours stronger than the pictures have them
 }
 """Defaults of the embedded model on somebody's own pictures; `evaluate_own` measures them."""
-OWN_STEPS, OWN_INTERVAL, OWN_CAPTIONS = 300, 50, 4
+OWN_STEPS, OWN_INTERVAL, OWN_CAPTIONS = 240, 40, 4
 """Steps of a run on own pictures, between its pictures, and how many captions are drawn."""
 
 

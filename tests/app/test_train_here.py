@@ -100,7 +100,7 @@ def test_what_the_page_suggests_for_own_pictures_is_what_the_script_does_alone(m
     page = to_arguments(parse_settings(request.flags(picture_folder / "runs", "lora")))
     alone = to_arguments(parse_settings(["--train_data_dir", str(picture_folder), "--method", "lora"]))
     different = {name for name in page if page[name] != alone[name]}
-    assert different == {"output_dir", "seed", "center_crop", "checkpointing_steps"}
+    assert different == {"output_dir", "seed", "checkpointing_steps"}
 
 
 def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page, made_up):

@@ -43,7 +43,8 @@ def test_own_pictures_change_nothing_for_another_model():
 
 @pytest.mark.parametrize("name", OWN)
 def test_no_default_for_own_pictures_stands_against_a_flag(name):
-    given = {"max_timestep": 500, "learning_rate": 3e-4, "validation_guidance_scale": 5.5}.get(name, 7)
+    others = {"center_crop": False, "learning_rate": 3e-4, "lr_scheduler": "linear", "validation_guidance_scale": 5.5}
+    given = others.get(name, 7)
     assert defaults("--train_data_dir", "pictures", f"--{name}", str(given))[name] == given
 
 
