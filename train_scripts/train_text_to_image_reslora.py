@@ -4,6 +4,10 @@
 
 fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minutes on two cores. On your own pictures:
 
+    python train_scripts/train_text_to_image_reslora.py --train_data_dir my_pictures
+
+and on your own pictures with a real model:
+
     accelerate launch train_scripts/train_text_to_image_reslora.py \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
         --train_data_dir my_pictures --method reslora_is --max_train_steps 1000 --mixed_precision fp16 \
