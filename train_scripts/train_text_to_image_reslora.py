@@ -44,7 +44,7 @@ from reslora_sd.diffusion.forecast import Forecast, forecast_of
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
-from reslora_sd.diffusion.precision import frozen_dtype
+from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
@@ -171,6 +171,7 @@ def main(settings: UnetSettings) -> None:
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     parts.to(accelerator.device, frozen_dtype(accelerator))
+    fit_threads(parts.unet, accelerator.device)
     adapter = add_reslora(parts.unet, settings.method.adapter())
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
