@@ -112,6 +112,6 @@ def _run(training: Training, number: str) -> None:
     if done.returncode == DIVERGED_STATUS:
         print(f"{number} {training.folder.name} diverged.", flush=True)
         training.folder.mkdir(parents=True, exist_ok=True)
-        write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.strip()[-500:]})
+        write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.rpartition("Error: ")[2].strip()})
     elif done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

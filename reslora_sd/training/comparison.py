@@ -48,6 +48,10 @@ class ComparisonSettings:
         for name in ("methods", "learning_rates", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is empty. Give one or more.")
+        for name in ("methods", "seeds", "choosing_seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"--{name} has a value twice: {' '.join(map(str, values))}. Give each once.")
         check_rates("learning_rates", self.learning_rates)
         for rates in self.rates.values():
             check_rates("rates_for", rates)
@@ -60,7 +64,7 @@ class ComparisonSettings:
     @property
     def chosen_with(self) -> list[int]:
         """Seeds of the runs that choose the rates."""
-        return list(dict.fromkeys(self.choosing_seeds)) or self.seeds[:1]
+        return self.choosing_seeds or self.seeds[:1]
 
     @property
     def rates(self) -> dict[str, list[float]]:
@@ -105,14 +109,14 @@ class ComparisonSettings:
 
 
 def check_rates(name: str, rates: Iterable[float]) -> None:
-    """Learning rates must be above 0.
+    """Learning rates must be above 0 and finite.
 
     Raises:
         ValueError: one isn't.
     """
     for rate in rates:
         if not 0 < rate < math.inf:
-            raise ValueError(f"--{name} has {rate:g}. It must be above 0.")
+            raise ValueError(f"--{name} has {rate:g}. It must be above 0 and finite.")
 
 
 _OWN = {

@@ -36,6 +36,8 @@ def test_a_run_has_a_folder_of_its_own_and_the_flags_that_make_it(settings):
         ({"learning_rates": [float("nan")]}, "--learning_rates has nan"),
         ({"learning_rates": [float("inf")]}, "--learning_rates has inf"),
         ({"rates_for": [["lora", "0"]]}, "--rates_for has 0"),
+        ({"seeds": [1, 2, 1]}, "--seeds has a value twice: 1 2 1"),
+        ({"methods": ["lora", "lora"]}, "--methods has a value twice"),
     ],
 )
 def test_nothing_to_compare_is_told(changed, message):
