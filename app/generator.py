@@ -23,8 +23,7 @@ from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
-from reslora_sd.merging.merge import FROM_STATISTICS
-from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, OPENMOJI, UNMERGED, checkpoint_name
+from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, FROM_STATISTICS, OPENMOJI, UNMERGED, checkpoint_name
 from reslora_sd.runs.run import Run
 from reslora_sd.training.command import quiet_libraries
 

@@ -40,15 +40,16 @@ from reslora_sd.diffusion.data import framing_of, load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.finish import finish
+from reslora_sd.diffusion.forecast import Forecast, forecast_of
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
-from reslora_sd.diffusion.precision import frozen_dtype
+from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
 from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
-from reslora_sd.diffusion.validation import Validation, validation_loss
+from reslora_sd.diffusion.validation import Validation, validation_loss, validation_of
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.runs.names import TRACKER, UNMERGED
@@ -84,21 +85,10 @@ def make_accelerator(settings: UnetSettings) -> Accelerator:
     )
 
 
-def make_validation(settings: UnetSettings, steps_of_epoch: int, resolution: int) -> tuple[Validation | None, int]:
-    """What to draw, and every how many steps to draw and to measure; 0 for never."""
-    validation = settings.validation
-    every = validation.validation_steps or (validation.validation_epochs or 0) * steps_of_epoch
-    if not (validation.validation_prompts and validation.num_validation_images):
-        return None, every
-    what = Validation(
-        prompts=tuple(validation.validation_prompts),
-        seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
-        negative_prompt=validation.validation_negative_prompt,
-        guidance_scale=validation.validation_guidance_scale,
-        inference_steps=validation.validation_inference_steps,
-        resolution=resolution,
-    )
-    return what, every
+def draw(validation: Validation, parts: Parts, run: RunFolder, step: int, forecast: Forecast) -> None:
+    """The pictures of a step, unmerged."""
+    with forecast.drawing():
+        validation.save(validation.draw(parts.pipeline()), run, step, UNMERGED)
 
 
 @dataclass(frozen=True)
@@ -168,9 +158,11 @@ def main(settings: UnetSettings) -> None:
     if training.dataloader_num_workers:
         logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
+    started = time.perf_counter()
     parts = load_parts(
         model.pretrained_model_name_or_path, model.revision, model.variant, model.prediction_type, model.cache_dir
     )
+    load_seconds = time.perf_counter() - started
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
@@ -180,6 +172,7 @@ def main(settings: UnetSettings) -> None:
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     parts.to(accelerator.device, frozen_dtype(accelerator))
+    fit_threads(parts.unet, accelerator.device)
     adapter = add_reslora(parts.unet, settings.method.adapter())
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
@@ -196,7 +189,8 @@ def main(settings: UnetSettings) -> None:
     total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
-    validation, every = make_validation(settings, steps_of_epoch, resolution)
+    validation, every = validation_of(settings, steps_of_epoch, resolution)
+    forecast = forecast_of(settings, total, load_seconds, validation, every)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size
@@ -217,7 +211,7 @@ def main(settings: UnetSettings) -> None:
         config = {name: str(value) for name, value in to_arguments(settings).items()}
         accelerator.init_trackers(TRACKER, config=config)
     if validation and every and done == 0 and accelerator.is_main_process:
-        validation.save(validation.draw(parts.pipeline()), run, 0, UNMERGED)
+        draw(validation, parts, run, 0, forecast)
     check_every = every or steps_of_epoch
 
     # 4. The loop
@@ -229,6 +223,8 @@ def main(settings: UnetSettings) -> None:
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
     for step in until_stopped(bar, asked_anywhere(accelerator)):
         row, now = train_step(step), step + 1
+        if not quiet:
+            forecast.after_step(now, row["seconds"] or 0.0, bar.write)
         bar.set_postfix(loss=f"{row['loss']:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoded.images) // held.batch_size)
@@ -240,7 +236,7 @@ def main(settings: UnetSettings) -> None:
         if now - done == _MUST_LEARN_BY and row["lr"]:
             check_learning(adapter, now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
-            validation.save(validation.draw(parts.pipeline()), run, now, UNMERGED)
+            draw(validation, parts, run, now, forecast)
         if now % output.checkpointing_steps == 0:  # after all else that the step writes: see RunFolder
             save_checkpoint(accelerator, run, now, output.checkpoints_total_limit)
     if done < total and now % output.checkpointing_steps:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..runs.names import APPROACHES, FROM_STATISTICS
 from .settings import UnetSettings
 
 FULL_CALIBRATION, FULL_MEASURED = 512, 128
@@ -28,6 +29,15 @@ class Effort:
     """Draw the validation pictures with the exported file."""
     draw_others: bool = False
     """Draw them with the other merges; and let exact merges have statistics, for the error of each branch."""
+
+    def merges(self, residual: str, approach: str) -> tuple[str, ...]:
+        """The merges that are made and measured, the exported one among them."""
+        return APPROACHES[residual] if self.other_merges and residual != "none" else (approach,)
+
+    def takes_statistics(self, residual: str, approach: str) -> bool:
+        """Whether data pass through the model before these merges."""
+        looks = bool(set(self.merges(residual, approach)) & set(FROM_STATISTICS))
+        return looks or (self.draw_others and residual != "none")
 
 
 def effort_of(settings: UnetSettings, drawn: int) -> Effort:

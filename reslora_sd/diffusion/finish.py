@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..merging.applied import applied
-from ..merging.merge import FROM_STATISTICS, merge
+from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, APPROACHES, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE, UNMERGED
+from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE, UNMERGED
 from ..training.checks import check_trained
 from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
@@ -190,9 +190,9 @@ def _merge_all(
 ) -> dict[str, PlainLoRA]:
     """The chosen approach, cut to `rank`, and the residual's others where they are wanted; on the same statistics."""
     residual = adapter.config.residual
-    wanted = APPROACHES[residual] if effort.other_merges and residual != "none" else (approach,)
+    wanted = effort.merges(residual, approach)
     statistics = None
-    if set(wanted) & set(FROM_STATISTICS) or (effort.draw_others and residual != "none"):
+    if effort.takes_statistics(residual, approach):
         with stage("statistics", len(calibration)) as bar:
             statistics = collect_statistics(
                 adapter,

@@ -20,6 +20,7 @@ from .batches import Batch
 from .contact_sheet import Row, contact_sheet
 from .loss import diffusion_loss
 from .precision import own_forward
+from .settings import UnetSettings
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -130,6 +131,23 @@ class Validation:
                 len(pictures),
                 step,
             )
+
+
+def validation_of(settings: UnetSettings, steps_of_epoch: int, resolution: int) -> tuple[Validation | None, int]:
+    """What to draw, and every how many steps to draw and to measure; 0 for never."""
+    validation = settings.validation
+    every = validation.validation_steps or (validation.validation_epochs or 0) * steps_of_epoch
+    if not (validation.validation_prompts and validation.num_validation_images):
+        return None, every
+    what = Validation(
+        prompts=tuple(validation.validation_prompts),
+        seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
+        negative_prompt=validation.validation_negative_prompt,
+        guidance_scale=validation.validation_guidance_scale,
+        inference_steps=validation.validation_inference_steps,
+        resolution=resolution,
+    )
+    return what, every
 
 
 def save_sheets(run: RunFolder, approach: str) -> None:

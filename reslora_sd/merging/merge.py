@@ -20,12 +20,10 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, default_approach
+from ..runs.names import APPROACHES, FROM_STATISTICS, default_approach
 from . import rules
 from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
-
-FROM_STATISTICS = ("input", "least_squares")
 
 
 def merge(

@@ -128,7 +128,9 @@ def build_pipeline(vae: nn.Module, tokenizer: Any, text_encoder: nn.Module, unet
 def save_pipeline(pipeline: Any, folder: Path, training_names: Sequence[str]) -> None:
     """Write the pipeline in float16 to `folder`, and beside it which names it was trained on.
 
-    What is there stays whole until the new files are complete; other files, such as a model card, are kept.
+    Loaded without a dtype, all of its parts become float32: diffusers does that by itself, transformers reads the
+    dtype from the config. What is there stays whole until the new files are complete; other files, such as a model
+    card, are kept.
     """
     half = {
         name: copy.deepcopy(module).to(torch.float16) if isinstance(module, nn.Module) else module
@@ -140,6 +142,8 @@ def save_pipeline(pipeline: Any, folder: Path, training_names: Sequence[str]) ->
     for file in partial.glob("*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # where this machine had the weights that training began with
+        if "dtype" in config:
+            config["dtype"] = "float32"
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     names = json.dumps(sorted(set(training_names)))
     (partial / TRAINING_NAMES_FILE).write_text(names + "\n", encoding="utf-8")

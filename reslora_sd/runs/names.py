@@ -17,6 +17,8 @@ APPROACHES = {
     "middle": ("none", "input", "weights", "least_squares"),
 }
 """Merge approaches by residual."""
+FROM_STATISTICS = ("input", "least_squares")
+"""Approaches that look at data."""
 
 UNMERGED, BASE = "unmerged", "base"
 """What an index of pictures calls those of the model with its paths, and those of the base model."""

@@ -12,11 +12,11 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from ..adapter.text import gradient_checkpointing_kwargs
 from ..files.pickles import check_pickles
-from ..runs.checkpoints import find_checkpoint, refusal, step_of
+from ..runs.checkpoints import refusal, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
-from ..training.resuming import check_unchanged, is_same_place
+from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
 from .methods import Attached
 from .settings import TextSettings
 from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
@@ -54,10 +54,10 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     check_accumulation(training.gradient_accumulation_steps)
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
-    checkpoint = find_checkpoint(run.path, str(asked)) if asked is not None else None
-    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    checkpoint = checkpoint_to_resume(run, None if asked is None else str(asked), overwrite)
     check_unchanged(run, checkpoint, settings.to_arguments(), _breaks)
     if checkpoint is None:
+        training.resume_from_checkpoint = None
         return run, 0
     check_pickles(checkpoint)
     try:

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from reslora_sd.assets import DEFAULT_MODEL
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
@@ -74,3 +75,14 @@ def test_a_model_that_is_nowhere_is_told_with_a_way_out(monkeypatch, tmp_path):
     for name in (tmp_path / "nowhere", "nowhere"):
         with pytest.raises(ValueError, match=r"Cannot read model_index\.json .*no such folder.*that is embedded here"):
             load_parts(name)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_the_embedded_model_loads_plainly_in_every_precision(dtype):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(DEFAULT_MODEL, **({"dtype": dtype} if dtype else {}))
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    assert {value.dtype for part in parts for value in part.parameters()} == {dtype or torch.float32}
+    if dtype is None:
+        assert pipeline("cat face", num_inference_steps=1).images[0].size == (64, 64)

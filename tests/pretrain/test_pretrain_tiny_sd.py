@@ -62,13 +62,13 @@ def test_a_resumed_run_equals_a_straight_run_bit_for_bit(
         assert file.read_bytes() == (tmp_path / file.relative_to(finished)).read_bytes()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_the_folder_loads_in_plain_diffusers(finished: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.float32])
+def test_the_folder_loads_in_plain_diffusers(finished: Path, dtype: torch.dtype | None) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(finished / "pipeline", dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.text_encoder.dtype == dtype
+    assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.text_encoder.dtype == (dtype or torch.float32)
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert pipeline.scheduler.config.rescale_betas_zero_snr
     pictures = pipeline("red circle", num_inference_steps=2, guidance_scale=4.0, output_type="np").images
