@@ -15,8 +15,8 @@ FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
     pretrained_model_name_or_path revision variant prediction_type
-    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples validation_samples
-    resolution center_crop random_flip image_interpolation_mode
+    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
+    validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
     """.split()

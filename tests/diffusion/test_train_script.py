@@ -12,11 +12,15 @@ import time
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
+from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.diffusion.data import load_split
 from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.failures import DivergedError
 from reslora_sd.runs.jsonl import read_jsonl
 from tests.conftest import make_picture_folder
-from tests.scripts import ROOT, SCRIPTS, free_port
+from tests.scripts import ROOT, SCRIPTS, free_port, load_script
 
 SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"
 METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
@@ -491,6 +495,29 @@ def test_pictures_kept_out_are_not_trained_on_and_have_a_loss(train):
     assert len(held) == 2 and held[0] != held[1]
     with pytest.raises(ValueError, match="--validation_samples 8 leaves none of the 8 pictures"):
         train("--validation_samples", 8, output="other")
+
+
+def test_test_pictures_are_measured_on_at_the_end_and_serve_nothing_else(train, picture_folder):
+    flags = ("--validation_samples", 3, "--method", "lora", "--test_samples")
+    first = train(*flags, 3)
+    report = json.loads((first / "merge_report.json").read_text())
+    assert json.loads((first / "run.json").read_text())["dataset"]["pictures"] == 2
+    assert (report["test"], report["validation"]["pictures"]) == ({"pictures": 3}, 3)
+    split = load_split(parse_settings(["--train_data_dir", str(picture_folder), "--test_samples", "3"]), 16)
+    for (caption,) in split.test.captions if split.test else ():
+        Image.new("RGB", (16, 16), "white").save(picture_folder / f"{caption.split()[-1]}.png")
+    other = train(*flags, 3, output="other")
+    assert_same(first, other)
+    changed = json.loads((other / "merge_report.json").read_text())
+    assert changed["validation"] == report["validation"]
+    assert changed["end_to_end"]["loss"]["unmerged"] != report["end_to_end"]["loss"]["unmerged"]
+
+
+def test_an_adapter_that_diverges_at_the_last_step_is_told_by_the_pictures_kept_out(train, monkeypatch):
+    script = load_script(SCRIPT.stem)
+    monkeypatch.setattr(script, "validation_loss", lambda *_: float("nan"))
+    with pytest.raises(DivergedError, match="After training, the loss of the pictures kept out is nan"):
+        train("--validation_samples", 3, "--max_train_steps", 1, script=script)
 
 
 @pytest.mark.parametrize("method", METHODS)
