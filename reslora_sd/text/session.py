@@ -95,8 +95,8 @@ def _check_used(values: Mapping[str, Any]) -> None:
             )
     if values.get("warmup_steps") and values.get("lr_scheduler_type") == "constant":
         raise ValueError(
-            f"--warmup_steps is {values['warmup_steps']} and --lr_scheduler_type constant, which has no warm-up. Leave "
-            "it out, or choose --lr_scheduler_type constant_with_warmup."
+            f"--warmup_steps is {values['warmup_steps']:g} and --lr_scheduler_type constant, which has no warm-up. "
+            "Leave it out, or choose --lr_scheduler_type constant_with_warmup."
         )
     if unused := sorted(_UNUSED & values.keys()):
         names = ", ".join(f"--{name}" for name in unused)
@@ -107,7 +107,7 @@ def total_steps(training: TrainingArguments, rows: int) -> int:
     """Optimizer steps of the whole training, over so many rows.
 
     Raises:
-        ValueError: the warm-up is longer.
+        ValueError: there is no step, or the warm-up is longer.
     """
     if training.max_steps > 0:
         steps = int(training.max_steps)
@@ -115,9 +115,15 @@ def total_steps(training: TrainingArguments, rows: int) -> int:
         at_once = int(training.train_batch_size * training.world_size)
         batches = rows // at_once if training.dataloader_drop_last else math.ceil(rows / at_once)
         steps = math.ceil(math.ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
+    if steps < 1:
+        raise ValueError(
+            f"{rows} training rows give no step: --per_device_train_batch_size is "
+            f"{training.per_device_train_batch_size} and --num_train_epochs {training.num_train_epochs:g}. Choose a "
+            "smaller batch or more epochs, or leave out --dataloader_drop_last."
+        )
     if training.warmup_steps > steps:
         raise ValueError(
-            f"--warmup_steps is {training.warmup_steps}, and the run has {steps} steps: the rate would never be "
+            f"--warmup_steps is {training.warmup_steps:g}, and the run has {steps} steps: the rate would never be "
             "reached. Choose a shorter warm-up or a longer run."
         )
     return steps

@@ -18,6 +18,7 @@ TRANSFORMERS = {field.name for field in dataclasses.fields(TrainingArguments)}
 TABLES = {"nlg": NLG, "nlu": NLU}
 ROWS = [(script, flag) for script, table in TABLES.items() for flag in table.rows]
 ELSEWHERE = [(script, flag) for script, table in TABLES.items() for flag in table.elsewhere]
+DROPPED = ("--dataloader_drop_last", "--num_train_epochs", 1, "--max_steps", None)
 INPUTS = {"--model": "@model", "--train_file": "@train", "--test_file": "@test"}
 
 
@@ -38,6 +39,7 @@ def test_the_tables_have_every_flag_of_ours_and_no_unknown_one(table, line):
 
 @pytest.mark.parametrize("script", TABLES)
 def test_transformers_own_flags_reach_its_trainer(runs, script):
+    """All of them; those that our code reads, too, have rows."""
     assert runs[script](()).own_arguments
 
 
@@ -58,6 +60,7 @@ def test_a_test_elsewhere_is_there_and_uses_the_flag(script, flag):
         (("--eval_strategy", "steps"), "--eval_strategy is steps, but these scripts evaluate once, after training"),
         (("--eval_on_start",), "--eval_on_start is True, but these scripts evaluate once"),
         (("--warmup_steps", 2), "--warmup_steps is 2.* and --lr_scheduler_type constant, which has no warm-up"),
+        (("--per_device_train_batch_size", 25, *DROPPED), "24 training rows give no step: --per_device.* is 25 and"),
         (("--warmup_steps", 4, "--lr_scheduler_type", "linear"), r"--warmup_steps is 4.*, and the run has 3 steps"),
     ],
 )

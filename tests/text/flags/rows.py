@@ -253,48 +253,48 @@ def rows_and_adapter_are_others(it: Seen, plain: Seen) -> None:
     assert it.result["seed"] == 7
 
 
-@both("max_steps", "--max_steps", 2)
+@NLG.row("max_steps", "--max_steps", 2)
 def the_run_has_so_many_steps(it: Seen, plain: Seen) -> None:
     assert it.column("step") == [1, 2] and it.result["steps"] == 2
 
 
-@both("num_train_epochs", *EPOCH)
+@NLG.row("num_train_epochs", *EPOCH)
 def each_row_is_seen_once(it: Seen, plain: Seen) -> None:
     assert [len(batch["labels"]) for batch in it.batches] == [5, 5, 5, 5, 4]
     assert it.column("step") == [1, 2, 3, 4, 5] and it.result["results"]
 
 
-@both("per_device_train_batch_size", *EPOCH)
+@NLG.row("per_device_train_batch_size", *EPOCH)
 def a_batch_has_so_many_rows(it: Seen, plain: Seen) -> None:
     assert len(it.batches[0]["labels"]) == 5
 
 
-@both("dataloader_drop_last", *EPOCH, "--dataloader_drop_last", without=EPOCH)
+@NLG.row("dataloader_drop_last", *EPOCH, "--dataloader_drop_last", without=EPOCH)
 def a_rest_is_left_out_and_the_run_is_whole(it: Seen, plain: Seen) -> None:
     assert [len(batch["labels"]) for batch in it.batches] == [5, 5, 5, 5]
     assert it.result["steps"] == 4 and it.result["results"]
 
 
-@both("gradient_accumulation_steps", "--gradient_accumulation_steps", 2)
+@NLG.row("gradient_accumulation_steps", "--gradient_accumulation_steps", 2)
 def a_step_adds_up_so_many_batches(it: Seen, plain: Seen) -> None:
     assert len(it.batches) == 2 * len(it.column("step")) == 6
 
 
-@both("learning_rate", "--learning_rate", 0.01)
+@NLG.row("learning_rate", "--learning_rate", 0.01)
 def the_rate_is_that(it: Seen, plain: Seen) -> None:
     assert it.column("lr") == [0.01] * 3
 
 
-@both("lr_scheduler_type", *SCHEDULED)
+@NLG.row("lr_scheduler_type", *SCHEDULED)
 def the_rate_falls(it: Seen, plain: Seen) -> None:
     assert it.column("lr")[2] < it.column("lr")[1]
 
 
-@both("lr_scheduler_kwargs", *SCHEDULED)
+@NLG.row("lr_scheduler_kwargs", *SCHEDULED)
 def the_schedule_takes_them(it: Seen, plain: Seen) -> None:
     assert it.column("lr")[2] == pytest.approx(0.02 / 4, rel=1e-3)  # halfway, by the power of 2
 
 
-@both("warmup_steps", *SCHEDULED)
+@NLG.row("warmup_steps", *SCHEDULED)
 def the_rate_rises_from_zero_over_them(it: Seen, plain: Seen) -> None:
     assert it.column("lr")[:2] == [0, 0.02]
