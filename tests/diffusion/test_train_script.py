@@ -159,29 +159,12 @@ def test_accumulation_counts_optimizer_steps(train):
     assert {row["step"] for row in read_jsonl(run / "validation" / "index.jsonl")} == {0, 2}
 
 
-def test_the_hubs_token_is_written_nowhere(train):
-    run = train("--hub_token", "hf_secret", "--report_to", "tensorboard", "--max_train_steps", 1)
-    written = [path for path in run.rglob("*") if path.is_file()]
-    assert written and not any(b"hf_secret" in path.read_bytes() for path in written)
-
-
 def test_gradient_checkpointing_trains_the_same(train):
     plain, saved = (
         train("--method", "reslora_ms", output="a"),
         train("--method", "reslora_ms", "--gradient_checkpointing", output="b"),
     )
     assert losses(plain) == pytest.approx(losses(saved), rel=1e-5)
-
-
-def test_clipping_clips(train):
-    free, tight = train("--max_grad_norm", 1e9, output="free"), train("--max_grad_norm", 1e-9, output="tight")
-    assert read_jsonl(free / "log.jsonl")[0]["grad_norm"] == read_jsonl(tight / "log.jsonl")[0]["grad_norm"]
-    # AdamW divides a gradient of 1e-9 by more than its size, since epsilon is 1e-8
-    moved = [
-        sum(float(value.abs().sum()) for name, value in weights(run).items() if name.endswith(".B"))
-        for run in (free, tight)
-    ]
-    assert moved[1] < 0.5 * moved[0]
 
 
 def bad_cases(tmp_path, tiny):
