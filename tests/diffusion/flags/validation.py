@@ -16,7 +16,10 @@ EACH_EPOCH = (
     *("--validation_inference_steps", 1),
 )
 
-elsewhere(validation_samples="test_train_script.py::test_pictures_kept_out_are_not_trained_on_and_have_a_loss")
+elsewhere(
+    validation_samples="test_train_script.py::test_pictures_kept_out_are_not_trained_on_and_have_a_loss",
+    test_samples="test_train_script.py::test_test_pictures_are_measured_on_at_the_end_and_serve_nothing_else",
+)
 
 
 def pictures(it: Seen) -> list[tuple[str, int, int]]:
