@@ -1,34 +1,40 @@
-"""Trains each method at several learning rates and seeds, and compares them, each at its own best rate.
+"""Compares methods on pictures, each at its own best learning rate, over several seeds.
 
     python train_scripts/compare_methods.py --output_dir runs/compare
 
-runs train_text_to_image_reslora.py for every combination on the same data, noise and held-out pictures, and prints the
-loss on the held-out pictures: of the unmerged model and of the exported LoRA. Flags that it doesn't know, of the
-command line or of --config FILE, go to the training script. A run that is done is not run again, so that a sweep that
-was stopped continues with the same command.
+First train_text_to_image_reslora.py trains every method at every rate with the first seed; the loss of pictures that
+are kept out of training (--validation_samples) chooses its rate. At that rate it is then trained with all seeds. The
+figures are of other pictures that are kept out (--test_samples): the loss of the unmerged model and of every merge.
+compare.json, compare.md (a table) and compare.png (the sweep) are written. Flags that this script doesn't know, of the
+command line or of --config FILE, go to the training script. Runs that are done are not run again: after a stop, the
+same command goes on.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from reslora_sd.runs.atomic import write_json
-from reslora_sd.runs.names import METHODS, REPORT_FILE
-from reslora_sd.runs.sweep import claim_folder, has_result, read_result, run_all
+from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.runs.jsonl import is_number, read_jsonl
+from reslora_sd.runs.names import BASE, LOG_FILE, METHODS, REPORT_FILE, RUN_FILE, UNMERGED
+from reslora_sd.runs.sweep import DIVERGED_FILE, Training, claim_folder, has_result, read_result
 from reslora_sd.training.command import run_command
-from reslora_sd.training.comparison import ComparisonSettings, over_seeds
+from reslora_sd.training.comparison import ComparisonSettings, Protocol, check_passed_on, compare
 from reslora_sd.training.method import OurMethod
 from reslora_sd.training.options import check_at_least, option
 from reslora_sd.training.parser import SettingsParser
 
 SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
 
-KEYS = ("end_to_end", "approach")
+KEYS = ("end_to_end", "test", "validation")
 """What is read of a run's merge_report.json."""
+_KEPT_OUT = 64
+"""Pictures of the default data, for either purpose."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +44,93 @@ class UnetComparison(ComparisonSettings):
     methods: list[OurMethod] = option(list(METHODS), "Methods to compare.")
     learning_rates: list[float] = option([5e-4, 1e-3, 2e-3, 4e-3], "Rates that every method is tried at.")
     max_train_steps: int = option(200, "Optimizer steps of a run.")
+    validation_samples: int | None = option(
+        None, "Pictures kept out of training, whose loss chooses a method's rate (without data of your own: 64)."
+    )
+    test_samples: int | None = option(
+        None, "Other pictures kept out, the same for every seed, that are reported on (without data of your own: 64)."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, ("max_train_steps",))
+        check_at_least(self, 1, ("max_train_steps", "validation_samples", "test_samples"))
 
 
-def read(folder: Path) -> dict[str, float]:
-    """Held-out losses of one run, by model: base, unmerged, exported; and its drift."""
+def with_pictures_kept_out(settings: UnetComparison, own_data: bool) -> UnetComparison:
+    """The settings with both numbers of pictures.
+
+    Raises:
+        ValueError: the data is the user's own, and one is left out.
+    """
+    for name in ("validation_samples", "test_samples"):
+        if getattr(settings, name) is None and own_data:
+            raise ValueError(
+                f"--{name} is left out. Of your own pictures, say how many are kept out of training to choose the "
+                "rates by (--validation_samples), and how many others to report on (--test_samples), such as a tenth "
+                "each."
+            )
+    kept, test = settings.validation_samples or _KEPT_OUT, settings.test_samples or _KEPT_OUT
+    return replace(settings, validation_samples=kept, test_samples=test)
+
+
+def protocol_of(settings: UnetComparison, more: Sequence[str], draws: bool) -> Protocol:
+    """How a run is launched and read, and on which pictures it is measured.
+
+    Args:
+        draws: whether there are prompts, so that pictures are drawn at the start and the end.
+    """
+    steps = str(settings.max_train_steps)
+    flags = ["--validation_steps", steps, *more] if draws else more
+    return Protocol(
+        title=f"Pictures, {settings.max_train_steps} steps",
+        chosen_by=f"{settings.validation_samples} pictures kept out of training",
+        reported_on=f"{settings.test_samples} other pictures kept out of training, the same for every seed",
+        training=partial(training, settings, flags),
+        read=read,
+    )
+
+
+def training(
+    settings: UnetComparison, more: Sequence[str], method: str, rate: float, seed: int, reported: bool
+) -> Training:
+    """One run: the same whether it is reported or only chooses."""
+    flags = [
+        "--max_train_steps",
+        str(settings.max_train_steps),
+        "--validation_samples",
+        str(settings.validation_samples),
+        "--test_samples",
+        str(settings.test_samples),
+        "--overwrite_output_dir",
+        "--report",
+        *more,
+    ]
+    return settings.training(SCRIPT, method, rate, seed, flags, lambda folder: has_result(folder / REPORT_FILE, KEYS))
+
+
+def read(folder: Path) -> Mapping[str, Any]:
+    """What a run says, by model: base, unmerged, and every merge with its drift.
+
+    Raises:
+        ValueError: a file of it is damaged.
+    """
     file = folder / REPORT_FILE
     report = read_result(file, KEYS)
+    log = read_jsonl(folder / LOG_FILE)
+    seconds, memory = ([row[key] for row in log if is_number(row.get(key))] for key in ("seconds", "memory"))
     try:
-        loss, approach = report["end_to_end"]["loss"], report["approach"]
-        drift = report["end_to_end"]["drift"][approach]
-        return {"base": loss["base"], "unmerged": loss["unmerged"], "exported": loss[approach], "drift": drift}
+        loss, drift = report["end_to_end"]["loss"], report["end_to_end"]["drift"]
+        results = {name: {"loss": loss[name]} for name in (BASE, UNMERGED)}
+        results |= {f"merged: {name}": {"loss": loss[name], "drift": drift[name]} for name in drift}
+        return {
+            "validation_loss": report["validation"]["loss"],
+            "results": results,
+            "seconds_per_step": fmean(seconds or [0.0]),
+            "peak_memory_mb": max(memory, default=0.0),
+            "trainable_parameters": read_result(folder / RUN_FILE, ["trainable_parameters"])["trainable_parameters"],
+        }
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}. Remove it, and start the same command again.") from error
-
-
-def table(results: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
-    """Held-out loss by method and learning rate (mean over seeds), and each method at its best rate."""
-    rates = list(next(iter(results.values())))
-    head = "".join(f"{'lr ' + rate:>11}" for rate in rates)
-    rows = [f"{'method':12}{head}   best: unmerged   exported     drift"]
-    for method, by_rate in results.items():
-        losses = {rate: over_seeds([run["unmerged"] for run in runs]) for rate, runs in by_rate.items()}
-        best = min(losses, key=losses.__getitem__)
-        mean, deviation = losses[best]
-        exported, drift = (fmean(run[key] for run in by_rate[best]) for key in ("exported", "drift"))
-        cells = "".join(f"{losses[rate][0]:11.4f}" for rate in rates)
-        rows.append(f"{method:12}{cells}   {mean:.4f} +-{deviation:.4f} {exported:9.4f} {100 * drift:8.2f} %")
-    return "\n".join(rows)
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[UnetComparison, list[str]]:
@@ -78,35 +140,21 @@ def parse(argv: Sequence[str] | None = None) -> tuple[UnetComparison, list[str]]
         ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([UnetComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
+    check_passed_on(more, dict.fromkeys(("report", "no_report"), "Leave it out."))
     return settings, more
 
 
 def main(settings: UnetComparison, more: Sequence[str]) -> None:
-    """The sweep, in the order of seeds, so that a part of it compares already.
+    """The sweep over rates, the runs at the best ones, and what they say.
 
     Args:
         more: flags of the training script.
     """
-    steps = str(settings.max_train_steps)
-    flags = ["--max_train_steps", steps, "--validation_steps", steps, "--overwrite_output_dir", "--report", *more]
-    claim_folder(settings.folder, {"max_train_steps": settings.max_train_steps, "flags": list(more)}, REPORT_FILE)
-    combinations = list(itertools.product(settings.seeds, settings.learning_rates, settings.methods))
-    run_all(
-        [
-            settings.training(SCRIPT, method, rate, seed, flags, lambda folder: has_result(folder / REPORT_FILE, KEYS))
-            for seed, rate, method in combinations
-        ],
-        settings.jobs,
-    )
-    results: dict[str, dict[str, list[dict[str, float]]]] = {
-        method: {f"{rate:g}": [] for rate in settings.learning_rates} for method in settings.methods
-    }
-    for seed, rate, method in combinations:
-        results[method][f"{rate:g}"].append(read(settings.run_folder(method, rate, seed)))
-    write_json(settings.folder / "compare.json", results)
-    base = fmean(run["base"] for by_rate in results.values() for runs in by_rate.values() for run in runs)
-    print(f"Loss on held-out pictures, base model {base:.4f}, {len(settings.seeds)} seeds:")
-    print(table(results))
+    of_a_run = parse_settings(more)
+    settings = with_pictures_kept_out(settings, not of_a_run.data.is_default)
+    common = {key: getattr(settings, key) for key in ("max_train_steps", "validation_samples", "test_samples")}
+    claim_folder(settings.folder, {**common, "flags": list(more)}, REPORT_FILE, DIVERGED_FILE)
+    print(compare(settings, protocol_of(settings, more, bool(of_a_run.validation.validation_prompts))))
 
 
 def cli() -> None:

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from reslora_sd.runs.atomic import write_json
 from reslora_sd.runs.names import METHODS, RESULTS_FILE, checkpoint_name
-from reslora_sd.runs.sweep import Training, claim_folder, has_result, read_result, run_all
-from reslora_sd.text.compare import best_rates, plot, summary
+from reslora_sd.runs.sweep import DIVERGED_FILE, Training, claim_folder, has_result, read_result
+from reslora_sd.text.apart import rows_apart
 from reslora_sd.text.glue import GLUE_TASKS
+from reslora_sd.text.settings import ClassificationData, GenerationData
 from reslora_sd.text.tasks import GENERATION_TASKS
 from reslora_sd.training.command import run_command
-from reslora_sd.training.comparison import ComparisonSettings, check_rates
+from reslora_sd.training.comparison import ComparisonSettings, Protocol, check_passed_on, compare
 from reslora_sd.training.method import AnyMethod
 from reslora_sd.training.options import check_at_least, option
 from reslora_sd.training.parser import SettingsParser
@@ -41,52 +41,58 @@ class TextComparison(ComparisonSettings):
     output_dir: str = option("", "The runs come into folders of it (left out: runs/compare-TASK).")
     methods: list[AnyMethod] = option(list(METHODS), "Methods to compare.")
     learning_rates: list[float] = option([1e-3, 2e-3, 5e-3, 1e-2], "Rates that every method is tried at.")
-    rates_for: list[list[str]] = option(
-        [],
-        "A method's own rates instead, as in: --rates_for adalora 2e-3 5e-3",
-        action="append",
-        metavar=("METHOD", "RATE"),
-    )
     max_steps: int = option(100, "Optimizer steps of a run.")
     validation_samples: int = option(100, "Training rows kept apart, whose loss chooses a method's rate.")
+    evaluate: Literal["all", "loss"] = option(
+        "all", "What is measured on the test rows, at the best rates: all, or without generated answers."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, ("max_steps",))
-        check_at_least(self, 0, ("validation_samples",))
+        check_at_least(self, 1, ("max_steps", "validation_samples"))
         if self.task not in {**GENERATION_TASKS, **GLUE_TASKS}:
             choices = ", ".join([*GENERATION_TASKS, *GLUE_TASKS])
             raise ValueError(f"--task is {self.task!r}. It must be one of {choices}.")
-        for rates in self.rates.values():
-            check_rates("rates_for", rates)
 
     @property
     def folder(self) -> Path:
         """Where the sweep is."""
         return Path(self.output_dir or f"runs/compare-{self.task}")
 
-    @property
-    def rates(self) -> dict[str, list[float]]:
-        """Each method's rates.
 
-        Raises:
-            ValueError: --rates_for doesn't start with one of the methods, or goes on without numbers.
-        """
-        rates: dict[str, list[float]] = dict.fromkeys(self.methods, self.learning_rates)
-        for method, *own in self.rates_for:
-            try:
-                numbers = [float(rate) for rate in own]
-            except ValueError:
-                numbers = []
-            if method not in rates or not numbers:
-                wanted = f"one of {', '.join(rates)}, and then numbers"
-                raise ValueError(f"--rates_for {' '.join([method, *own])}: give {wanted}.")
-            rates[method] = numbers
-        return rates
+def protocol_of(settings: TextComparison, more: Sequence[str]) -> Protocol:
+    """How a run of the task is launched and read, and on which rows it is measured.
+
+    Raises:
+        FileNotFoundError, ValueError: rows are missing or broken, or the test rows are those that would choose.
+    """
+    kind = GenerationData if settings.task in GENERATION_TASKS else ClassificationData
+    own = ["--task", settings.task, "--validation_samples", str(settings.validation_samples)]
+    (data,), _ = SettingsParser([kind], "").parse_known([*own, *more])
+    test_files = (data.test_file, getattr(data, "test_file_mismatched", None))
+    rows = rows_apart(
+        data.task,
+        data.train_file,
+        test_files,
+        data.validation_samples,
+        settings.chosen_with,
+        data.max_train_samples,
+        data.max_eval_samples,
+    )
+    where = " and ".join(file for file in test_files if file) or "the Hub"
+    shared = f"{rows.shared} of the {rows.tests} test rows have the text of a row that chose." if rows.shared else None
+    return Protocol(
+        title=f"{settings.task}, {settings.max_steps} steps",
+        chosen_by=f"{rows.kept} rows kept apart from {data.train_file or 'the training rows of the Hub'}",
+        reported_on=f"{rows.tests} test rows of {where}",
+        training=partial(training, settings, more),
+        read=lambda folder: read_result(folder / RESULTS_FILE, KEYS),
+        notes=(shared,) if shared else (),
+    )
 
 
 def training(
-    settings: TextComparison, method: str, rate: float, seed: int, evaluate: str, more: Sequence[str]
+    settings: TextComparison, more: Sequence[str], method: str, rate: float, seed: int, reported: bool
 ) -> Training:
     """One run; one that was trained already goes on at its end, so that only the evaluation is missing."""
     name = "train_nlg_reslora.py" if settings.task in GENERATION_TASKS else "train_nlu_reslora.py"
@@ -100,11 +106,11 @@ def training(
         "--validation_samples",
         str(settings.validation_samples),
         "--evaluate",
-        evaluate,
+        settings.evaluate if reported else "none",
         *(["--resume_from_checkpoint", "latest"] if trained else ["--overwrite_output_dir"]),
         *more,
     ]
-    done = partial(is_done, evaluated=evaluate == "all")
+    done = partial(is_done, evaluated=reported)
     return settings.training(Path(__file__).with_name(name), method, rate, seed, flags, done)
 
 
@@ -114,11 +120,6 @@ def is_done(folder: Path, evaluated: bool) -> bool:
     return has_result(path, KEYS) and (not evaluated or bool(read_result(path, KEYS)["results"]))
 
 
-def results_of(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """What the runs' results.json say."""
-    return [read_result(one.folder / RESULTS_FILE, KEYS) for one in trainings]
-
-
 def parse(argv: Sequence[str] | None = None) -> tuple[TextComparison, list[str]]:
     """The sweep's settings, and the words that are for the training script.
 
@@ -126,6 +127,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[TextComparison, list[str]]
         ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([TextComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
+    check_passed_on(more, {})
     return settings, more
 
 
@@ -135,28 +137,12 @@ def main(settings: TextComparison, more: Sequence[str]) -> None:
     Args:
         more: flags of the training script.
     """
-    methods, folder, tried = settings.methods, settings.folder, settings.rates
+    protocol = protocol_of(settings, more)
     common = {key: getattr(settings, key) for key in ("task", "max_steps", "validation_samples")}
-    claim_folder(folder, {**common, "flags": list(more)}, RESULTS_FILE, "checkpoint-*")
-    sweep = [
-        training(settings, method, rate, settings.seeds[0], "none", more)
-        for rate in sorted({rate for rates in tried.values() for rate in rates})
-        for method in methods
-        if rate in tried[method]
-    ]
-    run_all(sweep, settings.jobs)
-    swept = sorted(results_of(sweep), key=lambda one: methods.index(one["method"]))  # colours of the plot
-    rates = best_rates(swept)
-    finals = [
-        training(settings, method, rates[method], seed, "all", more) for seed in settings.seeds for method in methods
-    ]
-    run_all(finals, settings.jobs)
-    final = results_of(finals)
-    write_json(folder / "compare.json", {"task": settings.task, "sweep": swept, "best": final})
-    text = summary(swept, final)
-    (folder / "compare.md").write_text(text + "\n", encoding="utf-8")
-    plot(swept, final, folder / "compare.png", settings.task)
-    print(text)
+    if settings.evaluate != "all":  # sweeps that an earlier version began don't say it
+        common["evaluate"] = settings.evaluate
+    claim_folder(settings.folder, {**common, "flags": list(more)}, RESULTS_FILE, "checkpoint-*", DIVERGED_FILE)
+    print(compare(settings, protocol))
 
 
 def cli() -> None:

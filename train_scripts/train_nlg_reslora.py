@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from reslora_sd.text.session import find_resumed, make_trainer, total_steps, tra
 from reslora_sd.text.settings import GenerationData, TextSettings
 from reslora_sd.text.tasks import read_test, read_train, task_named, test_task
 from reslora_sd.text.trainer import StepLog
+from reslora_sd.training.checks import check_trained
 from reslora_sd.training.command import quiet_libraries, run_command
 
 logger = logging.getLogger("reslora_sd")
@@ -89,6 +91,10 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
     model = attached.model.eval()
+    if validation is not None:  # before merging, which a model that diverged can't have
+        measured = measure_answers(model, {"unmerged": nullcontext}, batches(validation.examples))
+        loss = measured["unmerged"]["answer_loss"]
+        about["validation_loss"] = check_trained(loss, "the rows kept apart", run.path)
     calibration = calibration_rows(attached, encoded.examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration))
@@ -101,10 +107,6 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         )
         results = {name: {"accuracy": shares[name], **row} for name, row in results.items()}
         write_answers(run.path, test_rows, texts)
-    if validation is not None:
-        trained = {"unmerged": contexts["unmerged"]}
-        measured = measure_answers(model, trained, batches(validation.examples))
-        about["validation_loss"] = measured["unmerged"]["answer_loss"]
     export(attached, plains, run.path, tokenizer, settings.model.model, "CAUSAL_LM", settings.output.save_fused)
     return report(run, about, results)
 

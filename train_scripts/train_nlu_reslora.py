@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from reslora_sd.text.read import keep_apart
 from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
 from reslora_sd.text.settings import ClassificationData, TextSettings
 from reslora_sd.text.trainer import StepLog
+from reslora_sd.training.checks import check_trained
 from reslora_sd.training.command import quiet_libraries, run_command
 
 logger = logging.getLogger("reslora_sd")
@@ -81,6 +83,10 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
     model = attached.model.eval()
+    if validation_rows:  # before merging, which a model that diverged can't have
+        kept, _ = encode_pairs(validation_rows, task, tokenizer, data.max_length)
+        measured = measure_classes(model, {"unmerged": nullcontext}, batches(kept), task.metrics, task.is_regression)
+        about["validation_loss"] = check_trained(measured["unmerged"]["loss"], "the rows kept apart", run.path)
     calibration = calibration_rows(attached, examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration))
@@ -90,11 +96,6 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         for variant, figures in found.items():
             named = {f"{key} ({name})" if name else key: value for key, value in figures.items()}
             results[variant] = {**results.get(variant, {}), **named}
-    if validation_rows:
-        kept, _ = encode_pairs(validation_rows, task, tokenizer, data.max_length)
-        trained = {"unmerged": contexts["unmerged"]}
-        measured = measure_classes(model, trained, batches(kept), task.metrics, task.is_regression)
-        about["validation_loss"] = measured["unmerged"]["loss"]
     export(attached, plains, run.path, tokenizer, settings.model.model, "SEQ_CLS", settings.output.save_fused)
     return report(run, about, results)
 

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
-from reslora_sd.diffusion.batches import BatchMaker, batches_apart, training_batches
+from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import framing_of, load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
@@ -48,7 +48,7 @@ from reslora_sd.diffusion.forecast import Forecast, forecast_of
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
-from reslora_sd.diffusion.precision import frozen_dtype
+from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
@@ -58,7 +58,7 @@ from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
-from reslora_sd.training.checks import check_learning, check_loss, peak_memory_mb
+from reslora_sd.training.checks import check_learning, check_loss, check_trained, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
 from reslora_sd.training.distributed import (
     asked_anywhere,
@@ -170,19 +170,22 @@ def main(settings: UnetSettings) -> None:
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
-    images, kept_out = load_split(settings, resolution)
+    split = load_split(settings, resolution)
+    images = split.training
     framing = framing_of(settings.data, resolution)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     parts.to(accelerator.device, frozen_dtype(accelerator))
+    fit_threads(parts.unet, accelerator.device)
     adapter = add_reslora(parts.unet, settings.method.adapter())
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet)
-    held = None
-    if kept_out is not None and accelerator.is_main_process:
-        held = batches_apart(settings.training, parts, kept_out, framing)
+    kept_out = KeptOut()
+    if accelerator.is_main_process:
+        kept_out = batches_kept_out(training, parts, split, framing)
+    held = kept_out.validation
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together
     pictures_a_step = training.train_batch_size * training.gradient_accumulation_steps * accelerator.num_processes
@@ -205,7 +208,7 @@ def main(settings: UnetSettings) -> None:
     if accelerator.is_main_process:
         run.start(describe(settings, parts, adapter, images, total), checkpoint)
         if validation:
-            save_reference_pictures(run, validation.prompts, images, kept_out, resolution)
+            save_reference_pictures(run, validation.prompts, images, split.kept_out, resolution)
         logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
         logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
     if accelerator.log_with:
@@ -229,7 +232,8 @@ def main(settings: UnetSettings) -> None:
         bar.set_postfix(loss=f"{row['loss']:.4f}")
         if held is not None and (now % check_every == 0 or now == total):
             rounds = max(1, len(held.encoded.images) // held.batch_size)
-            row["validation_loss"] = validation_loss(parts.unet, parts.scheduler, map(held, range(rounds)))
+            loss = validation_loss(parts.unet, parts.scheduler, map(held, range(rounds)))
+            row["validation_loss"] = check_trained(loss, "the pictures kept out", run.path)
         accelerator.log({key: value for key, value in row.items() if value is not None}, step=now)
         if accelerator.is_main_process:
             run.log(step=now, **row)
@@ -255,7 +259,7 @@ def main(settings: UnetSettings) -> None:
             adapter,
             parts,
             batches,
-            held,
+            kept_out,
             run,
             settings.method.approach,
             validation,

@@ -6,14 +6,16 @@ several processes together see what one process with the joined batch would.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .data import CaptionedImages, Framing
+from .data import CaptionedImages, Framing, Split
 from .encoded import EncodedImages
 from .loss import add_noise_offset
 from .models import Parts
@@ -68,6 +70,10 @@ class BatchMaker:
     def between(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps `start` to `stop - 1` to measure on: of all timesteps, as sampling meets all."""
         return (self._make(step, range(self.timesteps)) for step in range(start, stop))
+
+    def every_picture(self, least: int = 0) -> Iterator[Batch]:
+        """As `between`: each picture once or more, and `least` pictures or more in all."""
+        return self.between(0, math.ceil(max(least, len(self.encoded.images)) / self.batch_size))
 
     def _make(self, step: int, timesteps_from: range) -> Batch:
         whole = self.batch_size * self.processes
@@ -139,7 +145,23 @@ def training_batches(
     )
 
 
-def batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
+class KeptOut(NamedTuple):
+    """Batches of pictures that training doesn't see."""
+
+    validation: BatchMaker | None = None
+    """By `--validation_samples`."""
+    test: BatchMaker | None = None
+    """By `--test_samples`: their noise, too, is the same for every seed."""
+
+
+def batches_kept_out(training: TrainingSettings, parts: Parts, split: Split, framing: Framing) -> KeptOut:
+    """Of both parts that a run keeps out."""
+    kept_out = None if split.kept_out is None else _batches_apart(training, parts, split.kept_out, framing)
+    test = None if split.test is None else _batches_apart(replace(training, seed=0), parts, split.test, framing)
+    return KeptOut(kept_out, test)
+
+
+def _batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
     """Batches of pictures that training doesn't see, cropped at their centre."""
     schedule = parts.scheduler.config.num_train_timesteps
     centred = Framing(framing.resolution, center_crop=True, interpolation=framing.interpolation)

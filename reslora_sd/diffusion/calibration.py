@@ -46,7 +46,7 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
         ValueError, FileNotFoundError, ImportError: as `load_images`.
     """
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
-    images, _ = load_split(settings, resolution)
+    images = load_split(settings, resolution).training
     maker = BatchMaker(
         EncodedImages(parts, images, framing_of(settings.data, resolution), cache=False, quiet=True),
         settings.training.train_batch_size,

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..runs.names import OPENMOJI
 from .folders import PLACE, open_folder, root_cause
-from .openmoji import load_openmoji
+from .openmoji import load_openmoji, openmoji_names
 from .pictures import as_rgb, check_depth, enable_heic
 from .settings import DataSettings, UnetSettings
 
@@ -126,7 +126,7 @@ class CaptionedImages:
             ValueError: nothing would be left to train on.
         """
         if count >= len(self):
-            raise ValueError(f"--validation_samples {count} leaves none of the {len(self)} pictures of {self.name}.")
+            raise ValueError(_none_left("validation_samples", count, len(self), self.name))
         kept_out = set(random.Random(seed).sample(range(len(self)), count))
         rest = [index for index in range(len(self)) if index not in kept_out]
         return self._subset(rest), self._subset(sorted(kept_out))
@@ -141,6 +141,20 @@ class CaptionedImages:
     def _check_images(self) -> bool:
         sizes = [self.image(index).size for index in range(len(self))]
         return all(width == height for width, height in sizes)
+
+
+class Split(NamedTuple):
+    """The pictures of a run, in parts that share none."""
+
+    training: CaptionedImages
+    kept_out: CaptionedImages | None
+    """By `--validation_samples`: drawn with the run's seed."""
+    test: CaptionedImages | None
+    """By `--test_samples`: the same for every seed."""
+
+
+def _none_left(flag: str, count: int, total: int, name: str) -> str:
+    return f"--{flag} {count} leaves none of the {total} pictures of {name}. Keep fewer out."
 
 
 def _reason(error: Exception) -> str:
@@ -161,25 +175,54 @@ def load_images(
     Raises:
         ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
     """
+    return _load(data, resolution, seed, cache_dir, 0)[0]
+
+
+def _load(
+    data: DataSettings, resolution: int, seed: int, cache_dir: str | None, test: int
+) -> tuple[CaptionedImages, CaptionedImages | None]:
+    """As `load_images`, without `test` pictures; and these, which are taken first, so that no seed changes them."""
     most = data.max_train_samples
     if data.dataset_name == OPENMOJI or data.is_default:
-        pairs = load_openmoji(resolution, most, seed)
-        return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
+        names = openmoji_names()
+        rest, apart = _apart(len(names), test, OPENMOJI)
+        drawings = load_openmoji(resolution, most, seed, [names[index] for index in rest])
+        drawings_apart = load_openmoji(resolution, names=[names[index] for index in apart])
+        return _drawings(drawings), _drawings(drawings_apart) if test else None
     rows, name = _open(data, cache_dir)
+    rest, apart = _apart(len(rows), test, name)
+    columns = (data.image_column, data.caption_column)
+    tests = captioned_images(rows.select(apart), name, *columns) if test else None
+    if test:
+        rows = rows.select(rest)
     if most is not None:
         rows = rows.shuffle(seed=seed).select(range(min(most, len(rows))))
-    return captioned_images(rows, name, data.image_column, data.caption_column)
+    return captioned_images(rows, name, *columns), tests
 
 
-def load_split(settings: UnetSettings, resolution: int) -> tuple[CaptionedImages, CaptionedImages | None]:
+def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
+    """All places but `count`, and these."""
+    if count and count >= total:
+        raise ValueError(_none_left("test_samples", count, total, name))
+    apart = set(random.Random(0).sample(range(total), count))
+    return [index for index in range(total) if index not in apart], sorted(apart)
+
+
+def _drawings(pairs: Sequence[tuple[Image.Image, str]]) -> CaptionedImages:
+    return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
+
+
+def load_split(settings: UnetSettings, resolution: int) -> Split:
     """The pictures of a run to train on, and those that it keeps out of training, if any.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
     """
-    seed, kept_out = settings.training.seed, settings.validation.validation_samples
-    images = load_images(settings.data, resolution, seed, settings.model.cache_dir)
-    return images.split(kept_out, seed) if kept_out else (images, None)
+    seed, validation = settings.training.seed, settings.validation
+    images, test = _load(settings.data, resolution, seed, settings.model.cache_dir, validation.test_samples)
+    if not validation.validation_samples:
+        return Split(images, None, test)
+    return Split(*images.split(validation.validation_samples, seed), test)
 
 
 def framing_of(data: DataSettings, resolution: int) -> Framing:

@@ -18,7 +18,8 @@ from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
 from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE, UNMERGED
-from .batches import Batch, BatchMaker
+from ..training.checks import check_trained
+from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
 from .effort import Effort
 from .loss import target_of
@@ -51,7 +52,7 @@ def finish(
     adapter: ResLoRAAdapter,
     parts: Parts,
     batches: BatchMaker,
-    kept_out: BatchMaker | None,
+    kept_out: KeptOut,
     run: RunFolder,
     approach: str,
     validation: Validation | None,
@@ -67,8 +68,8 @@ def finish(
 
     Args:
         batches: of the training data; calibration uses draws of noise and timesteps that training didn't.
-        kept_out: of pictures that training didn't see, to measure on; `None` to measure on the training data, with
-            other draws again.
+        kept_out: of pictures that training didn't see, to measure on: `test` if there are any, else `validation`, else
+            the training data, with other draws again.
         effort: how much of it.
         step: the last optimizer step, under which pictures are saved.
         drawn: how many batches training has used (more than steps, with accumulation).
@@ -76,11 +77,13 @@ def finish(
 
     Raises:
         RuntimeError: the exported file doesn't act in the fresh pipeline.
+        DivergedError: the loss of the pictures kept out isn't finite.
     """
     unet = parts.unet.eval()
     use_own_forward(unet)
     adapter.save(run.path / ADAPTER_FILE)
     last = drawn + max(1, effort.calibration // batches.batch_size)
+    apart = _apart(parts, kept_out, run.path)
     measured = list(_measured(batches, kept_out, last, effort.measured))
     plains = _merge_all(adapter, parts, batches, range(drawn, last), approach, rank, effort)
     validation = validation if effort.draw else None
@@ -95,12 +98,11 @@ def finish(
         drift, loss = _measure(plains, unet, parts, measured, unmerged, base, bar)
     drawn_by = _draw_others(plains, approach, parts, validation) if validation and effort.draw_others else {}
     _export(plains[approach], parts, run)
-    count = len(plains[approach].blocks)
-    largest, active, pictures = _prove(parts, run.path, measured, unmerged, base, count, validation)
+    largest, active, pictures = _prove(parts, run.path, measured, unmerged, base, plains[approach], validation)
     finished = Finished(approach, drift, loss, largest, active)
     if validation:
         _save_pictures(validation, run, step, approach, {BASE: base_pictures or [], **drawn_by, approach: pictures})
-    run.finish(REPORT_FILE, _report(finished, plains))
+    run.finish(REPORT_FILE, {**_report(finished, plains), **apart})
     return finished
 
 
@@ -155,9 +157,25 @@ def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
     plain.save_kohya(run.path / KOHYA_FILE, **details)
 
 
-def _measured(batches: BatchMaker, kept_out: BatchMaker | None, start: int, pictures: int) -> Iterator[Batch]:
-    if kept_out is not None:
-        return kept_out.between(0, max(1, pictures // kept_out.batch_size))
+def _apart(parts: Parts, kept_out: KeptOut, folder: Path) -> dict[str, Any]:
+    """What `--test_samples` adds to the report: how many pictures were measured on, and the loss that chooses."""
+    if kept_out.test is None:
+        return {}
+    found: dict[str, Any] = {"test": {"pictures": len(kept_out.test.encoded.images)}}
+    if kept_out.validation is not None:
+        batches = list(kept_out.validation.every_picture())
+        with stage("measuring what chooses", len(batches)) as bar:
+            loss = _loss(_predict(parts.unet, parts, batches, bar), parts, batches)
+        pictures = len(kept_out.validation.encoded.images)
+        found["validation"] = {"pictures": pictures, "loss": check_trained(loss, "the pictures kept out", folder)}
+    return found
+
+
+def _measured(batches: BatchMaker, kept_out: KeptOut, start: int, pictures: int) -> Iterator[Batch]:
+    if kept_out.test is not None:
+        return kept_out.test.every_picture(pictures)
+    if kept_out.validation is not None:
+        return kept_out.validation.between(0, max(1, pictures // kept_out.validation.batch_size))
     return batches.between(start, start + max(1, pictures // batches.batch_size))
 
 
@@ -218,7 +236,7 @@ def _prove(
     measured: Sequence[Batch],
     unmerged: Sequence[Tensor],
     base: Sequence[Tensor],
-    expected: int,
+    exported: PlainLoRA,
     validation: Validation | None,
 ) -> tuple[float, int, list[Any]]:
     """Opens the model anew, loads the exported file with `load_lora_weights`, and compares.
@@ -228,7 +246,7 @@ def _prove(
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    device = parts.unet.device
+    device, expected = parts.unet.device, len(exported.blocks)
     parts.unet.to("cpu")  # the fresh U-Net takes its place on the device
     pipeline = parts.pipeline(fresh_unet=True).to(device)
     pipeline.load_lora_weights(str(folder), weight_name=DIFFUSERS_FILE)

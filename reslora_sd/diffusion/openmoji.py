@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -51,9 +52,15 @@ def openmoji_names() -> list[Emoji]:
     return [found[code] for code in sorted(found)]
 
 
-def load_openmoji(resolution: int, count: int | None = None, seed: int = 0) -> list[tuple[Image.Image, str]]:
-    """Drawings on white, (resolution, resolution) RGB, with captions: all, or `count` of them drawn with the seed."""
-    names = openmoji_names()
+def load_openmoji(
+    resolution: int, count: int | None = None, seed: int = 0, names: Sequence[Emoji] | None = None
+) -> list[tuple[Image.Image, str]]:
+    """Drawings on white, (resolution, resolution) RGB, with captions: all, or `count` of them drawn with the seed.
+
+    Args:
+        names: of these; left out, of all.
+    """
+    names = openmoji_names() if names is None else names
     if count is not None and count < len(names):
         names = sorted(random.Random(seed).sample(names, count))
     return [(render(one.path, resolution), one.caption) for one in names]

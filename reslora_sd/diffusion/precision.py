@@ -1,8 +1,9 @@
-"""Half precision: what the frozen weights get on this machine, and drawing and measuring without autocast."""
+"""What fits this machine: the frozen weights' precision, threads; drawing and measuring without autocast."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TINY = 20_000_000
+"""Parameters of a U-Net that one thread trains faster than two; Stable Diffusion's have 860 million and more."""
 
 
 def frozen_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -30,6 +33,17 @@ def frozen_dtype(accelerator: Accelerator) -> torch.dtype:
         logger.warning("--mixed_precision fp16 needs a GPU. On this CPU everything is float32.")
         return torch.float32
     return _DTYPES[name]
+
+
+def fit_threads(unet: nn.Module, device: torch.device) -> None:
+    """One thread for a tiny U-Net on a CPU: several wait for each other longer than they work.
+
+    Where OMP_NUM_THREADS or MKL_NUM_THREADS is set, as `accelerate launch` does, that counts.
+    """
+    asked = any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    parameters = sum(value.numel() for value in unet.parameters())
+    if device.type == "cpu" and not asked and parameters < _TINY:
+        torch.set_num_threads(1)
 
 
 def use_own_forward(model: nn.Module) -> None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from ..assets import DEFAULT_MODEL
-from ..runs.checkpoints import find_checkpoint, list_checkpoints
-from ..runs.contents import holds_run
 from ..runs.folder import RunFolder
-from ..training.resuming import check_unchanged, is_same_place
+from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
 from .arguments import to_arguments
 from .settings import UnetSettings
-
-logger = logging.getLogger("reslora_sd")
 
 FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
     pretrained_model_name_or_path revision variant prediction_type
-    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples validation_samples
-    resolution center_crop random_flip image_interpolation_mode
+    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
+    validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
     """.split()
@@ -44,22 +39,15 @@ _PATHS = ("pretrained_model_name_or_path", "train_data_dir")
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
-    """The checkpoint that the run goes on from; `None` where it starts. Nothing is written.
-
-    Without a run in the folder, `latest` starts one, as in diffusers' scripts: the same command starts and continues.
+    """The checkpoint that the run goes on from, as `checkpoint_to_resume`; `None` where it starts.
 
     Raises:
         ValueError: the folder holds another run, a part of the checkpoint is missing or damaged, or a flag has another
             value than in the run, and is one of `FIXED`.
         FileNotFoundError: there is no such checkpoint.
     """
-    output, checkpoint = settings.output, None
-    asked, overwrite = output.resume_from_checkpoint, output.overwrite_output_dir
-    if asked == "latest" and not list_checkpoints(run.path) and (overwrite or not holds_run(run.path)):
-        logger.warning("%s has no checkpoint to resume from: the training starts at its first step.", run.path)
-    elif asked:
-        checkpoint = find_checkpoint(run.path, asked)
-    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    output = settings.output
+    checkpoint = checkpoint_to_resume(run, output.resume_from_checkpoint, output.overwrite_output_dir)
     check_unchanged(run, checkpoint, to_arguments(settings), breaks)
     return checkpoint
 

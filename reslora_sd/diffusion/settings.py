@@ -183,6 +183,9 @@ class ValidationSettings:
     validation_samples: int = option(
         0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
     )
+    test_samples: int = option(
+        0, "Keep so many more pictures out, the same for every seed, and measure on them once, at the end."
+    )
     validation_prompt: str | None = option(None, "One prompt (diffusers' name).")
     validation_steps: int | None = option(None, "Draw every so many steps, and at step 0 (embedded model: 20).")
     validation_epochs: int | None = option(
@@ -195,7 +198,8 @@ class ValidationSettings:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])
-        check_at_least(self, 0, ["validation_captions", "validation_samples", "num_validation_images"])
+        counts = ["validation_captions", "validation_samples", "test_samples", "num_validation_images"]
+        check_at_least(self, 0, counts)
         check_finite(self)
 
 

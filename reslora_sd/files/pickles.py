@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,19 @@ RANDOM_STATES = {
 """accelerate's and transformers' names of a process's random states."""
 
 
+_DEEPSPEED = frozenset(
+    {
+        "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+        "deepspeed.runtime.zero.config.ZeroStageEnum",
+        "deepspeed.utils.tensor_fragment.fragment_address",
+    }
+)
+"""Classes in DeepSpeed's optimizer states that only hold values: making one executes nothing."""
+
+
 def load_pickled(path: Path) -> Any:
-    """What torch.save wrote, if that is tensors and plain values alone.
+    """What torch.save wrote, if that is tensors and plain values alone; of DeepSpeed, its holders of values, too.
 
     Raises:
         ValueError: it is damaged, or would execute something.
@@ -34,7 +47,8 @@ def load_pickled(path: Path) -> Any:
     from accelerate.utils import load  # allows numpy's arrays, which random states hold
 
     try:
-        return load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_deepspeed_classes(path)):
+            return load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # a pickle of a stranger can raise anything
@@ -42,6 +56,16 @@ def load_pickled(path: Path) -> Any:
             f"{path} holds more than tensors and plain values, or is damaged; nothing in it was executed "
             f"({reason(error)}). Resume only from checkpoints that this package wrote."
         ) from error
+
+
+def _deepspeed_classes(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Those that the file names. DeepSpeed is imported for them, and for nothing else."""
+    if not zipfile.is_zipfile(path):
+        return []
+    places = [name.rpartition(".") for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
+    return [
+        getattr(import_module(module), name) for module, _, name in sorted(places) if f"{module}.{name}" in _DEEPSPEED
+    ]
 
 
 def check_pickles(checkpoint: Path) -> None:

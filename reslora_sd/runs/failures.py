@@ -19,8 +19,16 @@ _FULL_WORDS = ("No space left on device", "os error 28", "inline_container.cc", 
 _LEAST_MB = 20
 
 
+DIVERGED_STATUS = 3
+"""Exit status of a training that diverged, so that a sweep can go on without it."""
+
+
 class NoSpaceError(RuntimeError):
     """The disk, or the user's share of it, is full."""
+
+
+class DivergedError(RuntimeError):
+    """A loss became NaN or infinite."""
 
 
 @contextmanager

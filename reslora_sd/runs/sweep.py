@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_json
+from .failures import DIVERGED_STATUS
 from .jsonl import read_object
 
 SETTINGS_FILE = "sweep.json"
+DIVERGED_FILE = "diverged.json"
+"""In the folder of a run whose loss became no number: what it said. It isn't run again."""
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any], *results: str) -> None:
@@ -83,15 +86,15 @@ class Training:
 
 
 def run_all(trainings: Sequence[Training], at_once: int = 1) -> None:
-    """Runs what isn't done, in order.
+    """Runs what isn't done, in order. A run that diverged is noted in its folder, and the others go on.
 
     Args:
         at_once: so many processes.
 
     Raises:
-        RuntimeError: one failed; its last words are in the error. What was done stays.
+        RuntimeError: one failed in another way; its last words are in the error. What was done stays.
     """
-    todo = [training for training in trainings if not training.is_done(training.folder)]
+    todo = [one for one in trainings if not (one.is_done(one.folder) or (one.folder / DIVERGED_FILE).is_file())]
     with ThreadPoolExecutor(at_once) as pool:
         runs = [pool.submit(_run, training, f"{number}/{len(todo)}") for number, training in enumerate(todo, start=1)]
         try:
@@ -106,5 +109,9 @@ def _run(training: Training, number: str) -> None:
     command = [sys.executable, str(training.script), *training.flags, "--output_dir", str(training.folder)]
     print(f"{number} {training.folder.name} ...", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
-    if done.returncode:
+    if done.returncode == DIVERGED_STATUS:
+        print(f"{number} {training.folder.name} diverged.", flush=True)
+        training.folder.mkdir(parents=True, exist_ok=True)
+        write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.rpartition("Error: ")[2].strip()})
+    elif done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

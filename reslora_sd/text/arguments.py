@@ -84,7 +84,8 @@ _DEFAULTS = {
 """A real run on two cores, with a log line a step."""
 _ALWAYS = (
     "max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
-    "lr_scheduler_type warmup_steps weight_decay max_grad_norm seed bf16 fp16"
+    "lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed bf16 fp16 data_seed optim "
+    "optim_args train_sampling_strategy dataloader_drop_last label_smoothing_factor neftune_noise_alpha"
 ).split()
 """Of TrainingArguments, in every run.json; others are there where they aren't transformers' defaults."""
 _SECRET = ("hub_token",)

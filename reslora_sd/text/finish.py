@@ -153,7 +153,7 @@ def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Ma
     found = {
         **{key: settings[key] for key in ("method", "base_model", "dataset", "seed", "trainable_parameters")},
         "learning_rate": settings["arguments"]["learning_rate"],
-        "steps": max((row["step"] for row in log), default=0),
+        "steps": settings["steps"],
         "seconds_per_step": round(fmean(seconds or [0.0]), 4),
         "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],

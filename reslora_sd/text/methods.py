@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..adapter.adapter import ResLoRAAdapter, add_reslora
 from ..merging.plain_lora import PlainLoRA
@@ -59,6 +60,8 @@ def attach(model: Any, settings: TextMethod, total_steps: int, seed: int, head: 
         return Attached(model.requires_grad_(True).float(), "full")
     targets = tuple(settings.target_modules or target_modules_for(model))
     torch.manual_seed(seed)
+    for name in head:
+        model.get_submodule(name).register_forward_pre_hook(_in_own_precision)
     if not settings.is_ours:
         from .baselines import add_peft_baseline
 
@@ -77,3 +80,9 @@ def attach(model: Any, settings: TextMethod, total_steps: int, seed: int, head: 
     for name in head:
         model.get_submodule(name).requires_grad_(True).float()
     return Attached(model, settings.method, adapter, targets=targets)
+
+
+def _in_own_precision(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A new head trains in float32, and the frozen model before it may be in half precision."""
+    dtype = next(module.parameters()).dtype
+    return tuple(one.to(dtype) if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in inputs)

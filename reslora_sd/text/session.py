@@ -12,11 +12,11 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from ..adapter.text import gradient_checkpointing_kwargs
 from ..files.pickles import check_pickles
-from ..runs.checkpoints import find_checkpoint, refusal, step_of
+from ..runs.checkpoints import refusal, step_of
 from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
-from ..training.resuming import check_unchanged, is_same_place
+from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
 from .methods import Attached
 from .settings import TextSettings
 from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
@@ -29,9 +29,20 @@ _FIXED = frozenset(
     method rank lora_alpha lora_dropout pre_num first_block target_modules model dtype
     task train_file max_length max_train_samples validation_samples
     seed per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps
+    data_seed train_sampling_strategy dataloader_drop_last lr_scheduler_kwargs optim optim_args label_smoothing_factor
+    neftune_noise_alpha
     """.split()
 )
 """Flags that a resumed run shares with its first part; the others' new values count from the checkpoint on."""
+_WHILE_TRAINING = ("eval_strategy", "eval_on_start")
+_UNUSED = frozenset(
+    """
+    do_train do_eval do_predict per_device_eval_batch_size eval_steps eval_delay eval_accumulation_steps
+    eval_do_concat_batches eval_use_gather_object prediction_loss_only batch_eval_metrics include_for_metrics
+    bf16_full_eval fp16_full_eval metric_for_best_model greater_is_better
+    """.split()
+)
+"""Of TrainingArguments, those of evaluations while training and of transformers' own scripts."""
 
 
 def _breaks(name: str, before: Any, now: Any) -> bool:
@@ -47,17 +58,19 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
 
     Raises:
         ValueError: the folder holds another run; the checkpoint lacks a part, or would execute something; or a flag has
-            another value than in the run and would make it another; or the launcher's accumulation isn't the flag's.
+            another value than in the run and would make it another; or the launcher's accumulation isn't the flag's; or
+            a flag of TrainingArguments asks for what the scripts don't do.
         FileNotFoundError: it holds no such checkpoint.
     """
     training, overwrite = settings.training, settings.output.overwrite_output_dir
     check_accumulation(training.gradient_accumulation_steps)
+    _check_used(settings.training_values)
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
-    checkpoint = find_checkpoint(run.path, str(asked)) if asked is not None else None
-    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    checkpoint = checkpoint_to_resume(run, None if asked is None else str(asked), overwrite)
     check_unchanged(run, checkpoint, settings.to_arguments(), _breaks)
     if checkpoint is None:
+        training.resume_from_checkpoint = None
         return run, 0
     check_pickles(checkpoint)
     try:
@@ -68,14 +81,52 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     return run, step_of(checkpoint)
 
 
+def _check_used(values: Mapping[str, Any]) -> None:
+    """Refuses flags of TrainingArguments that can't be followed here, and names those that change nothing.
+
+    Raises:
+        ValueError: one asks for evaluation while training, or for a warm-up of a schedule without one.
+    """
+    for name in _WHILE_TRAINING:
+        if values.get(name) not in (None, False, "no"):
+            raise ValueError(
+                f"--{name} is {values[name]}, but these scripts evaluate once, after training. Leave it out: "
+                "--evaluate says what is measured, and --validation_samples keeps rows apart to choose settings by."
+            )
+    if values.get("warmup_steps") and values.get("lr_scheduler_type") == "constant":
+        raise ValueError(
+            f"--warmup_steps is {values['warmup_steps']:g} and --lr_scheduler_type constant, which has no warm-up. "
+            "Leave it out, or choose --lr_scheduler_type constant_with_warmup."
+        )
+    if unused := sorted(_UNUSED & values.keys()):
+        names = ", ".join(f"--{name}" for name in unused)
+        logger.warning("Not used here: %s. See --evaluate and --eval_batch_size.", names)
+
+
 def total_steps(training: TrainingArguments, rows: int) -> int:
-    """Optimizer steps of the whole training, over so many rows."""
+    """Optimizer steps of the whole training, over so many rows.
+
+    Raises:
+        ValueError: there is no step, or the warm-up is longer.
+    """
     if training.max_steps > 0:
-        return int(training.max_steps)
-    at_once = int(training.train_batch_size * training.world_size)
-    steps_an_epoch = math.ceil(math.ceil(rows / at_once) / training.gradient_accumulation_steps)
-    steps: float = steps_an_epoch * training.num_train_epochs
-    return math.ceil(steps)
+        steps = int(training.max_steps)
+    else:
+        at_once = int(training.train_batch_size * training.world_size)
+        batches = rows // at_once if training.dataloader_drop_last else math.ceil(rows / at_once)
+        steps = math.ceil(math.ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
+    if steps < 1:
+        raise ValueError(
+            f"{rows} training rows give no step: --per_device_train_batch_size is "
+            f"{training.per_device_train_batch_size} and --num_train_epochs {training.num_train_epochs:g}. Choose a "
+            "smaller batch or more epochs, or leave out --dataloader_drop_last."
+        )
+    if training.warmup_steps > steps:
+        raise ValueError(
+            f"--warmup_steps is {training.warmup_steps:g}, and the run has {steps} steps: the rate would never be "
+            "reached. Choose a shorter warm-up or a longer run."
+        )
+    return steps
 
 
 def make_trainer(
@@ -113,11 +164,15 @@ def make_trainer(
 def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:
     """Trains from the start or the checkpoint; one that is at the end already is only taken up.
 
+    Args:
+        settings: of run.json; gets `steps`, those of the run at its end.
+
     Returns:
         whether this process is the one that evaluates: none does after a training that was asked to stop.
     """
     is_main = bool(trainer.is_world_process_zero())
     total = total_steps(trainer.args, len(trainer.train_dataset))
+    settings["steps"] = max(total, resumed_at)
     checkpoint = trainer.args.resume_from_checkpoint
 
     def start() -> None:

@@ -9,19 +9,36 @@ import sys
 import torch
 
 from ..adapter.adapter import ResLoRAAdapter
+from ..runs.failures import DivergedError
 
 
 def check_loss(loss: float, step: int, folder: str | os.PathLike[str], advice: str) -> None:
     """Stops a run whose loss is no number, before the optimizer spreads it into the weights.
 
     Raises:
-        RuntimeError: the loss is NaN or infinite.
+        DivergedError: the loss is NaN or infinite.
     """
     if not math.isfinite(loss):
-        raise RuntimeError(
+        raise DivergedError(
             f"The loss of step {step} is {loss}. Training stopped; the checkpoints in {folder} are from before. "
             f"Lower --learning_rate, use bf16 instead of fp16, or look for {advice}."
         )
+
+
+def check_trained(loss: float, of: str, folder: str | os.PathLike[str]) -> float:
+    """A loss that is measured after training; the last step's own loss is of the weights before it.
+
+    Args:
+        of: what it was measured on.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"After training, the loss of {of} is {loss}: the run in {folder} diverged. Lower --learning_rate."
+        )
+    return loss
 
 
 def check_learning(adapter: ResLoRAAdapter, step: int) -> None:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..runs.failures import DIVERGED_STATUS, DivergedError
+
 _AFTER_LAUNCH = (
     "\n(A traceback of accelerate after this line says no more than that; accelerate launch --quiet leaves it out.)"
 )
@@ -17,14 +19,18 @@ _AFTER_LAUNCH = (
 def run_command(main: Callable[[], Any]) -> None:
     """Runs a script's main function; errors of input, data and disk end it with exit status 1 and one line.
 
-    So does Ctrl-C, with 130, as shells expect. `accelerate launch` adds a traceback of its own to every exit status but
-    0; a second line says so.
+    A training that diverged ends with `DIVERGED_STATUS`, Ctrl-C with 130, as shells expect. `accelerate launch` adds a
+    traceback of its own to every exit status but 0; a second line says so.
     """
     try:
         main()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "LOCAL_RANK" not in os.environ
-        sys.exit(f"Error: {error}{_AFTER_LAUNCH if launched else ''}")
+        said = f"Error: {error}{_AFTER_LAUNCH if launched else ''}"
+        if not isinstance(error, DivergedError):
+            sys.exit(said)
+        print(said, file=sys.stderr)
+        sys.exit(DIVERGED_STATUS)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)

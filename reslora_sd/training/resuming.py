@@ -9,11 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..runs.checkpoints import find_checkpoint, list_checkpoints
+from ..runs.contents import holds_run
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
 from ..runs.names import RUN_FILE
 
 logger = logging.getLogger("reslora_sd")
+
+
+def checkpoint_to_resume(run: RunFolder, asked: str | None, overwrite: bool) -> Path | None:
+    """The checkpoint that a run goes on from; `None` where it starts. Nothing is written.
+
+    Without a run in the folder, `latest` starts one, as in diffusers' scripts: the same command starts and continues.
+
+    Args:
+        asked: `--resume_from_checkpoint`.
+        overwrite: what is in the folder doesn't count.
+
+    Raises:
+        ValueError: the folder holds another run, or a part of the checkpoint is missing or damaged.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    checkpoint = None
+    if asked == "latest" and not list_checkpoints(run.path) and (overwrite or not holds_run(run.path)):
+        logger.warning("%s has no checkpoint to resume from: the training starts at its first step.", run.path)
+    elif asked:
+        checkpoint = find_checkpoint(run.path, asked)
+    run.check(resume=run.owns(checkpoint), overwrite=overwrite)
+    return checkpoint
 
 
 def check_unchanged(

@@ -1,4 +1,7 @@
-"""Makes the README's screenshots of the page again, from the demo's runs: python -m tests.app.screenshots"""
+"""Makes the documents' pictures of the page again, one of them moving, from the demo's runs.
+
+python -m tests.app.screenshots
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,17 @@ from tests.scripts import ROOT
 _COLOURS = 255
 
 
+_MOST_FRAMES = 12
+
+
+def shot(page: Any, whole: bool = False) -> Image.Image:
+    """What the page shows."""
+    return Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+
+
 def save(page: Any, path: Path, whole: bool = False) -> None:
     """A PNG of few colours: several times smaller, and not to be told apart."""
-    image = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
-    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    shot(page, whole).quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -46,6 +56,38 @@ def take(browser: Any, address: str, folder: Path) -> None:
     page.context.close()
 
 
+def record(browser: Any, address: str, path: Path) -> None:
+    """A GIF: both methods through their steps, then the wipe from one to the other."""
+    page = open_page(browser, address, 1000, 760)
+    page.wait_for_selector("#side-1 img")
+    slider = page.locator("#step input[type=range]")
+    steps = int(slider.get_attribute("max")) + 1
+    slider.focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(1500)
+    frames, times = [], []
+    for _ in range(min(steps, _MOST_FRAMES)):
+        frames.append(shot(page))
+        times.append(600)
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(900)
+    times[-1] = 1800
+    page.get_by_role("tab", name="Wipe").click()
+    page.wait_for_selector("#wipe img")
+    place = page.locator("#wipe-at input[type=range]")
+    for share in (80, 60, 40, 20, 50):
+        place.fill(str(share))
+        page.wait_for_timeout(900)
+        frames.append(shot(page))
+        times.append(500)
+    times[-1] = 1800
+    colours = frames[-1].quantize(_COLOURS, dither=Image.Dither.NONE)
+    few = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
+    few[0].save(path, save_all=True, append_images=few[1:], duration=times, loop=0, optimize=True)
+    print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+    page.context.close()
+
+
 def main() -> None:
     """Serves the runs, and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,6 +100,7 @@ def main() -> None:
         chromium() as browser,
     ):
         take(browser, address, args.folder)
+        record(browser, address, args.folder / "page.gif")
 
 
 if __name__ == "__main__":

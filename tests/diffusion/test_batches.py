@@ -1,9 +1,11 @@
 import torch
 from PIL import Image
 
-from reslora_sd.diffusion.batches import BatchMaker
-from reslora_sd.diffusion.data import CaptionedImages
+from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
+from reslora_sd.diffusion.data import CaptionedImages, framing_of, load_split
 from reslora_sd.diffusion.encoded import EncodedImages
+from reslora_sd.diffusion.models import load_parts
 
 
 class FakeEncoder(EncodedImages):
@@ -48,3 +50,26 @@ def test_an_epoch_meets_every_picture_once_however_many_processes():
             assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
     rows = torch.cat([one(step).latents[:, 0, 0, 0] for step in range(2)])
     assert sorted(rows.tolist()) == list(range(8))
+
+
+def test_every_picture_is_measured_on_however_many_a_batch_takes():
+    for count, size in ((6, 4), (2, 2), (8, 4)):  # fewer pictures than a batch make a batch of their own: see below
+        rows = torch.cat(
+            [batch.latents[:, 0, 0, 0] for batch in BatchMaker(FakeEncoder(count), size, 0, 9).every_picture()]
+        )
+        assert set(rows.tolist()) == set(range(count))
+    assert len(list(BatchMaker(FakeEncoder(6), 4, 0, 9).every_picture(least=20))) == 5
+
+
+def test_fewer_pictures_kept_out_than_a_batch_are_a_batch(tiny_pipeline_folder, picture_folder):
+    settings = parse_settings(
+        [
+            *("--train_data_dir", str(picture_folder), "--train_batch_size", "4"),
+            *("--validation_samples", "3", "--test_samples", "2", "--seed", "5"),
+        ]
+    )
+    parts = load_parts(str(tiny_pipeline_folder))
+    kept_out, test = batches_kept_out(settings.training, parts, load_split(settings, 16), framing_of(settings.data, 16))
+    assert kept_out is not None and test is not None
+    assert (kept_out.batch_size, kept_out.seed) == (3, 5) and (test.batch_size, test.seed) == (2, 0)
+    assert [len(batch.latents) for batch in test.every_picture()] == [2]

@@ -1,20 +1,12 @@
-"""The sweep over methods and learning rates, on runs of a few steps."""
+"""The comparison of methods on pictures: what it launches and reads, on runs of a few steps."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from reslora_sd.diffusion.arguments import parse_settings
 from train_scripts import compare_methods
-
-
-def test_each_method_is_judged_at_its_own_best_rate():
-    def runs(loss):
-        return [{"base": 1.0, "unmerged": loss, "exported": loss + 0.1, "drift": 0.02}]
-
-    results = {"lora": {"0.001": runs(0.5), "0.002": runs(0.4)}, "reslora_is": {"0.001": runs(0.3), "0.002": runs(0.6)}}
-    lora, reslora = compare_methods.table(results).splitlines()[1:]
-    assert "0.4000 +-0.0000    0.5000     2.00 %" in lora and "0.3000 +-0.0000    0.4000" in reslora
 
 
 def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline_folder, capsys, monkeypatch):
@@ -40,27 +32,80 @@ def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline
         "--calibration_samples",
         "8",
         "--validation_samples",
-        "2",
+        "1",
+        "--test_samples",
+        "3",
         "--validation_prompts",
         "colour 1",
     ]
     compare_methods.main(*compare_methods.parse(argv))
     result = json.loads((tmp_path / "sweep" / "compare.json").read_text())
-    assert result["reslora_ms"]["0.01"][0]["exported"] > 0
+    (run,) = result["best"]
+    assert set(run["results"]) == {
+        "base",
+        "unmerged",
+        "merged: none",
+        "merged: input",
+        "merged: weights",
+        "merged: least_squares",
+    }
+    assert run["results"]["merged: none"]["drift"] > run["results"]["merged: least_squares"]["drift"] > 0
+    assert run["validation_loss"] > 0 and run["trainable_parameters"] > 0 and run["seconds_per_step"] > 0
+    assert result["rates_chosen_by"] == "1 pictures kept out of training"
+    assert result["reported_on"] == "3 other pictures kept out of training, the same for every seed"
     monkeypatch.setattr(
         "reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
     )
     compare_methods.main(*compare_methods.parse(argv))
-    assert "reslora_ms" in capsys.readouterr().out
+    assert "| reslora_ms | 0.01 | unmerged |" in capsys.readouterr().out
 
 
 def test_a_failing_run_is_told(tmp_path):
     with pytest.raises(RuntimeError, match="There is no"):
         compare_methods.main(
             *compare_methods.parse(
-                ["--output_dir", str(tmp_path), "--methods", "lora", "--train_data_dir", str(tmp_path / "nowhere")]
+                [
+                    *(
+                        "--output_dir",
+                        str(tmp_path),
+                        "--methods",
+                        "lora",
+                        "--train_data_dir",
+                        str(tmp_path / "nowhere"),
+                    ),
+                    *("--validation_samples", "2", "--test_samples", "2"),
+                ]
             )
         )
+
+
+@pytest.mark.parametrize("given", [(), ("--validation_samples", "2"), ("--test_samples", "2")])
+def test_own_pictures_are_not_compared_by_their_training_loss(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("trained"))
+    argv = ["--output_dir", str(tmp_path / "sweep"), "--train_data_dir", str(tmp_path), *given]
+    with pytest.raises(ValueError, match=r"_samples is left out\. Of your own pictures, say how many are kept out"):
+        compare_methods.main(*compare_methods.parse(argv))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_runs_keep_pictures_out_to_choose_by_and_others_to_report_on():
+    settings, more = compare_methods.parse(["--rank", "4"])
+    settings = compare_methods.with_pictures_kept_out(settings, own_data=False)
+    assert (settings.validation_samples, settings.test_samples) == (64, 64)
+    for draws in (True, False):
+        run = compare_methods.protocol_of(settings, more, draws).training("lora", 1e-3, 5, True)
+        launched = parse_settings([*run.flags, *([] if draws else ["--validation_prompt", "none"])])
+        kept = launched.validation
+        assert (kept.validation_samples, kept.test_samples, launched.output.report) == (64, 64, True)
+        assert ("--validation_steps" in run.flags) == draws and launched.method.rank == 4
+
+
+@pytest.mark.parametrize("words", [["--report"], ["--no_report"], ["--seed", "1"]])
+def test_flags_that_every_run_gets_are_refused(words):
+    with pytest.raises(ValueError, match="is set by the comparison"):
+        compare_methods.parse(words)
+    with pytest.raises(ValueError, match="--test_samples is 0"):
+        compare_methods.parse(["--test_samples", "0"])
 
 
 def test_a_config_file_holds_flags_of_the_sweep_and_of_the_training(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image as PillowImage
 
-from reslora_sd.diffusion.data import Framing, load_images
+from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.diffusion.data import Framing, load_images, load_split
 from reslora_sd.diffusion.pictures import as_rgb
 from reslora_sd.diffusion.settings import DataSettings
 from tests.conftest import make_picture_folder
@@ -180,3 +181,38 @@ def test_openmoji_is_there_without_a_network():
     assert len(images) == 5 and images.image(0).size == (64, 64)
     assert images.image(0).getpixel((0, 0)) == (255, 255, 255)
     assert all("_" not in caption and ":" not in caption for (caption,) in images.captions)
+
+
+@pytest.mark.parametrize("most", [(), ("--max_train_samples", "5")])
+def test_the_parts_of_a_split_share_nothing_and_no_seed_changes_the_test_pictures(tmp_path, most):
+    folder = make_picture_folder(tmp_path / "pictures", count=9)
+
+    def split(*flags):
+        given = ["--train_data_dir", str(folder), *most, *flags]
+        parts = load_split(parse_settings(given), 16)
+        return [None if part is None else [caption for (caption,) in part.captions] for part in parts]
+
+    both = ("--validation_samples", "2", "--test_samples", "3")
+    training, kept_out, test = split(*both, "--seed", "1")
+    assert (len(training), len(kept_out), len(test)) == ((3, 2, 3) if most else (4, 2, 3))
+    assert len({*training, *kept_out, *test}) == len(training) + 5
+    others = [split(*both, "--seed", str(seed)) for seed in range(2, 6)]
+    assert all(other[2] == test and not {*other[0], *other[1]} & {*test} for other in others)
+    assert any(other[1] != kept_out for other in others)
+    assert split("--test_samples", "3")[1:] == [None, test]
+    with pytest.raises(ValueError, match="--test_samples 9 leaves none of the 9 pictures"):
+        split("--test_samples", "9")
+    with pytest.raises(ValueError, match=r"--validation_samples 6 leaves none of the [56] pictures"):
+        split("--validation_samples", "6", "--test_samples", "3")
+
+
+def test_drawings_that_are_tested_on_are_no_others():
+    flags = ["--max_train_samples", "9", "--validation_samples", "2", "--test_samples", "4", "--seed"]
+
+    def split(seed):
+        parts = load_split(parse_settings([*flags, seed]), 8)
+        return [[caption for (caption,) in part.captions] for part in parts if part is not None]
+
+    first, second = split("1"), split("7")
+    assert [len(part) for part in first] == [7, 2, 4] and len({*first[0], *first[1], *first[2]}) == 13
+    assert first[2] == second[2] and first[0] != second[0]

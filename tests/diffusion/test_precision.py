@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from reslora_sd.diffusion import calibration
-from reslora_sd.diffusion.precision import own_forward, use_own_forward
+from reslora_sd.diffusion.precision import fit_threads, own_forward, use_own_forward
 from reslora_sd.runs.jsonl import read_jsonl
 from tests.scripts import load_script
 
@@ -98,3 +98,19 @@ def test_training_goes_on_with_the_prepared_forward():
     with own_forward(model):
         assert model(x).shape == (1, 2)
     assert "forward" not in vars(model)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "asked", "threads"),
+    [(100, "cpu", None, 1), (100, "cpu", "3", 3), (100, "cuda", None, 3), (30_000_000, "cpu", None, 3)],
+)
+def test_a_tiny_model_on_a_cpu_gets_one_thread_unless_asked(monkeypatch, parameters, device, asked, threads):
+    found = [3]
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: found.append(count))
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    fit_threads(torch.nn.Linear(parameters, 1, device="meta"), torch.device(device))
+    assert found[-1] == threads

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from reslora_sd.runs.jsonl import read_jsonl
@@ -13,18 +11,6 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 def column(run, name):
     return [row[name] for row in read_jsonl(run / "log.jsonl")]
-
-
-def test_cycles_restart_the_cosine(train):
-    run = train("--lr_scheduler", "cosine_with_restarts", "--lr_num_cycles", 2, "--learning_rate", 1e-3)
-    expected = [1e-3 * (1 + math.cos(math.pi * (2 * step / 4 % 1))) / 2 for step in range(4)]
-    assert column(run, "lr") == pytest.approx(expected) and expected[2] == 1e-3
-
-
-def test_the_power_is_the_polynomials(train):
-    run = train("--lr_scheduler", "polynomial", "--lr_power", 3, "--learning_rate", 1e-3)
-    end = 1e-7  # diffusers' own
-    assert column(run, "lr") == pytest.approx([(1e-3 - end) * (1 - step / 4) ** 3 + end for step in range(4)])
 
 
 @pytest.mark.parametrize(
@@ -40,11 +26,6 @@ def test_what_fits_neither_run_nor_model_is_refused_and_nothing_is_written(train
     with pytest.raises(ValueError, match=message):
         train(*flags)
     assert not (tmp_path / "run").exists()
-
-
-def test_workers_of_old_commands_are_accepted_with_a_word(train, caplog):
-    assert len(column(train("--dataloader_num_workers", 8, "--max_train_steps", 1), "loss")) == 1
-    assert "--dataloader_num_workers isn't used" in caplog.text
 
 
 def test_no_validation_images_are_no_pictures_and_the_kept_out_loss_is_still_measured(train):

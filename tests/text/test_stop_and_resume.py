@@ -156,6 +156,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(train, straight, finished):
     with pytest.raises(ValueError, match=r"--per_device_train_batch_size was 4 and is 2; --seed was 42 and is 7\."):
         flags = ("--seed", 7, "--per_device_train_batch_size", 2)
         train(finished, "--resume_from_checkpoint", "checkpoint-4", *flags)
+    with pytest.raises(ValueError, match=r"--optim was .* and is \"adafactor\"; --data_seed was left out and is 7\."):
+        train(finished, "--resume_from_checkpoint", "checkpoint-4", "--optim", "adafactor", "--data_seed", 7)
     assert differences(straight, finished) == []
 
 

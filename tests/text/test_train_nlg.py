@@ -206,7 +206,7 @@ def test_too_long_rows_are_counted_and_said(train, tmp_path, caplog):
         (["--max_length", "0"], "--max_length is 0"),
         (["--max_length", "9"], "fits into 9 tokens"),
         (["--eval_batch_size", "0"], "--eval_batch_size is 0"),
-        (["--resume_from_checkpoint", "latest"], "no checkpoint to resume from"),
+        (["--resume_from_checkpoint", "checkpoint-3"], "no checkpoint 'checkpoint-3'"),
         (["--model", "/nowhere"], "can't be loaded"),
         (["--validation_samples", "24"], "24 training rows"),
     ],
@@ -216,6 +216,13 @@ def test_bad_input_is_told_and_nothing_is_written(train, tmp_path, capsys, flags
         train(*flags)
     assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
     assert not (tmp_path / "run").exists()
+
+
+def test_latest_starts_a_run_where_there_is_none_and_then_goes_on(train):
+    flags = ("--evaluate", "none", "--resume_from_checkpoint", "latest")
+    _, run = train(*flags, "--max_steps", 1)
+    _, run = train(*flags, "--max_steps", 2)
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
 def test_a_run_that_is_there_is_not_overwritten_unasked(train):

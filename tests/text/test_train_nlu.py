@@ -145,6 +145,13 @@ def test_gradient_checkpointing_trains_the_same(train, method):
     assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["reslora_bs", "adalora", "loha"])
+def test_a_new_head_trains_in_float32_on_frozen_weights_in_half(train, method):
+    result, run = train("--method", method, "--dtype", "float16", "--save_fused")
+    assert losses(run)[-1] < losses(run)[0] and result["results"]["unmerged"]["accuracy"] == 1
+    assert head_of(run, method).dtype == torch.float32
+
+
 def test_scores_are_regressed(train):
     result, _ = train(task="stsb")
     trained, base = result["results"]["unmerged"], result["results"]["base"]

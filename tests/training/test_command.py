@@ -11,6 +11,8 @@ from diffusers import UNet2DConditionModel
 
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.merging.plain_lora import PlainLoRA
+from reslora_sd.runs.failures import DIVERGED_STATUS, DivergedError
+from reslora_sd.training.checks import check_loss, check_trained
 from reslora_sd.training.command import quiet_libraries, run_command
 
 
@@ -24,6 +26,22 @@ def test_errors_of_input_end_in_one_line(error, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         run_command(main)
     assert caught.value.code == "Error: This is wrong. Do that."
+
+
+def test_a_training_that_diverged_has_a_status_of_its_own(capsys):
+    def main():
+        check_loss(float("nan"), 3, "runs/here", "a broken picture")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == DIVERGED_STATUS
+    assert capsys.readouterr().err.startswith("Error: The loss of step 3 is nan.")
+
+
+def test_a_loss_after_training_is_looked_at_too():
+    assert check_trained(0.5, "these", "runs/here") == 0.5
+    with pytest.raises(DivergedError, match="After training, the loss of these is inf: the run in runs/here diverged"):
+        check_trained(float("inf"), "these", "runs/here")
 
 
 @pytest.mark.parametrize("words", ["", "Interrupted. Resume."])
@@ -88,6 +106,8 @@ def test_a_pipeline_and_its_lora_are_loaded_without_a_word(tiny_pipeline_folder,
     block = PlainBlock(torch.ones(1, width), torch.ones(out, 1), 1.0)
     PlainLoRA({name: block}).save_diffusers(tmp_path)
     load = f"""
+from reslora_sd.runs.failures import DIVERGED_STATUS, DivergedError
+from reslora_sd.training.checks import check_loss, check_trained
 from reslora_sd.training.command import quiet_libraries
 quiet_libraries()
 from diffusers import StableDiffusionPipeline
