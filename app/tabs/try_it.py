@@ -60,8 +60,9 @@ def _guidance(page: Page) -> float:
     """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
     runs = page.library.get(list(page.library.names())[:1]).values()
     found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
-    known = isinstance(found, int | float) and _GUIDANCE[0] <= found <= _GUIDANCE[1]
-    return float(found) if known else DrawRequest(prompt="any").guidance
+    if isinstance(found, int | float) and _GUIDANCE[0] <= found <= _GUIDANCE[1]:
+        return float(found)
+    return DrawRequest(prompt="any").guidance
 
 
 def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
