@@ -1,4 +1,5 @@
 # make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: environment, then every check.
+# make try PICTURES=folder: environment, then ResLoRA on the embedded model and your own captioned pictures.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -16,12 +17,23 @@ SCRIPT := train_scripts/train_text_to_image_reslora.py
 DEMO_FLAGS := --max_train_steps 100 --checkpointing_steps 20 --overwrite_output_dir --report
 export CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo test check mutation format benchmark page-benchmark screenshots browser environment clean
+.PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots browser environment clean
 
 demo: environment
 	$(LAUNCH) $(SCRIPT) --method lora --output_dir runs/lora $(DEMO_FLAGS)
 	$(LAUNCH) $(SCRIPT) --method reslora_is --output_dir runs/reslora_is $(DEMO_FLAGS)
 	@echo "Look at both side by side, step by step:  $(RUN) -m app runs/lora runs/reslora_is"
+
+# a folder's name may have spaces: the shell takes it from its environment, where make leaves it as it was given
+OWN := runs/own
+try: pictures environment
+	@OMP_NUM_THREADS=1 $(RUN) $(SCRIPT) --train_data_dir "$$PICTURES" --output_dir $(OWN) --overwrite_output_dir
+	@echo "Look at $(OWN)/validation/steps.png, or open the page:  $(RUN) -m app $(OWN)"
+
+# before anything is installed
+pictures:
+	@test -n "$$PICTURES" || { echo "Which pictures? Give their folder: make try PICTURES=my_pictures"; exit 1; }
+	@test -e "$$PICTURES" || { echo "There is no $$PICTURES. Give a folder of captioned pictures."; exit 1; }
 
 test: environment browser check
 

@@ -6,14 +6,30 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS, OWN_DEFAULTS, OWN_INTERVAL, OWN_STEPS
 from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
-from reslora_sd.runs.names import METHODS
+from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS
 
 EMBEDDED = "embedded"
 """What the page calls the base model that comes with the package, which the script takes where none is named."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _MOST_PROMPTS, _LONGEST_PROMPT = 16, 1000
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the page's fields show for the embedded model until somebody types something else."""
+
+    prompts: str
+    """One a line."""
+    steps: int
+    learning_rate: float
+    validation_steps: int
+
+
+BUILT_IN = Suggestion("\n".join(DEFAULT_PROMPTS), 100, EMBEDDED_DEFAULTS["learning_rate"], 10)
+OWN = Suggestion("", OWN_STEPS, OWN_DEFAULTS["learning_rate"], OWN_INTERVAL)
+"""On somebody's own pictures: the script's own defaults, which draw some of their captions."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +46,14 @@ class TrainingRequest:
     pictures: Path | None = None
     """Folder of pictures with metadata.jsonl; `None` for the embedded drawings."""
     prompts: tuple[str, ...] = ()
-    """Validation prompts; none for the script's own, which fit the embedded drawings."""
+    """Validation prompts; none for the script's own, with the embedded model: names of drawings, or captions."""
     model: str = EMBEDDED
-    steps: int = 100
+    steps: int = BUILT_IN.steps
     batch: int = EMBEDDED_DEFAULTS["train_batch_size"]
-    learning_rate: float = EMBEDDED_DEFAULTS["learning_rate"]
+    learning_rate: float = BUILT_IN.learning_rate
     rank: int = UnetMethod.rank
     seed: int = TrainingSettings.seed
-    validation_steps: int = 10
+    validation_steps: int = BUILT_IN.validation_steps
     """Steps between validation pictures."""
     checkpointing_steps: int = 20
     """Steps between checkpoints."""

@@ -52,7 +52,7 @@ def test_commands_parse(command):
 
 
 @pytest.mark.parametrize(
-    ("program", "count"), [(PICTURES, 5), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3)]
+    ("program", "count"), [(PICTURES, 6), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3)]
 )
 def test_no_command_is_overlooked(program, count):
     assert sum(command.program == program for command in COMMANDS) == count
@@ -150,8 +150,9 @@ def test_documented_defaults_are_the_programs_own(heading, programs):
         assert wrong == {}
 
 
-def test_documented_defaults_of_other_models_are_the_programs_own():
-    settings, _ = parse(PICTURES, ["--pretrained_model_name_or_path", "other/model", "--train_data_dir", "pictures"])
+@pytest.mark.parametrize("model", [(), ("--pretrained_model_name_or_path", "other/model")], ids=["embedded", "other"])
+def test_documented_defaults_for_own_pictures_are_the_programs_own(model):
+    settings, _ = parse(PICTURES, [*model, "--train_data_dir", "pictures"])
     written = documented("## Pictures")
     given = {"train_data_dir", "dataset_name"}
     defaults = {f"__{name}": value for name, value in settings.items() if name not in given and f"__{name}" in written}

@@ -4,6 +4,10 @@
 
 fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minutes on two cores. On your own pictures:
 
+    python train_scripts/train_text_to_image_reslora.py --train_data_dir my_pictures
+
+and on your own pictures with a real model:
+
     accelerate launch train_scripts/train_text_to_image_reslora.py \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
         --train_data_dir my_pictures --method reslora_is --max_train_steps 1000 --mixed_precision fp16 \
@@ -189,7 +193,7 @@ def main(settings: UnetSettings) -> None:
     total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
-    validation, every = validation_of(settings, steps_of_epoch, resolution)
+    validation, every = validation_of(settings, images, steps_of_epoch, resolution)
     forecast = forecast_of(settings, total, load_seconds, validation, every)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from reslora_sd.diffusion.pictures import CAPTIONS_FILE
-from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS, UNMERGED
+from reslora_sd.runs.names import METHODS, UNMERGED
 from reslora_sd.runs.paths import inside
 from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import Run
 
 from .. import curves, grids, training
-from ..training_request import EMBEDDED, TrainingRequest, check_name
+from ..training_request import BUILT_IN, EMBEDDED, OWN, TrainingRequest, check_name
 from ..uploads import KINDS, save_uploads
 from .shared import PRIVATE, Page, menu, message
 
@@ -30,6 +31,9 @@ def build(page: Page) -> Any:
             data = _build_data()
             start = gr.Button("Start", variant="primary", elem_id="start-training")
         settings = _build_settings()
+    _, _, model, steps, _, rate, _, _, every = settings
+    source, prompts, suggested = data[0], data[-1], [steps, rate, every]
+    source.change(_suggest, [source, model, prompts, *suggested], [prompts, *suggested], **PRIVATE)
     told = gr.HTML(elem_id="train-said")
     progress = gr.HTML(elem_id="trainings")
     with gr.Row(elem_classes="tight"):
@@ -59,7 +63,11 @@ def _build_data() -> list[Any]:
     )
     path = gr.Textbox(label=f"Folder with {CAPTIONS_FILE} or .txt files", visible=False, elem_id="path")
     prompts = gr.Textbox(
-        label="Validation prompts, one a line", lines=4, value="\n".join(DEFAULT_PROMPTS), elem_id="prompts"
+        label="Validation prompts, one a line",
+        lines=4,
+        value=BUILT_IN.prompts,
+        placeholder="Left empty with the embedded model: some of the captions.",
+        elem_id="prompts",
     )
     source.change(
         lambda one: (gr.File(visible=one == _UPLOAD), *(gr.Textbox(visible=one == kind) for kind in (_UPLOAD, _PATH))),
@@ -68,6 +76,15 @@ def _build_data() -> list[Any]:
         **PRIVATE,
     )
     return [source, files, caption, path, prompts]
+
+
+def _suggest(source: str, model: str, *typed: Any) -> tuple[Any, ...]:
+    """Prompts, steps, rate and interval that fit these pictures on the embedded model; what was typed stays."""
+    if model.strip() != EMBEDDED:
+        return typed
+    before, now = (OWN, BUILT_IN) if source == _BUILT_IN else (BUILT_IN, OWN)
+    pairs = zip(typed, astuple(before), astuple(now), strict=True)
+    return tuple(new if one == old else one for one, old, new in pairs)
 
 
 def _build_settings() -> list[Any]:

@@ -20,11 +20,13 @@ from .shared import PRIVATE, Page, menu, message
 
 MOST_RUNS = 4
 """Pictures beside that of the base model."""
+_GUIDANCE = (1, 15)
+"""Least and most that can be chosen."""
 
 
 def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     """Lays the tab out; gives the function that fills its menus, its inputs and outputs."""
-    step, settings = _build_settings()
+    step, settings = _build_settings(page)
     with gr.Row(elem_classes="player"):
         draw = gr.Button("Draw", variant="primary", elem_id="draw")
         stop = gr.Button("Stop", elem_id="stop-drawing")
@@ -54,7 +56,16 @@ def stop_session(page: Page, session: str | None) -> bool:
     return bool(events)
 
 
-def _build_settings() -> tuple[gr.Dropdown, list[Any]]:
+def _guidance(page: Page) -> float:
+    """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
+    runs = page.library.get(list(page.library.names())[:1]).values()
+    found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
+    if isinstance(found, int | float) and _GUIDANCE[0] <= found <= _GUIDANCE[1]:
+        return float(found)
+    return DrawRequest(prompt="any").guidance
+
+
+def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
     """The step to draw with, and components in the order of `DrawRequest`'s fields."""
     with gr.Row(elem_classes="tight"):
         prompt = gr.Textbox(
@@ -74,7 +85,7 @@ def _build_settings() -> tuple[gr.Dropdown, list[Any]]:
         steps = gr.Slider(
             1, 150, value=default.steps, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
         )
-        guidance = gr.Slider(1, 15, value=default.guidance, step=0.5, label="Guidance", min_width=150, buttons=[])
+        guidance = gr.Slider(*_GUIDANCE, value=_guidance(page), step=0.25, label="Guidance", min_width=150, buttons=[])
         strength = gr.Slider(
             0, 2, value=default.strength, step=0.05, label="Strength of the LoRA", min_width=150, buttons=[]
         )

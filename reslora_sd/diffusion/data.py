@@ -113,6 +113,12 @@ class CaptionedImages:
             ) from error
         return image
 
+    def some_captions(self, count: int) -> list[str]:
+        """At most `count` different captions, evenly from all over the data: the first, and no picture's second one."""
+        different = list(dict.fromkeys(captions[0] for captions in self.captions))
+        count = min(count, len(different))
+        return [different[place * len(different) // count] for place in range(count)]
+
     def split(self, count: int, seed: int) -> tuple[CaptionedImages, CaptionedImages]:
         """All pictures but `count`, and those, drawn with the seed.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import DEFAULT_MODEL
-from ..runs.names import DEFAULT_PROMPTS
+from ..runs.names import DEFAULT_PROMPTS, OPENMOJI
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-4,
@@ -20,6 +20,18 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 DEFAULT_STEPS, DEFAULT_INTERVAL, DEFAULT_EPOCHS = 200, 20, 100
 """Steps of the embedded model's run and between its pictures; epochs of another's."""
 
+OWN_DEFAULTS: dict[str, Any] = {
+    **EMBEDDED_DEFAULTS,
+    "center_crop": True,  # in another place in every epoch, a dozen pictures blur into each other
+    "learning_rate": 2e-3,
+    "lr_scheduler": "cosine",
+    "max_timestep": None,  # the highest decide what is where and in which colour, which own pictures are there to teach
+    "validation_guidance_scale": 1.25,  # more makes colours stronger than the pictures have them
+}
+"""Defaults of the embedded model on somebody's own pictures; `evaluate_own` measures them."""
+OWN_STEPS, OWN_INTERVAL, OWN_CAPTIONS = 240, 40, 4
+"""Steps of a run on own pictures, between its pictures, and how many captions are drawn."""
+
 
 def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that depend on other flags. No default stands against a flag that is given.
@@ -29,15 +41,29 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults: dict[str, Any] = {}
     if Path(given.get("pretrained_model_name_or_path", DEFAULT_MODEL)) == DEFAULT_MODEL:
-        defaults |= EMBEDDED_DEFAULTS
-        if "num_train_epochs" not in given:
-            defaults["max_train_steps"] = DEFAULT_STEPS
-        if "validation_prompt" not in given:
-            defaults["validation_prompts"] = list(DEFAULT_PROMPTS)
-        if "validation_epochs" not in given:
-            defaults["validation_steps"] = DEFAULT_INTERVAL
+        defaults |= _embedded_defaults(given, own=has_own_pictures(given))
     elif "max_train_steps" not in given:
         defaults["num_train_epochs"] = DEFAULT_EPOCHS
     if given.get("dataset_name") is None and given.get("train_data_dir") is None:  # nobody's own pictures are left out
         defaults |= {"max_train_samples": 576, "validation_samples": 64}
+    return defaults
+
+
+def has_own_pictures(given: Mapping[str, Any]) -> bool:
+    """Whether the flags name pictures other than OpenMoji's, which count wherever they are named."""
+    name = given.get("dataset_name")
+    return name != OPENMOJI and (name or given.get("train_data_dir")) is not None
+
+
+def _embedded_defaults(given: Mapping[str, Any], own: bool) -> dict[str, Any]:
+    """Those of the embedded model, on own pictures or on OpenMoji's."""
+    defaults = dict(OWN_DEFAULTS if own else EMBEDDED_DEFAULTS)
+    if "num_train_epochs" not in given:
+        defaults["max_train_steps"] = OWN_STEPS if own else DEFAULT_STEPS
+    prompts = "validation_prompt" in given or "validation_prompts" in given
+    if not prompts:
+        defaults |= {"validation_captions": OWN_CAPTIONS} if own else {"validation_prompts": list(DEFAULT_PROMPTS)}
+    drawn = prompts or not own or given.get("validation_captions", OWN_CAPTIONS)
+    if drawn and "validation_epochs" not in given:
+        defaults["validation_steps"] = OWN_INTERVAL if own else DEFAULT_INTERVAL
     return defaults

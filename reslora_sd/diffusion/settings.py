@@ -93,7 +93,7 @@ class DataSettings:
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
     max_train_samples: int | None = option(None, "Use at most so many pictures (without data of your own: 576).")
     resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
-    center_crop: bool = option(False, "Crop the centre instead of a random place.")
+    center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
     random_flip: bool = option(False, "Mirror half of the pictures.")
     image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
     cache_latents: bool | None = switch(
@@ -121,7 +121,9 @@ class TrainingSettings:
     seed: int = option(42, "Seed of everything that is drawn.")
     train_batch_size: int = option(16, "Pictures of one process and step (embedded model: 4).")
     num_train_epochs: int | None = option(None, "Used where max_train_steps is left out (left out too: 100 epochs).")
-    max_train_steps: int | None = option(None, "Optimizer steps (left out: by epochs; embedded model: 200).")
+    max_train_steps: int | None = option(
+        None, "Optimizer steps (left out: by epochs; embedded model: 200, own pictures: 240)."
+    )
     gradient_accumulation_steps: int = option(1, "Batches that one optimizer step adds up.")
     gradient_checkpointing: bool = option(False, "Less memory for a slower backward pass.")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
@@ -134,7 +136,7 @@ class TrainingSettings:
     max_timestep: int | None = option(
         None,
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
-        "Left out: all of the schedule; embedded model: 600.",
+        "Left out: all of the schedule; embedded model: 600, but all on own pictures.",
     )
     dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
     enable_xformers_memory_efficient_attention: bool = option(
@@ -177,6 +179,9 @@ class ValidationSettings:
     validation_prompts: list[str] | None = option(
         None, "Prompts, or one .txt file with a prompt a line.", metavar="PROMPT"
     )
+    validation_captions: int = option(
+        0, "Draw so many captions of the data too, from all over it (embedded model, own pictures, no prompts: 4)."
+    )
     validation_samples: int = option(
         0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
     )
@@ -184,18 +189,23 @@ class ValidationSettings:
         0, "Keep so many more pictures out, the same for every seed, and measure on them once, at the end."
     )
     validation_prompt: str | None = option(None, "One prompt (diffusers' name).")
-    validation_steps: int | None = option(None, "Draw every so many steps, and at step 0 (embedded model: 20).")
+    validation_steps: int | None = option(
+        None, "Draw every so many steps, and at step 0 (embedded model: 20, own pictures: 40)."
+    )
     validation_epochs: int | None = option(
         None, "Draw every so many epochs, where validation_steps is left out (left out too: every epoch)."
     )
     num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...; 0 draws none.")
     validation_negative_prompt: str = option("", "What the pictures are guided away from.")
-    validation_guidance_scale: float = option(7.5, "How strongly the prompt guides (embedded model: 4).")
+    validation_guidance_scale: float = option(
+        7.5, "How strongly the prompt guides (embedded model: 4, own pictures: 1.25)."
+    )
     validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20).")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])
-        check_at_least(self, 0, ["validation_samples", "test_samples", "num_validation_images"])
+        counts = ["validation_captions", "validation_samples", "test_samples", "num_validation_images"]
+        check_at_least(self, 0, counts)
         check_finite(self)
 
 
@@ -246,10 +256,11 @@ class UnetSettings:
         asked, one = self.validation.validation_prompts or [], self.validation.validation_prompt
         prompts = [*asked, one] if one is not None else list(asked)
         epochs, steps = self.validation.validation_epochs, self.validation.validation_steps
-        if (steps or epochs) and not prompts:
+        drawn = prompts or self.validation.validation_captions
+        if (steps or epochs) and not drawn:
             name = "validation_steps" if steps else "validation_epochs"
             raise ValueError(f"--{name} is given without prompts. Add --validation_prompts 'a prompt'.")
-        if prompts and not steps and not epochs:
+        if drawn and not steps and not epochs:
             epochs = 1
         complete = replace(
             self.validation, validation_prompts=prompts, validation_prompt=None, validation_epochs=epochs

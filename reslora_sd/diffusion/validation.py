@@ -18,6 +18,7 @@ from ..runs.folder import RunFolder
 from ..runs.names import BASE, SHEET_FILES, UNMERGED
 from .batches import Batch
 from .contact_sheet import Row, contact_sheet
+from .data import CaptionedImages
 from .loss import diffusion_loss
 from .precision import own_forward
 from .settings import UnetSettings
@@ -133,14 +134,17 @@ class Validation:
             )
 
 
-def validation_of(settings: UnetSettings, steps_of_epoch: int, resolution: int) -> tuple[Validation | None, int]:
+def validation_of(
+    settings: UnetSettings, images: CaptionedImages, steps_of_epoch: int, resolution: int
+) -> tuple[Validation | None, int]:
     """What to draw, and every how many steps to draw and to measure; 0 for never."""
     validation = settings.validation
     every = validation.validation_steps or (validation.validation_epochs or 0) * steps_of_epoch
-    if not (validation.validation_prompts and validation.num_validation_images):
+    prompts = [*(validation.validation_prompts or []), *images.some_captions(validation.validation_captions)]
+    if not (prompts and validation.num_validation_images):
         return None, every
     what = Validation(
-        prompts=tuple(validation.validation_prompts),
+        prompts=tuple(dict.fromkeys(prompts)),
         seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
         negative_prompt=validation.validation_negative_prompt,
         guidance_scale=validation.validation_guidance_scale,

@@ -1,5 +1,7 @@
 """What the tab Train here does with what is typed and uploaded, without a browser."""
 
+from dataclasses import astuple
+
 import pytest
 from PIL import Image
 
@@ -7,7 +9,8 @@ from app import training
 from app.library import Library
 from app.tabs import train_here
 from app.tabs.shared import Page
-from app.training_request import TrainingRequest
+from app.training_request import BUILT_IN, OWN, TrainingRequest
+from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 
 
 @pytest.fixture
@@ -36,11 +39,14 @@ def start(
     name="first",
     model="embedded",
     steps=10,
+    batch=2,
+    rate=1e-3,
     rank=4,
+    every=5,
 ):
     methods = ["lora", "reslora_is"]
     return train_here._start(page)(
-        source, files, caption, path, prompts, name, methods, model, steps, 2, 1e-3, rank, 1, 5
+        source, files, caption, path, prompts, name, methods, model, steps, batch, rate, rank, 1, every
     )
 
 
@@ -74,6 +80,27 @@ def test_a_name_that_is_no_folders_is_refused_before_anything_is_written(make_pa
     said = start(page, "Upload pictures", [str(tmp_path / "red.png")], name=name)
     assert "The name is" in said and "<b>" not in said
     assert not started and not page.trainings.exists()
+
+
+def test_own_pictures_bring_the_scripts_own_defaults_and_leave_what_was_typed():
+    built_in, own = astuple(BUILT_IN), astuple(OWN)
+    assert train_here._suggest("Upload pictures", "embedded", *built_in) == own
+    assert train_here._suggest("Folder on this machine", "embedded", *own) == own
+    assert train_here._suggest("OpenMoji drawings", "embedded", *own) == built_in
+    typed = ("a red fish", 77, built_in[2], 10.0)  # Gradio's numbers are floats
+    assert train_here._suggest("Upload pictures", "embedded", *typed) == ("a red fish", 77, *own[2:])
+    assert train_here._suggest("Upload pictures", "other/model", *built_in) == built_in
+
+
+def test_what_the_page_suggests_for_own_pictures_is_what_the_script_does_alone(make_page, started, picture_folder):
+    prompts, steps, rate, every = astuple(OWN)
+    pictures = {"source": "Folder on this machine", "path": str(picture_folder), "prompts": prompts}
+    assert "Started" in start(make_page(), **pictures, steps=steps, batch=4, rate=rate, rank=16, every=every)
+    (request,) = started
+    page = to_arguments(parse_settings(request.flags(picture_folder / "runs", "lora")))
+    alone = to_arguments(parse_settings(["--train_data_dir", str(picture_folder), "--method", "lora"]))
+    different = {name for name in page if page[name] != alone[name]}
+    assert different == {"output_dir", "seed", "checkpointing_steps"}
 
 
 def test_nothing_outside_the_trainings_can_be_stopped_or_gone_on_with(make_page, made_up):

@@ -17,6 +17,7 @@ EACH_EPOCH = (
 )
 
 elsewhere(
+    validation_captions="test_validation.py::test_captions_of_the_data_are_drawn_beside_the_prompts",
     validation_samples="test_train_script.py::test_pictures_kept_out_are_not_trained_on_and_have_a_loss",
     test_samples="test_train_script.py::test_test_pictures_are_measured_on_at_the_end_and_serve_nothing_else",
 )
