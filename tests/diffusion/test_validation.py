@@ -28,8 +28,7 @@ def test_captions_come_from_all_over_the_data_and_none_twice():
 
 def test_captions_of_the_data_are_drawn_beside_the_prompts(train):
     flags = ("--validation_captions", 3, "--validation_steps", 2, "--max_train_steps", 2)
-    flags = (*flags, "--validation_inference_steps", 1, "--validation_prompts")
-    run = train(*flags, "a prompt", "colour 2")
+    run = train(*flags, "--validation_inference_steps", 1, "--validation_prompts", "a prompt", "colour 2")
     wanted = ["a prompt", "colour 2", "colour 0", "colour 5"]  # eight pictures; a prompt isn't drawn twice
     assert drawn(run) == {0: wanted, 2: wanted}
     real = read_jsonl(run / "validation" / "real.jsonl")
