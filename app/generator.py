@@ -24,7 +24,7 @@ from reslora_sd.diffusion.calibration import calibration_batches, calibration_se
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
 from reslora_sd.merging.merge import FROM_STATISTICS
-from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, OPENMOJI, UNMERGED, checkpoint_name
+from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, OPENMOJI, STYLES, UNMERGED, checkpoint_name
 from reslora_sd.runs.run import Run
 from reslora_sd.training.command import quiet_libraries
 
@@ -150,7 +150,7 @@ class PictureGenerator:
     def _check_data(self, arguments: dict[str, Any]) -> None:
         for key in ("train_data_dir", "dataset_name", "cache_dir"):
             value = arguments.get(key)
-            if value is not None and value != OPENMOJI:
+            if value is not None and value not in (OPENMOJI, *STYLES):
                 self._check_name(key, str(value))
 
     def _check_name(self, what: str, name: str) -> None:

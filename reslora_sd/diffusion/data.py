@@ -1,4 +1,4 @@
-"""Captioned pictures: a folder, a data set of the Hub, or OpenMoji.
+"""Captioned pictures: a folder, a data set of the Hub, an embedded style, or OpenMoji.
 
 Everything is read and checked before training starts, so that a bad picture costs seconds and not a run.
 """
@@ -18,11 +18,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..runs.names import OPENMOJI
+from ..runs.names import OPENMOJI, STYLES
 from .folders import PLACE, open_folder, root_cause
 from .openmoji import load_openmoji
 from .pictures import as_rgb, check_depth, enable_heic
 from .settings import DataSettings, UnetSettings
+from .styles import TRAIN, UNSEEN, load_style
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 CHECKED_UP_TO = 20_000
@@ -158,7 +159,12 @@ def load_images(
     most = data.max_train_samples
     if data.dataset_name == OPENMOJI or data.is_default:
         pairs = load_openmoji(resolution, most, seed)
-        return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
+        return _in_memory(pairs, OPENMOJI)
+    if data.dataset_name in STYLES:
+        pairs = load_style(data.dataset_name, TRAIN)
+        return _in_memory(
+            random.Random(seed).sample(pairs, most) if most and most < len(pairs) else pairs, data.dataset_name
+        )
     rows, name = _open(data, cache_dir)
     if most is not None:
         rows = rows.shuffle(seed=seed).select(range(min(most, len(rows))))
@@ -168,12 +174,20 @@ def load_images(
 def load_split(settings: UnetSettings, resolution: int) -> tuple[CaptionedImages, CaptionedImages | None]:
     """The pictures of a run to train on, and those that it keeps out of training, if any.
 
+    A style keeps out none of its own, but has pictures of other names for that.
+
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
     """
     seed, kept_out = settings.training.seed, settings.validation.validation_samples
     images = load_images(settings.data, resolution, seed, settings.model.cache_dir)
+    if kept_out and images.name in STYLES:
+        return images, _in_memory(load_style(images.name, UNSEEN)[:kept_out], images.name)
     return images.split(kept_out, seed) if kept_out else (images, None)
+
+
+def _in_memory(pairs: Sequence[tuple[Image.Image, str]], name: str) -> CaptionedImages:
+    return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], name)
 
 
 def framing_of(data: DataSettings, resolution: int) -> Framing:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import DEFAULT_MODEL
-from ..runs.names import DEFAULT_PROMPTS
+from ..runs.names import DEFAULT_PROMPTS, STYLES
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-4,
@@ -17,6 +17,13 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "validation_inference_steps": 20,
 }
 """Defaults of the embedded model, where they differ from diffusers'."""
+STYLE_DEFAULTS: dict[str, Any] = {
+    "max_timestep": None,
+    "validation_samples": 60,
+    "validation_guidance_scale": 2.5,
+    "validation_inference_steps": 10,
+}
+"""Defaults of the embedded model on an embedded style, where they differ from these: a style is in all timesteps."""
 DEFAULT_STEPS, DEFAULT_INTERVAL, DEFAULT_EPOCHS = 200, 20, 100
 """Steps of the embedded model's run and between its pictures; epochs of another's."""
 
@@ -28,7 +35,8 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
         given: flags of the command line and the config file, by name.
     """
     defaults: dict[str, Any] = {}
-    if Path(given.get("pretrained_model_name_or_path", DEFAULT_MODEL)) == DEFAULT_MODEL:
+    embedded = Path(given.get("pretrained_model_name_or_path", DEFAULT_MODEL)) == DEFAULT_MODEL
+    if embedded:
         defaults |= EMBEDDED_DEFAULTS
         if "num_train_epochs" not in given:
             defaults["max_train_steps"] = DEFAULT_STEPS
@@ -38,6 +46,14 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
             defaults["validation_steps"] = DEFAULT_INTERVAL
     elif "max_train_steps" not in given:
         defaults["num_train_epochs"] = DEFAULT_EPOCHS
-    if given.get("dataset_name") is None and given.get("train_data_dir") is None:  # nobody's own pictures are left out
-        defaults |= {"max_train_samples": 576, "validation_samples": 64}
-    return defaults
+    return defaults | _of_data(given, embedded)
+
+
+def _of_data(given: Mapping[str, Any], embedded: bool) -> dict[str, Any]:
+    """What follows from the data; nobody's own pictures are left out."""
+    name = given.get("dataset_name")
+    if name is None and given.get("train_data_dir") is None:
+        if not embedded:
+            return {"max_train_samples": 576, "validation_samples": 64}
+        return {"dataset_name": STYLES[0], **STYLE_DEFAULTS}
+    return STYLE_DEFAULTS if embedded and name in STYLES else {}

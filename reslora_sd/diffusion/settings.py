@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
+from ..runs.names import APPROACHES, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
@@ -86,12 +86,16 @@ class DataSettings:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset_name: str | None = option(None, f"Data set of the Hub, or '{OPENMOJI}' (used where no data is given).")
+    dataset_name: str | None = option(
+        None,
+        f"Data set of the Hub, an embedded style ({', '.join(STYLES)}), or {OPENMOJI} (without data of your own, "
+        f"embedded model: {STYLES[0]}; other: {OPENMOJI}).",
+    )
     dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
     train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
     image_column: str | None = option(None, "Column of pictures (left out: found by name).")
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
-    max_train_samples: int | None = option(None, "Use at most so many pictures (without data of your own: 576).")
+    max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
     resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
     center_crop: bool = option(False, "Crop the centre instead of a random place.")
     random_flip: bool = option(False, "Mirror half of the pictures.")
@@ -178,7 +182,7 @@ class ValidationSettings:
         None, "Prompts, or one .txt file with a prompt a line.", metavar="PROMPT"
     )
     validation_samples: int = option(
-        0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
+        0, "Keep so many pictures out of training, and log their loss (without data of your own: 64; a style: 60)."
     )
     validation_prompt: str | None = option(None, "One prompt (diffusers' name).")
     validation_steps: int | None = option(None, "Draw every so many steps, and at step 0 (embedded model: 20).")

@@ -28,7 +28,7 @@ def make_page(made_up, tmp_path, started):
 
 def start(
     page,
-    source="OpenMoji drawings",
+    source="Included drawings",
     files=None,
     caption="",
     path="",
