@@ -2,7 +2,7 @@
 
     accelerate launch train_scripts/train_text_to_image_reslora.py
 
-fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minutes on two cores. On your own pictures:
+teaches the embedded model a style, from 60 drawings: 200 steps, one to two minutes on two cores. On your own pictures:
 
     accelerate launch train_scripts/train_text_to_image_reslora.py \
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \

@@ -138,7 +138,7 @@ class TrainingSettings:
     max_timestep: int | None = option(
         None,
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
-        "Left out: all of the schedule; embedded model: 600.",
+        "Left out: all of the schedule; embedded model, without a style: 600.",
     )
     dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
     enable_xformers_memory_efficient_attention: bool = option(
@@ -191,8 +191,8 @@ class ValidationSettings:
     )
     num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...; 0 draws none.")
     validation_negative_prompt: str = option("", "What the pictures are guided away from.")
-    validation_guidance_scale: float = option(7.5, "How strongly the prompt guides (embedded model: 4).")
-    validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20).")
+    validation_guidance_scale: float = option(7.5, "How strongly the prompt guides (embedded model: 4; a style: 2.5).")
+    validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20; a style: 10).")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])
