@@ -25,7 +25,7 @@ def test_own_pictures_on_the_embedded_model_have_defaults_of_their_own(argv):
 
 
 @pytest.mark.parametrize(
-    "argv", [(), ("--dataset_name", "openmoji"), ("--dataset_name", "openmoji", "--train_data_dir", "x")]
+    "argv", [("--dataset_name", "openmoji"), ("--dataset_name", "openmoji", "--train_data_dir", "x")]
 )
 def test_openmoji_is_nobodys_own(argv):
     found = defaults(*argv)
