@@ -39,6 +39,8 @@ OWN_DEFAULTS: dict[str, Any] = {
 """Defaults of the embedded model on somebody's own pictures; `evaluate_own` measures them."""
 OWN_STEPS, OWN_INTERVAL, OWN_CAPTIONS = 240, 40, 4
 """Steps of a run on own pictures, between its pictures, and how many captions are drawn."""
+_MOST_DRAWINGS = 10
+"""Times that a run draws pictures unless asked, so that drawing a long one doesn't take longer than training it."""
 
 
 def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,12 +73,13 @@ def has_own_pictures(given: Mapping[str, Any]) -> bool:
 def _embedded_defaults(given: Mapping[str, Any], own: bool) -> dict[str, Any]:
     """Those of the embedded model, on own pictures or on others."""
     defaults = dict(OWN_DEFAULTS if own else EMBEDDED_DEFAULTS)
+    steps, interval = (OWN_STEPS, OWN_INTERVAL) if own else (DEFAULT_STEPS, DEFAULT_INTERVAL)
     if "num_train_epochs" not in given:
-        defaults["max_train_steps"] = OWN_STEPS if own else DEFAULT_STEPS
+        defaults["max_train_steps"] = steps
     prompts = "validation_prompt" in given or "validation_prompts" in given
     if not prompts:
         defaults |= {"validation_captions": OWN_CAPTIONS} if own else {"validation_prompts": list(DEFAULT_PROMPTS)}
     drawn = prompts or not own or given.get("validation_captions", OWN_CAPTIONS)
     if drawn and "validation_epochs" not in given:
-        defaults["validation_steps"] = OWN_INTERVAL if own else DEFAULT_INTERVAL
+        defaults["validation_steps"] = max(interval, (given.get("max_train_steps") or steps) // _MOST_DRAWINGS)
     return defaults
