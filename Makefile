@@ -32,7 +32,7 @@ demo: environment
 # a folder's name may have spaces: the shell takes it from its environment, where make leaves it as it was given
 OWN := runs/own
 try: pictures environment
-	@OMP_NUM_THREADS=1 $(RUN) $(SCRIPT) --train_data_dir "$$PICTURES" --output_dir $(OWN) --overwrite_output_dir
+	@$(TRAIN) --train_data_dir "$$PICTURES" --output_dir $(OWN) --overwrite_output_dir
 	@echo "Look at $(OWN)/validation/steps.png, or open the page:  $(RUN) -m app $(OWN)"
 
 # before anything is installed
