@@ -33,7 +33,7 @@ from .validation import Validation
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-_ROWS = 8
+_COLUMNS = 8
 """Names on the sheet."""
 
 
@@ -110,12 +110,11 @@ def table(figures: dict[str, Figures]) -> str:
 def write_sheet(
     pictures: dict[str, list[Image.Image]], wanted: Sequence[Image.Image], prompts: Sequence[str], file: Path
 ) -> None:
-    """A PNG with a row for each of the first names and a column for each model, the wanted drawings last."""
-    columns = [*pictures.values(), wanted]
-    count = min(_ROWS, len(prompts))
-    rows = [Row([column[k] for column in columns], prompts[k]) for k in range(count)]
+    """A PNG with a row for each model, the wanted drawings last, and a column for each of the first names."""
+    shown = prompts[:_COLUMNS]
+    rows = [Row(drawn[: len(shown)], _title(name)) for name, drawn in {**pictures, "wanted": wanted}.items()]
     file.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(rows, [*map(_title, pictures), "wanted"], scale=2).save(file)
+    contact_sheet(rows, shown, scale=2).save(file)
 
 
 def _title(name: str) -> str:
@@ -143,7 +142,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How well do LoRAs of an embedded style draw names they never saw?")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished runs of one style")
     parser.add_argument("--names", type=int, default=60, help="draw only the first so many of the 60 names")
-    parser.add_argument("--sheet", type=Path, help=f"write the pictures of the first {_ROWS} names to this PNG")
+    parser.add_argument("--sheet", type=Path, help=f"write the pictures of the first {_COLUMNS} names to this PNG")
     found = parser.parse_args(argv)
     if found.names < 1:
         parser.error(f"--names is {found.names}. It must be 1 or more.")

@@ -20,15 +20,16 @@ def test_the_table_gives_distances_as_shares_of_the_first():
     assert base.split() == ["base", "2.000", "1.000", "0.5000"] and lora.split() == ["lora", "0.500", "0.250", "0.9750"]
 
 
-def test_the_sheet_has_a_row_a_name_and_a_column_a_model_with_the_wanted_last(tmp_path):
+def test_the_sheet_has_a_row_a_model_with_the_wanted_last_and_a_column_a_name(tmp_path):
     red, green, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue"))
     pictures = {"base": [red] * 9, "reslora_is": [green] * 9}
     evaluate_demo.write_sheet(pictures, [blue] * 9, [f"name {number}" for number in range(9)], tmp_path / "new/a.png")
     with Image.open(tmp_path / "new/a.png") as sheet:
         pixels = list(sheet.convert("RGB").getdata())
         assert pixels.count((255, 0, 0)) == pixels.count((0, 255, 0)) == 8 * 16 * 16, "eight names, at twice their size"
-        row = [sheet.getpixel((x, 30)) for x in range(sheet.width)]
-        assert row.index((255, 0, 0)) < row.index((0, 255, 0)) < row.index((0, 0, 255))
+        across = sheet.width - 20
+        column = [sheet.getpixel((across, y)) for y in range(sheet.height)]
+        assert column.index((255, 0, 0)) < column.index((0, 255, 0)) < column.index((0, 0, 255))
 
 
 def test_every_run_is_drawn_by_its_exported_lora_and_compared(train, tmp_path, capsys):
