@@ -23,7 +23,15 @@ from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
-from reslora_sd.runs.names import ADAPTER_FILE, DIFFUSERS_FILE, FROM_STATISTICS, OPENMOJI, UNMERGED, checkpoint_name
+from reslora_sd.runs.names import (
+    ADAPTER_FILE,
+    DIFFUSERS_FILE,
+    FROM_STATISTICS,
+    OPENMOJI,
+    STYLES,
+    UNMERGED,
+    checkpoint_name,
+)
 from reslora_sd.runs.run import Run
 from reslora_sd.training.command import quiet_libraries
 
@@ -149,7 +157,7 @@ class PictureGenerator:
     def _check_data(self, arguments: dict[str, Any]) -> None:
         for key in ("train_data_dir", "dataset_name", "cache_dir"):
             value = arguments.get(key)
-            if value is not None and value != OPENMOJI:
+            if value is not None and value not in (OPENMOJI, *STYLES):
                 self._check_name(key, str(value))
 
     def _check_name(self, what: str, name: str) -> None:

@@ -32,6 +32,7 @@ def test_try_trains_on_the_folder_and_ends_with_the_sheet_and_the_page(make, tmp
     done = make("try", f"PICTURES={folder}")
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
+    assert words[0] == "<train_scripts/train_text_to_image_reslora.py>"
     assert words[words.index("<--train_data_dir>") + 1] == f"<{folder}>"
     assert "runs/own/validation/steps.png" in words[-1] and "-m app runs/own" in words[-1]
 

@@ -16,7 +16,8 @@ from tests.scripts import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 CARD = ROOT / "reslora_sd" / "assets" / "tiny-sd" / "README.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *PAGES]
+STYLES_CARD = ROOT / "reslora_sd" / "assets" / "styles" / "README.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, STYLES_CARD, *PAGES]
 COMMANDS = [command for document in DOCUMENTS for command in commands_in(document)]
 PICTURES, NLG, NLU, COMPARE, COMPARE_TEXT, PAGE = CONSOLE.values()
 

@@ -2,7 +2,7 @@
 
     accelerate launch train_scripts/train_text_to_image_reslora.py
 
-fine-tunes the embedded model on OpenMoji drawings: 200 steps, one to two minutes on two cores. On your own pictures:
+teaches the embedded model a style, from 60 drawings: 200 steps, one to two minutes on two cores. On your own pictures:
 
     python train_scripts/train_text_to_image_reslora.py --train_data_dir my_pictures
 
@@ -40,11 +40,12 @@ from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
-from reslora_sd.diffusion.data import framing_of, load_split
+from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
+from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule

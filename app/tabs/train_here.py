@@ -21,7 +21,7 @@ from ..training_request import BUILT_IN, EMBEDDED, OWN, TrainingRequest, check_n
 from ..uploads import KINDS, save_uploads
 from .shared import PRIVATE, Page, menu, message
 
-_BUILT_IN, _UPLOAD, _PATH = "OpenMoji drawings", "Upload pictures", "Folder on this machine"
+_BUILT_IN, _UPLOAD, _PATH = "Included drawings", "Upload pictures", "Folder on this machine"
 
 
 def build(page: Page) -> Any:

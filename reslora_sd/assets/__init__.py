@@ -1,4 +1,4 @@
-"""What comes with the package: the embedded model."""
+"""What comes with the package: the embedded model, and styles to teach it."""
 
 from __future__ import annotations
 
@@ -6,3 +6,6 @@ from pathlib import Path
 
 DEFAULT_MODEL = Path(__file__).resolve().parent / "tiny-sd"
 """The embedded model: a whole Stable Diffusion folder."""
+
+STYLES_FOLDER = Path(__file__).resolve().parent / "styles"
+"""The embedded styles, a folder each."""

@@ -37,7 +37,9 @@ def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetS
     """
     parser = make_parser()
     given = {name: value for name, value in arguments.items() if value is not None}
-    parser.set_defaults(**defaults_for(given))
+    defaults = defaults_for(given)
+    defaults.pop("dataset_name", None)  # a run that names no data used OpenMoji: earlier versions had no styles
+    parser.set_defaults(**defaults)
     return UnetSettings(*parser.from_values(given, source))
 
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .data import CaptionedImages, Framing, Split
+from .data import CaptionedImages, Split
 from .encoded import EncodedImages
+from .framing import Framing
 from .loss import add_noise_offset
 from .models import Parts
 from .settings import TrainingSettings, UnetSettings

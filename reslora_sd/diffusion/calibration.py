@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .arguments import settings_of
 from .batches import Batch, BatchMaker
-from .data import framing_of, load_split
+from .data import load_split
 from .encoded import EncodedImages
+from .framing import framing_of
 from .models import Parts
 from .settings import DataSettings, UnetSettings
 

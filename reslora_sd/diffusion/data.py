@@ -1,4 +1,4 @@
-"""Captioned pictures: a folder, a data set of the Hub, or OpenMoji.
+"""Captioned pictures: a folder, a data set of the Hub, an embedded style, or OpenMoji.
 
 Everything is read and checked before training starts, so that a bad picture costs seconds and not a run.
 """
@@ -9,63 +9,21 @@ import copy
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
-from ..runs.names import OPENMOJI
+from ..runs.names import OPENMOJI, STYLES
 from .folders import PLACE, open_folder, root_cause
 from .openmoji import load_openmoji, openmoji_names
-from .pictures import as_rgb, check_depth, enable_heic
+from .pictures import check_depth, enable_heic
 from .settings import DataSettings, UnetSettings
+from .styles import TRAIN, UNSEEN, load_style
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 CHECKED_UP_TO = 20_000
 """Larger data sets are decoded as they are used, and not all of them before."""
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How a picture becomes a square tensor; names as in diffusers' train_text_to_image_lora.py."""
-
-    resolution: int
-    center_crop: bool = False
-    random_flip: bool = False
-    interpolation: str = "lanczos"
-
-    def is_random(self, images: CaptionedImages) -> bool:
-        """Whether the tensor of a picture can differ from one epoch to the next."""
-        return self.random_flip or not (self.center_crop or images.all_square)
-
-    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
-        """(3, resolution, resolution), float32 in [-1, 1]."""
-        image = as_rgb(image)
-        side = self.resolution
-        scale = side / min(image.size)
-        size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
-        spare = (size[0] - side, size[1] - side)
-        left, top = (part // 2 if self.center_crop else rng.randint(0, part) for part in spare)
-        image = _resized_part(image, size, (left, top, left + side, top + side), self.interpolation)
-        if self.random_flip and rng.random() < 0.5:
-            image = ImageOps.mirror(image)
-        pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1  # (height, width, 3)
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _resized_part(
-    image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int], interpolation: str
-) -> Image.Image:
-    """`image.resize(size).crop(part)`, without making what the crop leaves out: 4,000 x 1 would need gigabytes."""
-    if size == image.size:
-        return image.crop(part)
-    across, down = image.width / size[0], image.height / size[1]
-    box = (part[0] * across, part[1] * down, min(part[2] * across, image.width), min(part[3] * down, image.height))
-    return image.resize((part[2] - part[0], part[3] - part[1]), Image.Resampling[interpolation.upper()], box)
 
 
 class CaptionedImages:
@@ -188,7 +146,14 @@ def _load(
         rest, apart = _apart(len(names), test, OPENMOJI)
         drawings = load_openmoji(resolution, most, seed, [names[index] for index in rest])
         drawings_apart = load_openmoji(resolution, names=[names[index] for index in apart])
-        return _drawings(drawings), _drawings(drawings_apart) if test else None
+        return _in_memory(drawings, OPENMOJI), _in_memory(drawings_apart, OPENMOJI) if test else None
+    if data.dataset_name in STYLES:
+        pairs = load_style(data.dataset_name, TRAIN)
+        if most is not None and most < len(pairs):
+            pairs = random.Random(seed).sample(pairs, most)
+        unseen = load_style(data.dataset_name, UNSEEN)
+        tests = _in_memory(unseen[len(unseen) - test :], data.dataset_name) if test else None
+        return _in_memory(pairs, data.dataset_name), tests
     rows, name = _open(data, cache_dir)
     rest, apart = _apart(len(rows), test, name)
     columns = (data.image_column, data.caption_column)
@@ -208,26 +173,37 @@ def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
     return [index for index in range(total) if index not in apart], sorted(apart)
 
 
-def _drawings(pairs: Sequence[tuple[Image.Image, str]]) -> CaptionedImages:
-    return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], OPENMOJI)
-
-
 def load_split(settings: UnetSettings, resolution: int) -> Split:
     """The pictures of a run to train on, and those that it keeps out of training, if any.
+
+    A style keeps out none of its own, but has pictures of other names for that.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
     """
     seed, validation = settings.training.seed, settings.validation
     images, test = _load(settings.data, resolution, seed, settings.model.cache_dir, validation.test_samples)
-    if not validation.validation_samples:
+    count = validation.validation_samples
+    if not count:
         return Split(images, None, test)
-    return Split(*images.split(validation.validation_samples, seed), test)
+    if images.name in STYLES:
+        return Split(images, _unseen(images.name, count, validation.test_samples), test)
+    return Split(*images.split(count, seed), test)
 
 
-def framing_of(data: DataSettings, resolution: int) -> Framing:
-    """How the settings have pictures framed."""
-    return Framing(resolution, data.center_crop, data.random_flip, data.image_interpolation_mode)
+def _unseen(style: str, count: int, test: int) -> CaptionedImages:
+    """The first pictures of the names that no training on the style sees; the last are those to test on."""
+    pairs = load_style(style, UNSEEN)
+    if count + test > len(pairs):
+        raise ValueError(
+            f"{style} has {len(pairs)} pictures of unseen names, and --validation_samples {count} with --test_samples "
+            f"{test} would need {count + test}. Keep fewer out."
+        )
+    return _in_memory(pairs[:count], style)
+
+
+def _in_memory(pairs: Sequence[tuple[Image.Image, str]], name: str) -> CaptionedImages:
+    return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], name)
 
 
 def captioned_images(

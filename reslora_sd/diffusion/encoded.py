@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import CaptionedImages, Framing
+from .data import CaptionedImages
+from .framing import Framing
 from .models import Parts
 
 logger = logging.getLogger(__name__)

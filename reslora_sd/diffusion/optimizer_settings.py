@@ -16,7 +16,7 @@ class OptimizerSettings:
 
     _argument_group_name: ClassVar[str] = "optimizer and schedule"
 
-    learning_rate: float = option(1e-4, "Rate of AdamW (embedded model: 5e-4).")
+    learning_rate: float = option(1e-4, "Rate of AdamW (embedded model: 5e-4; a style: 2e-3).")
     scale_lr: bool = option(False, "Times processes, accumulation and batch size.")
     lr_scheduler: Schedule = option("constant", "How the rate changes over the steps.")
     lr_warmup_steps: int = option(0, "Optimizer steps (diffusers: 500, unused by 'constant').")

@@ -10,10 +10,11 @@ from PIL import Image, ImageOps
 
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
-from ..runs.names import OPENMOJI
+from ..runs.names import OPENMOJI, STYLES
 from .data import CaptionedImages
 from .openmoji import openmoji_names, render
 from .pictures import as_rgb
+from .styles import UNSEEN, load_style
 
 
 def save_reference_pictures(
@@ -21,7 +22,8 @@ def save_reference_pictures(
 ) -> None:
     """Writes `validation/real/*.png` and their `validation/real.jsonl`: prompt, file, and what saw the picture.
 
-    `seen` is "training", "held out", or "neither" for a drawing of OpenMoji outside the sample that the run uses.
+    `seen` is "training", "held out", or "neither" for a drawing of OpenMoji outside the sample that the run uses, or of
+    a style whose other names the run doesn't measure.
     """
     rows: list[dict[str, Any]] = []
     folder = run.index_path.parent
@@ -49,6 +51,9 @@ def _find(
     if images.name == OPENMOJI:
         drawing = next((one for one in openmoji_names() if _plain(one.caption) == wanted), None)
         return (render(drawing.path, resolution), "neither") if drawing else None
+    if images.name in STYLES:
+        pairs = load_style(images.name, UNSEEN)
+        return next(((picture, "neither") for picture, caption in pairs if _plain(caption) == wanted), None)
     return None
 
 

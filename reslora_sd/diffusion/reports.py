@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,12 @@ def finite(norm: torch.Tensor | float | None) -> float | None:
     return float(norm) if norm is not None and math.isfinite(norm) else None
 
 
+def _page_program() -> str:
+    """How the page is started from here: by its name, or where the environment isn't activated, by its place."""
+    name = "reslora-page"
+    return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
+
+
 def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
     """What the user reads at the end: how good the merge is, where the files are, and how to use them."""
     if result.approach != "exact":
@@ -125,7 +133,7 @@ def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
         print("  config = pipeline.scheduler.config")
         print(f"  pipeline.scheduler = pipeline.scheduler.from_config(config, prediction_type={kind!r})")
         print("In ComfyUI, the node ModelSamplingDiscrete sets it.")
-    page = shlex.join(["python", "-m", "app", str(run.path)])
+    page = shlex.join([_page_program(), str(run.path)])
     print(f"The LoRA is {run.path / DIFFUSERS_FILE}, for the base model {parts.name}.")
     print(f"  diffusers:           pipeline.load_lora_weights({str(run.path)!r})")
     print(f"  ComfyUI and A1111:   {run.path / KOHYA_FILE}")

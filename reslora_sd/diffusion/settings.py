@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, METHODS, OPENMOJI, default_approach
+from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
@@ -86,12 +86,16 @@ class DataSettings:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset_name: str | None = option(None, f"Data set of the Hub, or '{OPENMOJI}' (used where no data is given).")
+    dataset_name: str | None = option(
+        None,
+        f"Data set of the Hub, an embedded style ({', '.join(STYLES)}), or {OPENMOJI} (without data of your own, "
+        f"embedded model: {STYLES[0]}; other: {OPENMOJI}).",
+    )
     dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
     train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
     image_column: str | None = option(None, "Column of pictures (left out: found by name).")
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
-    max_train_samples: int | None = option(None, "Use at most so many pictures (without data of your own: 576).")
+    max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
     resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
     center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
     random_flip: bool = option(False, "Mirror half of the pictures.")
@@ -110,6 +114,11 @@ class DataSettings:
     def is_default(self) -> bool:
         """Whether no data is given, so that OpenMoji is used."""
         return self.dataset_name is None and self.train_data_dir is None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the pictures are none of those that come with this package or its packages."""
+        return not self.is_default and self.dataset_name not in BUNDLED
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class TrainingSettings:
     max_timestep: int | None = option(
         None,
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
-        "Left out: all of the schedule; embedded model: 600, but all on own pictures.",
+        "Left out: all of the schedule; embedded model on OpenMoji: 600.",
     )
     dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
     enable_xformers_memory_efficient_attention: bool = option(
@@ -183,7 +192,7 @@ class ValidationSettings:
         0, "Draw so many captions of the data too, from all over it (embedded model, own pictures, no prompts: 4)."
     )
     validation_samples: int = option(
-        0, "Keep so many pictures out of training, and log their loss (without data of your own: 64)."
+        0, "Keep so many pictures out of training, and log their loss (without data of your own: 64; a style: 60)."
     )
     test_samples: int = option(
         0, "Keep so many more pictures out, the same for every seed, and measure on them once, at the end."
@@ -198,9 +207,9 @@ class ValidationSettings:
     num_validation_images: int = option(1, "Pictures of each prompt, seeds seed, seed + 1, ...; 0 draws none.")
     validation_negative_prompt: str = option("", "What the pictures are guided away from.")
     validation_guidance_scale: float = option(
-        7.5, "How strongly the prompt guides (embedded model: 4, own pictures: 1.25)."
+        7.5, "How strongly the prompt guides (embedded model: 4; a style: 2.5; own pictures: 1.25)."
     )
-    validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20).")
+    validation_inference_steps: int = option(25, "Steps of the sampler (embedded model: 20; a style: 10).")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["validation_steps", "validation_epochs", "validation_inference_steps"])

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..assets import DEFAULT_MODEL
+from ..diffusion.likeness import percentiles
 from ..diffusion.openmoji import openmoji_names, render
 from ..training.command import quiet_libraries, run_command
 from ..training.options import check_at_least, option
@@ -91,16 +92,6 @@ def name_distances(samples: Tensor, drawings: Tensor, groups: Sequence[Sequence[
     mean = torch.stack([distances[:, list(rows)].mean(1) for rows in groups], dim=1)
     least = torch.stack([distances[:, list(rows)].amin(1) for rows in groups], dim=1)
     return mean, least
-
-
-def percentiles(distances: Tensor, own: Sequence[int]) -> Tensor:
-    """Share of the other names that lie farther from sample i than name `own[i]`, ties half.  (n, names) ->
-    (n,)
-    """
-    true = distances[torch.arange(len(own)), list(own)][:, None]
-    others = distances.shape[1] - 1
-    farther = (distances > true).sum(1) + 0.5 * ((distances == true).sum(1) - 1)
-    return farther / others
 
 
 def pick_names(drawings: Drawings, trained: set[str], count: int, seed: int) -> tuple[list[str], list[str]]:

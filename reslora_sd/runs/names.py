@@ -43,7 +43,13 @@ TRACKER = "text2image-reslora"
 """What trackers such as TensorBoard call the U-Net's trainings: a folder in `--logging_dir`."""
 
 OPENMOJI = "openmoji"
-"""What `--dataset_name` calls the drawings that are used where no data is given."""
+"""What `--dataset_name` calls the drawings that another model than the embedded one gets where no data is given."""
+
+STYLES = ("gold", "sunset")
+"""What `--dataset_name` calls the embedded styles. The embedded model gets the first where no data is given."""
+
+BUNDLED = (OPENMOJI, *STYLES)
+"""Values of `--dataset_name` that are nobody's own pictures."""
 
 DEFAULT_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
 """Validation prompts of the embedded model."""

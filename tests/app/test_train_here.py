@@ -31,7 +31,7 @@ def make_page(made_up, tmp_path, started):
 
 def start(
     page,
-    source="OpenMoji drawings",
+    source="Included drawings",
     files=None,
     caption="",
     path="",
@@ -86,7 +86,7 @@ def test_own_pictures_bring_the_scripts_own_defaults_and_leave_what_was_typed():
     built_in, own = astuple(BUILT_IN), astuple(OWN)
     assert train_here._suggest("Upload pictures", "embedded", *built_in) == own
     assert train_here._suggest("Folder on this machine", "embedded", *own) == own
-    assert train_here._suggest("OpenMoji drawings", "embedded", *own) == built_in
+    assert train_here._suggest("Included drawings", "embedded", *own) == built_in
     typed = ("a red fish", 77, built_in[2], 10.0)  # Gradio's numbers are floats
     assert train_here._suggest("Upload pictures", "embedded", *typed) == ("a red fish", 77, *own[2:])
     assert train_here._suggest("Upload pictures", "other/model", *built_in) == built_in

@@ -46,7 +46,10 @@ def test_prompts_without_an_interval_are_drawn_every_epoch():
 
 
 def test_nobodys_own_pictures_are_left_out_unasked():
-    own, none = parse_settings(["--train_data_dir", "pictures"]), parse_settings([])
+    own, none = (
+        parse_settings(["--train_data_dir", "pictures"]),
+        parse_settings(["--pretrained_model_name_or_path", "somewhere"]),
+    )
     assert (own.data.max_train_samples, own.validation.validation_samples) == (None, 0)
     assert (none.data.max_train_samples, none.validation.validation_samples) == (576, 64)
 

@@ -3,8 +3,9 @@ from PIL import Image
 
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
-from reslora_sd.diffusion.data import CaptionedImages, framing_of, load_split
+from reslora_sd.diffusion.data import CaptionedImages, load_split
 from reslora_sd.diffusion.encoded import EncodedImages
+from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.models import load_parts
 
 

@@ -91,12 +91,12 @@ def test_own_pictures_are_not_compared_by_their_training_loss(given, tmp_path, m
 def test_runs_keep_pictures_out_to_choose_by_and_others_to_report_on():
     settings, more = compare_methods.parse(["--rank", "4"])
     settings = compare_methods.with_pictures_kept_out(settings, own_data=False)
-    assert (settings.validation_samples, settings.test_samples) == (64, 64)
+    assert (settings.validation_samples, settings.test_samples) == (30, 30)
     for draws in (True, False):
         run = compare_methods.protocol_of(settings, more, draws).training("lora", 1e-3, 5, True)
         launched = parse_settings([*run.flags, *([] if draws else ["--validation_prompt", "none"])])
         kept = launched.validation
-        assert (kept.validation_samples, kept.test_samples, launched.output.report) == (64, 64, True)
+        assert (kept.validation_samples, kept.test_samples, launched.output.report) == (30, 30, True)
         assert ("--validation_steps" in run.flags) == draws and launched.method.rank == 4
 
 

@@ -8,7 +8,8 @@ from datasets import Dataset, Features, Value
 from PIL import Image as PillowImage
 
 from reslora_sd.diffusion.arguments import parse_settings
-from reslora_sd.diffusion.data import Framing, load_images, load_split
+from reslora_sd.diffusion.data import load_images, load_split
+from reslora_sd.diffusion.framing import Framing
 from reslora_sd.diffusion.pictures import as_rgb
 from reslora_sd.diffusion.settings import DataSettings
 from tests.conftest import make_picture_folder
@@ -207,7 +208,17 @@ def test_the_parts_of_a_split_share_nothing_and_no_seed_changes_the_test_picture
 
 
 def test_drawings_that_are_tested_on_are_no_others():
-    flags = ["--max_train_samples", "9", "--validation_samples", "2", "--test_samples", "4", "--seed"]
+    flags = [
+        "--dataset_name",
+        "openmoji",
+        "--max_train_samples",
+        "9",
+        "--validation_samples",
+        "2",
+        "--test_samples",
+        "4",
+        "--seed",
+    ]
 
     def split(seed):
         parts = load_split(parse_settings([*flags, seed]), 8)

@@ -25,7 +25,7 @@ def test_own_pictures_on_the_embedded_model_have_defaults_of_their_own(argv):
 
 
 @pytest.mark.parametrize(
-    "argv", [(), ("--dataset_name", "openmoji"), ("--dataset_name", "openmoji", "--train_data_dir", "x")]
+    "argv", [("--dataset_name", "openmoji"), ("--dataset_name", "openmoji", "--train_data_dir", "x")]
 )
 def test_openmoji_is_nobodys_own(argv):
     found = defaults(*argv)
@@ -65,3 +65,9 @@ def test_whoever_wants_no_captions_gets_no_pictures_and_no_error():
 def test_settings_of_a_run_on_own_pictures_come_back_from_its_file():
     found = parse_settings(["--train_data_dir", "pictures"])
     assert settings_of(to_arguments(found)) == found
+
+
+@pytest.mark.parametrize(("steps", "interval"), [("50", 20), ("200", 20), ("1000", 100)])
+def test_long_runs_draw_ten_times_unless_asked(steps, interval):
+    assert defaults("--max_train_steps", steps)["validation_steps"] == interval
+    assert defaults("--max_train_steps", steps, "--validation_steps", "7")["validation_steps"] == 7

@@ -46,7 +46,7 @@ def test_exact_merges_collect_no_statistics_and_the_end_says_what_to_do(train, m
     assert rows[4, "base"] == rows[0, "unmerged"] != rows[4, "unmerged"]
     said, bars = capsys.readouterr()
     assert "Drift" not in said
-    for words in ("pytorch_lora_weights.safetensors, for the base model", "load_lora_weights", "python -m app", "tiny"):
+    for words in ("pytorch_lora_weights.safetensors, for the base model", "load_lora_weights", "reslora-page", "tiny"):
         assert words in said
     assert f"ComfyUI and A1111:   {run / 'pytorch_lora_weights_kohya.safetensors'}" in said
     places = [

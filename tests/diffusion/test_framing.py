@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reslora_sd.diffusion.data import Framing, load_images
+from reslora_sd.diffusion.data import load_images
+from reslora_sd.diffusion.framing import Framing
 from reslora_sd.diffusion.settings import DataSettings
 
 
