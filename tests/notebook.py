@@ -5,6 +5,8 @@ python -m tests.notebook
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -14,11 +16,13 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 from tests.scripts import ROOT
 
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 _TIMEOUT = 900  # seconds for a cell
+_COLOURS = 255
 
 
 def executed(folder: Path, replaced: Mapping[str, str] | None = None) -> Any:
@@ -44,13 +48,32 @@ def executed(folder: Path, replaced: Mapping[str, str] | None = None) -> Any:
 
 
 def tidied(notebook: Any) -> Any:
-    """The same as a terminal would show it: of a bar that was drawn over and over, the last state; no clocks."""
+    """The same as it is worth reading: of a bar that was drawn over and over, the last state; no clocks.
+
+    What libraries advise on stderr is left out, and paths are those in the repository. Pictures get few colours:
+    several times smaller, and not to be told apart.
+    """
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+        outputs = cell.pop("outputs", [])
+        said = "".join(one.text for one in outputs if one.output_type == "stream" and one.name == "stdout")
+        lines = [line.rstrip("\r").rpartition("\r")[2].replace(f"{ROOT}/", "") for line in said.split("\n")]
+        kept = [one for one in outputs if one.output_type != "stream"]
+        for one in kept:
+            one.get("data", {}).pop("image/jpeg", None)
+            if "image/png" in one.get("data", {}):
+                one.data["image/png"] = _smaller(one.data["image/png"])
+        if cell.cell_type == "code":
+            stream = [nbformat.v4.new_output("stream", text="\n".join(lines))] if said else []
+            cell.outputs = [*stream, *kept]
     return notebook
+
+
+def _smaller(png: str) -> str:
+    """The same picture, with fewer colours, as base64."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(file := io.BytesIO(), format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def main() -> None:
