@@ -60,6 +60,25 @@ def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline
     assert "| reslora_ms | 0.01 | unmerged |" in capsys.readouterr().out
 
 
+def test_a_run_that_lost_a_file_is_made_again(tmp_path):
+    files: dict[str, dict[str, object]] = {
+        "merge_report.json": {"end_to_end": {"loss": {"base": 3, "unmerged": 2, "exact": 2}, "drift": {"exact": 0}}},
+        "run.json": {"trainable_parameters": 8},
+        "log.jsonl": {"step": 1, "seconds": 0.5, "memory": 2},
+    }
+    files["merge_report.json"] |= {"validation": {"loss": 1}, "test": {"pictures": 2}}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    assert compare_methods.is_done(tmp_path) and compare_methods.read(tmp_path)["seconds_per_step"] == 0.5
+    for name, content in files.items():
+        (tmp_path / name).write_text("")
+        with pytest.raises(ValueError, match=f"{name} .*Remove it, and start the same command again"):
+            compare_methods.read(tmp_path)
+        (tmp_path / name).unlink()
+        assert not compare_methods.is_done(tmp_path)
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+
+
 def test_a_failing_run_is_told(tmp_path):
     with pytest.raises(RuntimeError, match="There is no"):
         compare_methods.main(

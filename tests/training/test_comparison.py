@@ -188,3 +188,26 @@ def test_another_failure_ends_the_sweep(sweep):
 
     with pytest.raises(RuntimeError, match="no disk"):
         sweep(fail, methods=["lora"], learning_rates=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"validation_loss": "low"}, "'low' for validation_loss"),
+        ({"results": {"unmerged": {"loss": [1]}}}, r"'\[1\]' for loss"),
+        ({"results": {"unmerged": 5}}, r"'\[5\]' for results"),
+        ({"results": "none"}, r'"\[\'none\'\]" for results'),
+        ({"trainable_parameters": None}, "'None' for trainable_parameters"),
+    ],
+)
+def test_figures_that_are_none_are_told_with_their_run(tmp_path, damage, message):
+    said = {"seconds_per_step": 1.0, "peak_memory_mb": 2.0, "trainable_parameters": 3, "validation_loss": 1.0}
+    said |= {"results": {"unmerged": {"loss": None}}} | damage
+    settings = ComparisonSettings(str(tmp_path), ["lora"], [1e-3], [1])
+
+    def training(method, rate, seed, _reported):
+        return settings.training(Path("train.py"), method, rate, seed, [], lambda _: True)
+
+    protocol = Protocol("", "", "", training, lambda _: said)
+    with pytest.raises(ValueError, match=f"lora-lr0.001-seed1 has {message}.* Remove that folder"):
+        compare(settings, protocol)
