@@ -54,7 +54,7 @@ def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline
     assert result["rates_chosen_by"] == "1 pictures kept out of training"
     assert result["reported_on"] == "3 other pictures kept out of training, the same for every seed"
     monkeypatch.setattr(
-        "reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
+        "reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("a run that is done was run again")
     )
     compare_methods.main(*compare_methods.parse(argv))
     assert "| reslora_ms | 0.01 | unmerged |" in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_a_failing_run_is_told(tmp_path):
 
 @pytest.mark.parametrize("given", [(), ("--validation_samples", "2"), ("--test_samples", "2")])
 def test_own_pictures_are_not_compared_by_their_training_loss(given, tmp_path, monkeypatch):
-    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("trained"))
     argv = ["--output_dir", str(tmp_path / "sweep"), "--train_data_dir", str(tmp_path), *given]
     with pytest.raises(ValueError, match=r"_samples is left out\. Of your own pictures, say how many are kept out"):
         compare_methods.main(*compare_methods.parse(argv))

@@ -93,7 +93,7 @@ def sweep(tmp_path, monkeypatch):
     ran: list[tuple[str, float, int, bool]] = []
 
     def run_all(losses, **given):
-        monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda command, **_: run(command, losses))
+        monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda command, _: run(command, losses))
         settings = ComparisonSettings(str(tmp_path / "sweep"), **{"seeds": [1, 2], **given})
         before = len(ran)
 
