@@ -150,7 +150,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[UnetComparison, list[str]]
         ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([UnetComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
-    check_passed_on(more, dict.fromkeys(("report", "no_report"), "Leave it out."))
+    own = {"report": "Leave it out.", "no_report": "Leave it out.", "num_train_epochs": "Give --max_train_steps."}
+    check_passed_on(more, own)
     return settings, more
 
 

@@ -87,8 +87,9 @@ class ComparisonSettings:
         return {method: sorted(set(numbers)) for method, numbers in rates.items()}
 
     def run_folder(self, method: str, rate: float, seed: int) -> Path:
-        """Where one run is."""
-        return self.folder / f"{method}-lr{rate:g}-seed{seed}"
+        """Where one run is: no two rates share a folder."""
+        short = f"{rate:g}"
+        return self.folder / f"{method}-lr{short if float(short) == rate else rate}-seed{seed}"
 
     def training(
         self,

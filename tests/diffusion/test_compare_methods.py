@@ -119,7 +119,7 @@ def test_runs_keep_pictures_out_to_choose_by_and_others_to_report_on():
         assert ("--validation_steps" in run.flags) == draws and launched.method.rank == 4
 
 
-@pytest.mark.parametrize("words", [["--report"], ["--no_report"], ["--seed", "1"]])
+@pytest.mark.parametrize("words", [["--report"], ["--no_report"], ["--seed", "1"], ["--num_train_epochs", "2"]])
 def test_flags_that_every_run_gets_are_refused(words):
     with pytest.raises(ValueError, match="is set by the comparison"):
         compare_methods.parse(words)

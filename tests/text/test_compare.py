@@ -90,6 +90,7 @@ def test_a_config_file_holds_flags_of_the_sweep_and_of_the_training(tmp_path):
         (["--validation_samples", "-1"], "--validation_samples is -1"),
         (["--validation_samples", "0"], "--validation_samples is 0. It must be 1 or more"),
         (["--seed", "3"], "--seed is set by the comparison"),
+        (["--num_train_epochs", "3"], "--num_train_epochs is set by the comparison.* Give --max_steps"),
         (["--rates_for", "lora", "0"], "--rates_for has 0"),
     ],
 )

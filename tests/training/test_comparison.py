@@ -22,6 +22,7 @@ def test_a_run_has_a_folder_of_its_own_and_the_flags_that_make_it(settings):
         Path("train.py"),
         ["--method", "lora", "--learning_rate", "0.002", "--seed", "7", "--rank", "4"],
     )
+    assert settings.run_folder("lora", 0.001234561, 7) != settings.run_folder("lora", 0.001234562, 7)
     assert run.is_done(Path("done")) and not run.is_done(run.folder)
 
 
