@@ -33,6 +33,8 @@ SCRIPT = Path(__file__).with_name("train_text_to_image_reslora.py")
 
 KEYS = ("end_to_end", "test", "validation")
 """What is read of a run's merge_report.json."""
+PARAMETERS = "trainable_parameters"
+"""Of its run.json."""
 _KEPT_OUT = 30
 """Pictures of an embedded style's unseen names, or of OpenMoji, for either purpose."""
 
@@ -105,7 +107,13 @@ def training(
         "--report",
         *more,
     ]
-    return settings.training(SCRIPT, method, rate, seed, flags, lambda folder: has_result(folder / REPORT_FILE, KEYS))
+    return settings.training(SCRIPT, method, rate, seed, flags, is_done)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether all files that `read` needs are there; without one of them, the run is made again."""
+    told = has_result(folder / REPORT_FILE, KEYS) and has_result(folder / RUN_FILE, [PARAMETERS])
+    return told and (folder / LOG_FILE).is_file()
 
 
 def read(folder: Path) -> Mapping[str, Any]:
@@ -118,6 +126,8 @@ def read(folder: Path) -> Mapping[str, Any]:
     report = read_result(file, KEYS)
     log = read_jsonl(folder / LOG_FILE)
     seconds, memory = ([row[key] for row in log if is_number(row.get(key))] for key in ("seconds", "memory"))
+    if not seconds:
+        raise ValueError(f"{folder / LOG_FILE} has no step. Remove it, and start the same command again.")
     try:
         loss, drift = report["end_to_end"]["loss"], report["end_to_end"]["drift"]
         results = {name: {"loss": loss[name]} for name in (BASE, UNMERGED)}
@@ -125,9 +135,9 @@ def read(folder: Path) -> Mapping[str, Any]:
         return {
             "validation_loss": report["validation"]["loss"],
             "results": results,
-            "seconds_per_step": fmean(seconds or [0.0]),
+            "seconds_per_step": fmean(seconds),
             "peak_memory_mb": max(memory, default=0.0),
-            "trainable_parameters": read_result(folder / RUN_FILE, ["trainable_parameters"])["trainable_parameters"],
+            PARAMETERS: read_result(folder / RUN_FILE, [PARAMETERS])[PARAMETERS],
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}. Remove it, and start the same command again.") from error
@@ -140,7 +150,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[UnetComparison, list[str]]
         ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([UnetComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
-    check_passed_on(more, dict.fromkeys(("report", "no_report"), "Leave it out."))
+    own = {"report": "Leave it out.", "no_report": "Leave it out.", "num_train_epochs": "Give --max_train_steps."}
+    check_passed_on(more, own)
     return settings, more
 
 

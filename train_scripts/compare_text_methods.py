@@ -127,7 +127,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[TextComparison, list[str]]
         ValueError: a value is invalid, or the config file can't be read.
     """
     (settings,), more = SettingsParser([TextComparison], (__doc__ or "").split("\n")[0]).parse_known(argv)
-    check_passed_on(more, {})
+    check_passed_on(more, {"num_train_epochs": "Give --max_steps."})
     return settings, more
 
 

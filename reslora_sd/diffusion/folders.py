@@ -100,7 +100,7 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
     unnamed = [picture for picture in pictures if os.path.realpath(picture) not in named]
     survey.note("named in no metadata file", unnamed, warn=True, of=f" of {len(pictures)} pictures")
     there = set(survey.files)
-    beside = [text for text in _captions_of(pictures) if text in there]
+    beside = [text for text in _captions_of(pictures, survey) if text in there]
     survey.note("text files of pictures, instead of which the metadata file counts", beside)
     rows = [row for row in rows if not unreadable_kind(row.picture.suffix.lower())]  # counted with the pictures
     if not rows:
@@ -116,7 +116,7 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
 
 def _with_text_files(survey: Survey) -> Any:
     pictures, folder = survey.pictures, survey.root
-    texts = _captions_of(pictures)
+    texts = _captions_of(pictures, survey)
     there = set(survey.files)
     missing = [picture for picture, text in zip(pictures, texts, strict=True) if text not in there]
     if len(missing) == len(pictures):
@@ -127,8 +127,8 @@ def _with_text_files(survey: Survey) -> Any:
             f"into {missing[0].with_suffix('.txt')}."
         )
     unreadable = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
-    used = {*texts, *_captions_of(unreadable)}
-    alone = [file for file in survey.files if file.suffix == ".txt" and file not in used]
+    used = {*texts, *_captions_of(unreadable, survey)}
+    alone = [file for file in survey.files if file.suffix.lower() == ".txt" and file not in used]
     survey.note("text files without a picture", alone)
     written = [read_utf8(text) for text in texts]
     captions = [first_line(words) for words in written]
@@ -142,9 +142,12 @@ def _with_text_files(survey: Survey) -> Any:
     return rows
 
 
-def _captions_of(pictures: list[Path]) -> list[Path]:
-    """The text files in which the captions of pictures stand, or would."""
-    return [picture.with_suffix(".txt") for picture in pictures]
+def _captions_of(pictures: list[Path], survey: Survey) -> list[Path]:
+    """The text files in which the captions of pictures stand, or would: a.txt, or a.TXT where that is there."""
+    found = {file.with_suffix(".txt"): file for file in survey.files if file.suffix == ".TXT"}
+    found |= {file: file for file in survey.files if file.suffix == ".txt"}
+    wanted = [picture.with_suffix(".txt") for picture in pictures]
+    return [found.get(path, path) for path in wanted]
 
 
 def _no_captions(survey: Survey) -> str:

@@ -59,3 +59,22 @@ def stop_requests(together: bool = False) -> Iterator[threading.Event]:
     finally:
         if not (together and asked.is_set()):
             restore()
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; one that was ignored stays ignored."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+        for number in _SIGNALS:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from typing import Any
 from .atomic import write_json
 from .failures import DIVERGED_STATUS
 from .jsonl import read_object
+from .stopping import interrupted_by_signals
+
+Started = Callable[[subprocess.Popen[str]], object]
 
 SETTINGS_FILE = "sweep.json"
 DIVERGED_FILE = "diverged.json"
@@ -92,26 +96,54 @@ def run_all(trainings: Sequence[Training], at_once: int = 1) -> None:
         at_once: so many processes.
 
     Raises:
-        RuntimeError: one failed in another way; its last words are in the error. What was done stays.
+        RuntimeError: one failed in another way; its last words are in the error. None is begun after it.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP came; the trainings were ended. What was done stays.
     """
     todo = [one for one in trainings if not (one.is_done(one.folder) or (one.folder / DIVERGED_FILE).is_file())]
-    with ThreadPoolExecutor(at_once) as pool:
-        runs = [pool.submit(_run, training, f"{number}/{len(todo)}") for number, training in enumerate(todo, start=1)]
+    over = threading.Event()
+    running: list[subprocess.Popen[str]] = []
+
+    def started(process: subprocess.Popen[str]) -> None:
+        running.append(process)
+        if over.is_set():
+            process.terminate()
+
+    def run(training: Training, number: str) -> None:
         try:
-            for run in runs:
-                run.result()
+            if not over.is_set():  # else a free worker would begin the next one before the error is told
+                _run(training, number, started)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            over.set()
             raise
 
+    with interrupted_by_signals(), ThreadPoolExecutor(at_once) as pool:
+        runs = [pool.submit(run, training, f"{number}/{len(todo)}") for number, training in enumerate(todo, start=1)]
+        try:
+            for one in runs:
+                one.result()
+        except KeyboardInterrupt:
+            over.set()
+            for process in running:
+                process.terminate()
+            raise KeyboardInterrupt("Interrupted. What is done stays: the same command goes on.") from None
 
-def _run(training: Training, number: str) -> None:
+
+def _run(training: Training, number: str, started: Started) -> None:
     command = [sys.executable, str(training.script), *training.flags, "--output_dir", str(training.folder)]
     print(f"{number} {training.folder.name} ...", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    done = launch(command, started)
     if done.returncode == DIVERGED_STATUS:
         print(f"{number} {training.folder.name} diverged.", flush=True)
         training.folder.mkdir(parents=True, exist_ok=True)
         write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.rpartition("Error: ")[2].strip()})
     elif done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def launch(command: Sequence[str], started: Started) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, and keeps what it says; `started` gets the process, to end it before."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace") as process:
+        started(process)
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from ..runs.atomic import write_json
+from ..runs.jsonl import is_number
 from ..runs.sweep import DIVERGED_FILE, Training, run_all
 from .comparison_report import Choice, Result, in_words, plot, summary
 from .options import check_at_least, check_choices, option
@@ -86,8 +87,9 @@ class ComparisonSettings:
         return {method: sorted(set(numbers)) for method, numbers in rates.items()}
 
     def run_folder(self, method: str, rate: float, seed: int) -> Path:
-        """Where one run is."""
-        return self.folder / f"{method}-lr{rate:g}-seed{seed}"
+        """Where one run is: no two rates share a folder."""
+        short = f"{rate:g}"
+        return self.folder / f"{method}-lr{short if float(short) == rate else rate}-seed{seed}"
 
     def training(
         self,
@@ -230,9 +232,31 @@ def _outcomes(
     found = []
     for (method, rate, seed), training in zip(runs, trainings, strict=True):
         diverged = not training.is_done(training.folder) and (training.folder / DIVERGED_FILE).is_file()
-        said = {"validation_loss": None, "results": {}} if diverged else protocol.read(training.folder)
+        said: Mapping[str, Any] = {"validation_loss": None, "results": {}}
+        if not diverged:
+            said = protocol.read(training.folder)
+            _check_figures(said, training.folder)
         found.append({**said, "method": method, "learning_rate": rate, "seed": seed, "diverged": diverged})
     return found
+
+
+def _check_figures(said: Mapping[str, Any], folder: Path) -> None:
+    """Whether what a run says can be compared: a file that was damaged later may be JSON all the same.
+
+    Raises:
+        ValueError: it can't; the message names the figure.
+    """
+    figures = [(name, said[name]) for name in ("seconds_per_step", "peak_memory_mb", "trainable_parameters")]
+    wrong = [(name, value) for name, value in figures if not is_number(value)]
+    results, may_be_null = said["results"], [("validation_loss", said["validation_loss"])]  # null: NaN has no JSON
+    for row in results.values() if isinstance(results, Mapping) else [results]:
+        may_be_null += row.items() if isinstance(row, Mapping) else [("results", [row])]
+    wrong += [(name, value) for name, value in may_be_null if not (value is None or is_number(value))]
+    for name, value in wrong:
+        raise ValueError(
+            f"The run in {folder} has {str(value)[:60]!r} for {name}: one of its files is damaged. Remove that folder, "
+            "and start the same command again."
+        )
 
 
 def _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -18,14 +18,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """The table of a config file. In YAML, `no` stays the word that was written, except for a switch.
 
     Raises:
-        ValueError: it isn't there, can't be read, or holds no table.
+        ValueError: it isn't there, can't be read, or holds no table, or has a name twice.
     """
     if not path.is_file():
         raise ValueError(f"--config names {path}, which isn't there.")
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = read_utf8(path, "it")
-        values = json.loads(text) if kind == "JSON" else yaml.load(text, Loader=_Loader)
+        values = json.loads(text, object_pairs_hook=_table) if kind == "JSON" else yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's are of several lines
         raise ValueError(f"{path} can't be read as {kind}: {reason}") from error
@@ -105,11 +105,27 @@ class _Loader(yaml.SafeLoader):
     """YAML in which only `true` and `false` are truth values everywhere, as `mixed_precision: no` needs."""
 
 
+def _table(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Both libraries would take the last of two values without a word."""
+    table: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"it has {name!r} twice. Leave one.")
+        table[name] = value
+    return table
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    _table((name.value, None) for name, _ in node.value if isinstance(name, yaml.ScalarNode) and name.value != "<<")
+    return loader.construct_mapping(node, deep=True)
+
+
 def _truth(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool | str:
     return {"true": True, "false": False}.get(node.value.lower(), _Word(node.value))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def _is_union(hint: Any) -> bool:

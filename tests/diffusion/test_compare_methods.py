@@ -54,10 +54,29 @@ def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline
     assert result["rates_chosen_by"] == "1 pictures kept out of training"
     assert result["reported_on"] == "3 other pictures kept out of training, the same for every seed"
     monkeypatch.setattr(
-        "reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run that is done was run again")
+        "reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("a run that is done was run again")
     )
     compare_methods.main(*compare_methods.parse(argv))
     assert "| reslora_ms | 0.01 | unmerged |" in capsys.readouterr().out
+
+
+def test_a_run_that_lost_a_file_is_made_again(tmp_path):
+    files: dict[str, dict[str, object]] = {
+        "merge_report.json": {"end_to_end": {"loss": {"base": 3, "unmerged": 2, "exact": 2}, "drift": {"exact": 0}}},
+        "run.json": {"trainable_parameters": 8},
+        "log.jsonl": {"step": 1, "seconds": 0.5, "memory": 2},
+    }
+    files["merge_report.json"] |= {"validation": {"loss": 1}, "test": {"pictures": 2}}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    assert compare_methods.is_done(tmp_path) and compare_methods.read(tmp_path)["seconds_per_step"] == 0.5
+    for name, content in files.items():
+        (tmp_path / name).write_text("")
+        with pytest.raises(ValueError, match=f"{name} .*Remove it, and start the same command again"):
+            compare_methods.read(tmp_path)
+        (tmp_path / name).unlink()
+        assert not compare_methods.is_done(tmp_path)
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
 
 
 def test_a_failing_run_is_told(tmp_path):
@@ -81,7 +100,7 @@ def test_a_failing_run_is_told(tmp_path):
 
 @pytest.mark.parametrize("given", [(), ("--validation_samples", "2"), ("--test_samples", "2")])
 def test_own_pictures_are_not_compared_by_their_training_loss(given, tmp_path, monkeypatch):
-    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("trained"))
     argv = ["--output_dir", str(tmp_path / "sweep"), "--train_data_dir", str(tmp_path), *given]
     with pytest.raises(ValueError, match=r"_samples is left out\. Of your own pictures, say how many are kept out"):
         compare_methods.main(*compare_methods.parse(argv))
@@ -100,7 +119,7 @@ def test_runs_keep_pictures_out_to_choose_by_and_others_to_report_on():
         assert ("--validation_steps" in run.flags) == draws and launched.method.rank == 4
 
 
-@pytest.mark.parametrize("words", [["--report"], ["--no_report"], ["--seed", "1"]])
+@pytest.mark.parametrize("words", [["--report"], ["--no_report"], ["--seed", "1"], ["--num_train_epochs", "2"]])
 def test_flags_that_every_run_gets_are_refused(words):
     with pytest.raises(ValueError, match="is set by the comparison"):
         compare_methods.parse(words)

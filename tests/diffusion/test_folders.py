@@ -137,6 +137,13 @@ def test_text_files_that_are_no_captions_are_told(tmp_path, caplog):
     assert "text files of pictures, instead of which the metadata file counts: 1, such as a.txt" in caplog.text
 
 
+def test_a_caption_may_end_in_capitals_as_a_picture_may(tmp_path):
+    put(tmp_path, "a.PNG", "a cat")
+    put(tmp_path, "b.png", "a dog")
+    (tmp_path / "a.txt").rename(tmp_path / "a.TXT")
+    assert captions(tmp_path) == ["a cat", "a dog"]
+
+
 def test_films_and_tables_beside_pictures_are_none(tmp_path):
     put(tmp_path, "a.png", "a cat")
     for name in ("latents.h5", "film.mpg", "notes.pdf"):

@@ -1,8 +1,14 @@
 """A sweep's own files, as a kill or an editor may have left them."""
 
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
 
-from reslora_sd.runs.sweep import SETTINGS_FILE, claim_folder, has_result, read_result
+from reslora_sd.runs.sweep import SETTINGS_FILE, Training, claim_folder, has_result, read_result, run_all
 
 DAMAGED = ("", "{", "[1]", "null", '{"method": ', "\x00")
 
@@ -39,3 +45,41 @@ def test_trained_runs_count_by_any_of_their_names(tmp_path):
     claim_folder(tmp_path, {"task": "svamp"}, "results.json", "checkpoint-*")
     with pytest.raises(ValueError, match="runs with task svamp, and not rte"):
         claim_folder(tmp_path, {"task": "rte"}, "results.json", "checkpoint-*")
+
+
+def trainings(folder, script):
+    return [Training(folder / name, script, [], lambda _: False) for name in ("a", "b", "c")]
+
+
+def test_none_is_begun_after_one_that_failed(tmp_path, monkeypatch):
+    begun = []
+
+    def launch(command, _started):
+        begun.append(command)
+        return SimpleNamespace(returncode=1, stderr="Error: no such flag")
+
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
+    with pytest.raises(RuntimeError, match="no such flag"):
+        run_all(trainings(tmp_path, tmp_path / "train.py"))
+    assert len(begun) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process at once")
+def test_sigterm_ends_the_trainings_with_the_sweep(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pathlib, sys, time\npathlib.Path(sys.argv[2] + '.begun').touch()\ntime.sleep(60)\n"
+        "pathlib.Path(sys.argv[2] + '.done').touch()\n"
+    )
+
+    def stop():
+        while len(list(tmp_path.glob("*.begun"))) < 2:
+            time.sleep(0.02)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    stopper, started = threading.Thread(target=stop, daemon=True), time.monotonic()
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        run_all(trainings(tmp_path, script), at_once=2)
+    assert time.monotonic() - started < 50 and len(list(tmp_path.glob("*.begun"))) == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -54,7 +54,7 @@ def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "sweep" / "compare.png").is_file()
     assert found["rates_chosen_by"] == f"4 rows kept apart from {train}"
     assert found["reported_on"] == f"3 test rows of {test}"
-    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("run again"))
     compare_text_methods.main(*compare_text_methods.parse(argv))
     assert capsys.readouterr().out.count("| lora | 0.01 * |") == 8
 
@@ -90,6 +90,7 @@ def test_a_config_file_holds_flags_of_the_sweep_and_of_the_training(tmp_path):
         (["--validation_samples", "-1"], "--validation_samples is -1"),
         (["--validation_samples", "0"], "--validation_samples is 0. It must be 1 or more"),
         (["--seed", "3"], "--seed is set by the comparison"),
+        (["--num_train_epochs", "3"], "--num_train_epochs is set by the comparison.* Give --max_steps"),
         (["--rates_for", "lora", "0"], "--rates_for has 0"),
     ],
 )
@@ -117,7 +118,7 @@ def compare_files(train, test, *more):
 
 
 def test_rows_that_would_choose_and_be_reported_on_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda *_, **__: pytest.fail("trained"))
     train = write_svamp(tmp_path / "train.jsonl", 16)
     copy = tmp_path / "test.jsonl"
     copy.write_text(train.read_text())

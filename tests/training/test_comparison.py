@@ -22,6 +22,7 @@ def test_a_run_has_a_folder_of_its_own_and_the_flags_that_make_it(settings):
         Path("train.py"),
         ["--method", "lora", "--learning_rate", "0.002", "--seed", "7", "--rank", "4"],
     )
+    assert settings.run_folder("lora", 0.001234561, 7) != settings.run_folder("lora", 0.001234562, 7)
     assert run.is_done(Path("done")) and not run.is_done(run.folder)
 
 
@@ -93,7 +94,7 @@ def sweep(tmp_path, monkeypatch):
     ran: list[tuple[str, float, int, bool]] = []
 
     def run_all(losses, **given):
-        monkeypatch.setattr("reslora_sd.runs.sweep.subprocess.run", lambda command, **_: run(command, losses))
+        monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda command, _: run(command, losses))
         settings = ComparisonSettings(str(tmp_path / "sweep"), **{"seeds": [1, 2], **given})
         before = len(ran)
 
@@ -188,3 +189,26 @@ def test_another_failure_ends_the_sweep(sweep):
 
     with pytest.raises(RuntimeError, match="no disk"):
         sweep(fail, methods=["lora"], learning_rates=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"validation_loss": "low"}, "'low' for validation_loss"),
+        ({"results": {"unmerged": {"loss": [1]}}}, r"'\[1\]' for loss"),
+        ({"results": {"unmerged": 5}}, r"'\[5\]' for results"),
+        ({"results": "none"}, r'"\[\'none\'\]" for results'),
+        ({"trainable_parameters": None}, "'None' for trainable_parameters"),
+    ],
+)
+def test_figures_that_are_none_are_told_with_their_run(tmp_path, damage, message):
+    said = {"seconds_per_step": 1.0, "peak_memory_mb": 2.0, "trainable_parameters": 3, "validation_loss": 1.0}
+    said |= {"results": {"unmerged": {"loss": None}}} | damage
+    settings = ComparisonSettings(str(tmp_path), ["lora"], [1e-3], [1])
+
+    def training(method, rate, seed, _reported):
+        return settings.training(Path("train.py"), method, rate, seed, [], lambda _: True)
+
+    protocol = Protocol("", "", "", training, lambda _: said)
+    with pytest.raises(ValueError, match=f"lora-lr0.001-seed1 has {message}.* Remove that folder"):
+        compare(settings, protocol)

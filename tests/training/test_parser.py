@@ -161,7 +161,15 @@ def test_json_is_checked_by_the_fields_types(parser, parse, values, message):
 
 @pytest.mark.parametrize(
     ("text", "suffix", "message"),
-    [("{", ".json", "as JSON"), ("a: [", ".yaml", "as YAML"), ("7: 8", ".yaml", "no table"), ("", ".yaml", "no table")],
+    [
+        ("{", ".json", "as JSON"),
+        ("a: [", ".yaml", "as YAML"),
+        ("7: 8", ".yaml", "no table"),
+        ("", ".yaml", "no table"),
+        ('{"steps": 1, "steps": 2}', ".json", "it has 'steps' twice. Leave one"),
+        ("steps: 1\nsteps: 2", ".yaml", "it has 'steps' twice. Leave one"),
+        ("&a {b: *a}", ".yaml", "as YAML"),
+    ],
 )
 def test_a_broken_file_is_told(parse, text, suffix, message):
     with pytest.raises(ValueError, match=message):
