@@ -35,6 +35,7 @@ def test_pre_num_is_the_papers_unless_given(residual, expected):
         ({"across_attention": "no"}, ["across_attention is 'no'"]),
         ({"lora_alpha": 10**400}, ["lora_alpha"]),
         ({"r": 10**31}, ["r (the rank)"]),
+        ({"r": 65_537}, ["r (the rank)", "from 1 to 65,536"]),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value(settings, words):
