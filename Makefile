@@ -28,7 +28,7 @@ demo: environment
 		{ kill $$lora 2> /dev/null; tail -n 3 runs/lora.log; exit 1; }
 	@echo "Look at both side by side, step by step:  $(RUN) -m app runs/lora runs/reslora_is"
 	@echo "Drawing names that neither was trained on ..."
-	@$(RUN) -m reslora_sd.diffusion.evaluate_demo runs/lora runs/reslora_is --names 20 --sheet runs/demo.png
+	@$(RUN) -m reslora_sd.diffusion.evaluate_demo runs/lora runs/reslora_is --names 8 --sheet runs/demo.png
 
 # a folder's name may have spaces: the shell takes it from its environment, where make leaves it as it was given
 OWN := runs/own
