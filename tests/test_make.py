@@ -19,7 +19,7 @@ def make(tmp_path):
     known = {name: value for name, value in os.environ.items() if name not in ("PICTURES", "MAKEFLAGS")}
 
     def run(*words):
-        command = ["make", "--assume-old", ".venv/done", f"RUN={python}", *words]
+        command = ["make", "--assume-old", ".venv/trainer", f"RUN={python}", *words]
         return subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True)
 
     return run
