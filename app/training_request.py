@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS, OWN_DEFAULTS, OWN_INTERVAL, OWN_STEPS
+from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS, OWN_DEFAULTS, OWN_INTERVAL, OWN_STEPS, STYLE_DEFAULTS
 from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
 from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS
 
@@ -27,7 +27,7 @@ class Suggestion:
     validation_steps: int
 
 
-BUILT_IN = Suggestion("\n".join(DEFAULT_PROMPTS), 100, EMBEDDED_DEFAULTS["learning_rate"], 10)
+BUILT_IN = Suggestion("\n".join(DEFAULT_PROMPTS), 100, STYLE_DEFAULTS["learning_rate"], 10)
 OWN = Suggestion("", OWN_STEPS, OWN_DEFAULTS["learning_rate"], OWN_INTERVAL)
 """On somebody's own pictures: the script's own defaults, which draw some of their captions."""
 
