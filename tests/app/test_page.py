@@ -60,7 +60,7 @@ def test_it_opens_on_both_methods_at_their_last_step_beside_the_real_picture(pag
     assert alts(page) == [
         'Picture by lora at step 4, unmerged, for the prompt "red apple" with seed 42',
         'Picture by reslora_is at step 4, unmerged, for the prompt "red apple" with seed 42',
-        'Real picture of the data set for the prompt "red apple", not in training',
+        'Real picture of the data set for the prompt "red apple", held out of training',
     ]
     picture(page, "compare-1440-light")
 
