@@ -25,10 +25,9 @@ from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
 from reslora_sd.runs.names import (
     ADAPTER_FILE,
+    BUNDLED,
     DIFFUSERS_FILE,
     FROM_STATISTICS,
-    OPENMOJI,
-    STYLES,
     UNMERGED,
     checkpoint_name,
 )
@@ -157,7 +156,7 @@ class PictureGenerator:
     def _check_data(self, arguments: dict[str, Any]) -> None:
         for key in ("train_data_dir", "dataset_name", "cache_dir"):
             value = arguments.get(key)
-            if value is not None and value not in (OPENMOJI, *STYLES):
+            if value is not None and value not in BUNDLED:
                 self._check_name(key, str(value))
 
     def _check_name(self, what: str, name: str) -> None:

@@ -14,7 +14,7 @@ RESIDUALS = ("none", "input", "block", "middle")
 
 _MOST = 1e30
 """No scale is larger; whole numbers beyond a float's range can't be divided."""
-MOST_RANK = 65_536
+_MOST_RANK = 65_536
 """Above the width of any layer that exists; a mistyped one would end in torch's own words."""
 
 _DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4}
@@ -65,8 +65,8 @@ class ResLoRAConfig:
         _choice("residual", self.residual, RESIDUALS)
         _choice("first_block", self.first_block, ("self", "none"))
         _choice("link", self.link, ("neighbour", "same_size"))
-        if not _is_int(self.r) or not 1 <= self.r <= MOST_RANK:
-            raise ValueError(f"r (the rank) is {self.r!r:.80}. It must be a whole number from 1 to {MOST_RANK:,}.")
+        if not _is_int(self.r) or not 1 <= self.r <= _MOST_RANK:
+            raise ValueError(f"r (the rank) is {self.r!r:.80}. It must be a whole number from 1 to {_MOST_RANK:,}.")
         if not _is_number(self.lora_alpha) or not 0 < self.lora_alpha < _MOST:
             raise ValueError(f"lora_alpha is {self.lora_alpha!r:.80}. It must be a number above 0.")
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:

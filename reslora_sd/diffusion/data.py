@@ -147,13 +147,11 @@ def _load(
         drawings = load_openmoji(resolution, most, seed, [names[index] for index in rest])
         drawings_apart = load_openmoji(resolution, names=[names[index] for index in apart])
         return _in_memory(drawings, OPENMOJI), _in_memory(drawings_apart, OPENMOJI) if test else None
-    if data.dataset_name in STYLES:
+    if data.dataset_name in STYLES:  # its pictures to test on are of names that it has apart: see load_split
         pairs = load_style(data.dataset_name, TRAIN)
         if most is not None and most < len(pairs):
             pairs = random.Random(seed).sample(pairs, most)
-        unseen = load_style(data.dataset_name, UNSEEN)
-        tests = _in_memory(unseen[len(unseen) - test :], data.dataset_name) if test else None
-        return _in_memory(pairs, data.dataset_name), tests
+        return _in_memory(pairs, data.dataset_name), None
     rows, name = _open(data, cache_dir)
     rest, apart = _apart(len(rows), test, name)
     columns = (data.image_column, data.caption_column)
@@ -183,23 +181,23 @@ def load_split(settings: UnetSettings, resolution: int) -> Split:
     """
     seed, validation = settings.training.seed, settings.validation
     images, test = _load(settings.data, resolution, seed, settings.model.cache_dir, validation.test_samples)
-    count = validation.validation_samples
-    if not count:
-        return Split(images, None, test)
     if images.name in STYLES:
-        return Split(images, _unseen(images.name, count, validation.test_samples), test)
-    return Split(*images.split(count, seed), test)
+        return Split(images, *_unseen(images.name, validation.validation_samples, validation.test_samples))
+    if not validation.validation_samples:
+        return Split(images, None, test)
+    return Split(*images.split(validation.validation_samples, seed), test)
 
 
-def _unseen(style: str, count: int, test: int) -> CaptionedImages:
-    """The first pictures of the names that no training on the style sees; the last are those to test on."""
-    pairs = load_style(style, UNSEEN)
+def _unseen(style: str, count: int, test: int) -> tuple[CaptionedImages | None, CaptionedImages | None]:
+    """Of the names that no training on the style sees: the first pictures, and the last, which are to test on."""
+    pairs = load_style(style, UNSEEN) if count or test else []
     if count + test > len(pairs):
         raise ValueError(
             f"{style} has {len(pairs)} pictures of unseen names, and --validation_samples {count} with --test_samples "
             f"{test} would need {count + test}. Keep fewer out."
         )
-    return _in_memory(pairs[:count], style)
+    kept_out, tests = pairs[:count], pairs[len(pairs) - test :]
+    return _in_memory(kept_out, style) if count else None, _in_memory(tests, style) if test else None
 
 
 def _in_memory(pairs: Sequence[tuple[Image.Image, str]], name: str) -> CaptionedImages:

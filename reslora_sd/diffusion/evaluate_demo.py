@@ -24,11 +24,12 @@ from ..runs.names import DIFFUSERS_FILE, STYLES
 from ..runs.reader import read_run
 from ..runs.run import Run
 from ..training.command import quiet_libraries, run_command
+from .arguments import settings_of
 from .contact_sheet import Row, contact_sheet
 from .likeness import distances, latents_of, percentiles
 from .models import load_parts
 from .styles import UNSEEN, load_style
-from .validation import Validation
+from .validation import as_a_run_draws
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -73,14 +74,8 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], str]:
 def draw_all(runs: Sequence[Run], prompts: Sequence[str]) -> tuple[dict[str, list[Image.Image]], AutoencoderKL]:
     """Pictures of the prompts by the base model and by every run, as the runs' own validation draws; and the VAE."""
     parts = load_parts(str(runs[0].settings["base_model"]))
-    how = runs[0].arguments
-    validation = Validation(
-        prompts=tuple(prompts),
-        seeds=(int(how["seed"]),),
-        guidance_scale=float(how["validation_guidance_scale"]),
-        inference_steps=int(how["validation_inference_steps"]),
-        resolution=int(how.get("resolution") or parts.resolution),
-    )
+    settings = settings_of(runs[0].arguments)
+    validation = as_a_run_draws(settings, prompts, settings.data.resolution or parts.resolution)
     pipeline = parts.pipeline()
     pictures = {"base": validation.draw(pipeline)}
     for run in runs:

@@ -115,21 +115,14 @@ def draw(run: UnetSettings, captions: Sequence[str]) -> list[Image.Image]:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    from .validation import Validation
+    from .validation import as_a_run_draws
 
     quiet_libraries()
     pipeline = StableDiffusionPipeline.from_pretrained(run.model.pretrained_model_name_or_path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(run.output.output_dir)
-    how = run.validation
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    return Validation(
-        tuple(captions),
-        (run.training.seed,),
-        guidance_scale=how.validation_guidance_scale,
-        inference_steps=how.validation_inference_steps,
-        resolution=side,
-    ).draw(pipeline)
+    return as_a_run_draws(run, captions, side).draw(pipeline)
 
 
 def main(settings: OwnSettings) -> dict[str, Any]:

@@ -143,15 +143,19 @@ def validation_of(
     prompts = [*(validation.validation_prompts or []), *images.some_captions(validation.validation_captions)]
     if not (prompts and validation.num_validation_images):
         return None, every
-    what = Validation(
-        prompts=tuple(dict.fromkeys(prompts)),
-        seeds=tuple(settings.training.seed + number for number in range(validation.num_validation_images)),
-        negative_prompt=validation.validation_negative_prompt,
-        guidance_scale=validation.validation_guidance_scale,
-        inference_steps=validation.validation_inference_steps,
+    return as_a_run_draws(settings, tuple(dict.fromkeys(prompts)), resolution, validation.num_validation_images), every
+
+
+def as_a_run_draws(settings: UnetSettings, prompts: Sequence[str], resolution: int, count: int = 1) -> Validation:
+    """These prompts, drawn as the validation pictures of a run with these settings; `count` pictures of each."""
+    return Validation(
+        prompts=tuple(prompts),
+        seeds=tuple(settings.training.seed + number for number in range(count)),
+        negative_prompt=settings.validation.validation_negative_prompt,
+        guidance_scale=settings.validation.validation_guidance_scale,
+        inference_steps=settings.validation.validation_inference_steps,
         resolution=resolution,
     )
-    return what, every
 
 
 def save_sheets(run: RunFolder, approach: str) -> None:

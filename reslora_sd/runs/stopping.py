@@ -40,25 +40,17 @@ def stop_requests(together: bool = False) -> Iterator[threading.Event]:
     asked = threading.Event()
     before: dict[signal.Signals, Any] = {}
 
-    def restore() -> None:
-        for number in list(before):
-            handler = before.pop(number)
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
-
     def ask(_number: int, _frame: object) -> None:
         asked.set()
         if not together:
-            restore()
+            _restore(before)
 
-    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-        for number in _SIGNALS:
-            if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, ask)
+    _handle(ask, before, lambda number: number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN)
     try:
         yield asked
     finally:
         if not (together and asked.is_set()):
-            restore()
+            _restore(before)
 
 
 @contextmanager
@@ -69,12 +61,24 @@ def interrupted_by_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-        for number in _SIGNALS:
-            if signal.getsignal(number) == signal.SIG_DFL:
-                before[number] = signal.signal(number, interrupt)
+    _handle(interrupt, before, lambda number: signal.getsignal(number) == signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _handle(
+    handler: Callable[[int, object], None], before: dict[signal.Signals, Any], wanted: Callable[[signal.Signals], bool]
+) -> None:
+    """Sets the handler of the wanted signals, and notes those of before one by one, as a signal may come meanwhile."""
+    if threading.current_thread() is threading.main_thread():  # only there can handlers be set
+        for number in filter(wanted, _SIGNALS):
+            before[number] = signal.signal(number, handler)
+
+
+def _restore(before: dict[signal.Signals, Any]) -> None:
+    """Sets the handlers of before, once."""
+    for number in list(before):
+        handler = before.pop(number)
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
