@@ -10,12 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PlainBlock:
-    """One pair: delta W = scaling * lora_B @ lora_A."""
+    """One pair beside a linear or a convolution: delta W = scaling * lora_B @ lora_A.
+
+    A convolution's `lora_A` is a convolution itself, of the layer's own kernel; its `lora_B` is one of 1 x 1.
+    """
 
     lora_A: Tensor
-    """(r, in), float32"""
+    """(r, in), or (r, in, kh, kw)"""
     lora_B: Tensor
-    """(out, r), float32"""
+    """(out, r); of a convolution also (out, r, 1, 1)"""
     scaling: float
 
     def __post_init__(self) -> None:
@@ -27,11 +30,21 @@ class PlainBlock:
         """The rank."""
         return self.lora_A.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: (out, in), or (out, in, kh, kw)."""
+        return (self.lora_B.shape[0], *self.lora_A.shape[1:])
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A (r, in * kh * kw) and B (out, r), also of a convolution."""
+        return self.lora_A.flatten(1), self.lora_B.flatten(1)
+
     def delta_weight(self) -> Tensor:
-        """(out, in), float32"""
-        return self.scaling * (self.lora_B.float() @ self.lora_A.float())
+        """(out, in) or (out, in, kh, kw), float32"""
+        A, B = self.matrices()
+        return (self.scaling * (B.float() @ A.float())).reshape(self.shape)
 
     def norm(self) -> float:
         """||delta W||_F, from the thin factors."""
-        A, B = self.lora_A.detach().double(), self.lora_B.detach().double()
+        A, B = (matrix.detach().double() for matrix in self.matrices())
         return abs(self.scaling) * math.sqrt(max(float(((B.T @ B) * (A @ A.T)).sum()), 0.0))

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
-from ..files import lora_formats
+from ..files import writing
+from ..files.lora_file import UNET, Blocks, Origin
+from ..files.reading import read_lora
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class PlainLoRA:
     approach: str = "none"
     """How it was merged."""
     reports: Mapping[str, BlockReport] = field(default_factory=dict)
+    text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
+    """What a file of others holds for `text_encoder` and `text_encoder_2`."""
 
     def save_diffusers(self, path: str | os.PathLike[str], **details: str) -> str:
         """Writes `pytorch_lora_weights.safetensors` in a folder, or the named .safetensors file; gives its path.
@@ -51,11 +55,11 @@ class PlainLoRA:
         Args:
             details: strings for the file's metadata, for example `ss_base_model_version="sd_v1"`.
         """
-        return lora_formats.save_diffusers(path, self.blocks, self._origin(), details)
+        return writing.save_diffusers(path, self.blocks, self._origin(), details)
 
     def save_kohya(self, path: str | os.PathLike[str], **details: str) -> str:
         """Writes one .safetensors file in kohya's naming, for ComfyUI and A1111; gives its path."""
-        return lora_formats.save_kohya(path, self.blocks, self._origin(), details)
+        return writing.save_kohya(path, self.blocks, self._origin(), details)
 
     def save_peft(
         self,
@@ -71,7 +75,7 @@ class PlainLoRA:
             task_type: PEFT's, for example `CAUSAL_LM` or `SEQ_CLS`; needed by `AutoPeftModelFor...`.
             trained_modules: parameters that were trained whole, by their path in the model, such as a new classifier's.
         """
-        return lora_formats.save_peft(folder, self.blocks, self._origin(), base_model, task_type, trained_modules or {})
+        return writing.save_peft(folder, self.blocks, self._origin(), base_model, task_type, trained_modules or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
@@ -81,11 +85,12 @@ class PlainLoRA:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, holds other keys too, or is no LoRA.
         """
-        blocks, origin = lora_formats.load(path)
-        return cls(blocks, origin.config, origin.approach)
+        file = read_lora(path)
+        text_encoders = {name: blocks for name, blocks in file.components.items() if name != UNET}
+        return cls(file.blocks(UNET), file.origin.config, file.origin.approach, text_encoders=text_encoders)
 
-    def _origin(self) -> lora_formats.Origin:
-        return lora_formats.Origin(self.config, self.approach)
+    def _origin(self) -> Origin:
+        return Origin(self.config, self.approach)
 
     def fuse_into(self, model: nn.Module) -> float:
         """Adds the LoRA to the model's own weights, for good: sums in float32 and rounds once.

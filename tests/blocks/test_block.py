@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reslora_sd import ResLoRAConfig
 from reslora_sd.blocks.block import LoRABlock, make_blocks
@@ -90,6 +91,18 @@ def test_a_plain_block_gives_its_weight_and_the_weights_norm():
     torch.testing.assert_close(block.delta_weight(), -1.5 * torch.einsum("or,ri->oi", B, A))
     assert block.norm() == pytest.approx(float((1.5 * B.double() @ A.double()).norm()), rel=1e-9)
     assert PlainBlock(A, torch.zeros(7, 3), 1.0).norm() == 0
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_plain_block_of_a_convolution_is_two_convolutions(kernel):
+    torch.manual_seed(0)
+    A, B, x = torch.randn(3, 6, kernel, kernel), torch.randn(7, 3, 1, 1), torch.randn(2, 6, 5, 5)
+    block = PlainBlock(A, B, -1.5)
+    assert block.r == 3 and block.shape == (7, 6, kernel, kernel)
+    expected = -1.5 * F.conv2d(F.conv2d(x, A, padding="same"), B)
+    torch.testing.assert_close(F.conv2d(x, block.delta_weight(), padding="same"), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(PlainBlock(A, B.flatten(1), -1.5).delta_weight(), block.delta_weight())
+    assert block.norm() == pytest.approx(float(block.delta_weight().double().norm()), rel=1e-5)
 
 
 def test_a_plain_block_does_not_change():
