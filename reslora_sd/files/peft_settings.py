@@ -113,6 +113,6 @@ def _rank(field: str, value: Any) -> int:
 
 
 def _number(field: str, value: Any) -> float:
-    if type(value) not in (int, float) or not -1e300 < value < 1e300:
+    if type(value) not in (int, float) or not -1e30 < value < 1e30:
         raise ValueError(f"{field} is {value!r:.80}, which is no finite number")
     return float(value)
