@@ -117,7 +117,7 @@ def parse(argv: Sequence[str] | None = None) -> Conversion | Inspection:
 
 def _with_values(words: Sequence[str]) -> Iterable[str]:
     """Flags that may stand without a value get one, so that they don't take the file after them for it."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name = word.removeprefix("--") if word.startswith("--") else ""
         if name in _SWITCHES and following.lower() not in _TRUTHS:
             yield f"{word}=true"

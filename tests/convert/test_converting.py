@@ -9,18 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.convert.__main__ import cli
-from reslora_sd.convert.converting import convert
-from reslora_sd.convert.settings import Conversion, parse
 from reslora_sd.files.reading import read_lora
 from tests.lora_files import kohya_deltas, kohya_file
 
 ENCODERS = {"sd1": ["text_encoder"], "sdxl": ["text_encoder", "text_encoder_2"]}
-
-
-def run(*words):
-    command = parse([str(word) for word in words])
-    assert isinstance(command, Conversion)
-    return convert(command)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def assert_same_deltas(one, two, tolerance):
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("through", ["diffusers", "peft"])
-def test_a_kohya_file_comes_back_from_another_form(family, through, others, tmp_path):
+def test_a_kohya_file_comes_back_from_another_form(run, family, through, others, tmp_path):
     source, middle, back = others / f"{family}.safetensors", tmp_path / "middle", tmp_path / "back.safetensors"
     run(source, middle, "--to", through)
     file = read_lora(middle)
@@ -54,7 +46,7 @@ def test_a_kohya_file_comes_back_from_another_form(family, through, others, tmp_
         assert opened.metadata()["ss_output_name"] == "rex" and opened.metadata()["ss_network_alpha"] == "4"
 
 
-def test_sdxl_has_its_original_names_in_both_kohya_forms(others, tmp_path):
+def test_sdxl_has_its_original_names_in_both_kohya_forms(run, others, tmp_path):
     run(others / "sdxl.safetensors", tmp_path / "d.safetensors", "--to", "diffusers")
     for form in ("kohya", "sai"):
         [said] = run(tmp_path / "d.safetensors", tmp_path / f"{form}.safetensors", "--to", form)
@@ -64,7 +56,7 @@ def test_sdxl_has_its_original_names_in_both_kohya_forms(others, tmp_path):
     assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in keys[0]
 
 
-def test_without_a_form_it_stays_what_it_is(others, tmp_path):
+def test_without_a_form_it_stays_what_it_is(run, others, tmp_path):
     run(others / "sd1.safetensors", tmp_path / "b.safetensors", "--strength", "-0.5", "--precision", "fp16")
     before, after = load_file(others / "sd1.safetensors"), load_file(tmp_path / "b.safetensors")
     assert before.keys() == after.keys() and {value.dtype for key, value in after.items() if "alpha" not in key} == {
@@ -74,7 +66,7 @@ def test_without_a_form_it_stays_what_it_is(others, tmp_path):
     assert all(float((second[name] + 0.5 * first[name]).norm()) < 1e-3 * float(first[name].norm()) for name in first)
 
 
-def test_a_lower_rank_is_the_best_of_its_size_and_its_cost_is_told(tmp_path):
+def test_a_lower_rank_is_the_best_of_its_size_and_its_cost_is_told(run, tmp_path):
     torch.manual_seed(0)
     sites = [f"down_blocks.0.attentions.{place}.transformer_blocks.0.attn1.to_q" for place in range(2)]
     tensors = {}
@@ -97,8 +89,10 @@ def test_a_lower_rank_is_the_best_of_its_size_and_its_cost_is_told(tmp_path):
     assert told[0] == "No pair has more than rank 4, so --rank 9 changes nothing."
 
 
-def test_what_is_there_is_replaced_only_when_asked(others, tmp_path):
-    source = others / "sd1.safetensors"
+def test_what_is_there_is_replaced_only_when_asked(run, tmp_path_factory, tmp_path):
+    source, site = tmp_path_factory.mktemp("few") / "a.safetensors", "mid_block.attentions.0.proj_in"
+    matrices = {"lora_A": torch.ones(2, 6), "lora_B": torch.ones(8, 2)}
+    save_file({f"unet.{site}.{name}.weight": matrix for name, matrix in matrices.items()}, source)
     for form, out in (("kohya", "x.safetensors"), ("diffusers", "folder"), ("peft", "peft")):
         target = tmp_path / out
         run(source, target, "--to", form)
@@ -120,13 +114,13 @@ def test_what_is_there_is_replaced_only_when_asked(others, tmp_path):
         ("x.safetensors", "peft", "A PEFT adapter is a folder"),
     ],
 )
-def test_a_name_that_does_not_fit_the_form_is_refused(others, tmp_path, out, form, words):
+def test_a_name_that_does_not_fit_the_form_is_refused(run, others, tmp_path, out, form, words):
     with pytest.raises(ValueError, match=words):
         run(others / "sd1.safetensors", tmp_path / out, "--to", form)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_when_a_part_has_no_name_in_the_form(tmp_path):
+def test_nothing_is_written_when_a_part_has_no_name_in_the_form(run, tmp_path):
     site = "down_blocks.0.motion_modules.0.to_q"
     tensors = {f"unet.{site}.lora_A.weight": torch.ones(2, 6), f"unet.{site}.lora_B.weight": torch.ones(8, 2)}
     save_file(tensors, tmp_path / "a.safetensors")
@@ -135,7 +129,7 @@ def test_nothing_is_written_when_a_part_has_no_name_in_the_form(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_a_language_models_adapter_stays_with_peft(tmp_path):
+def test_a_language_models_adapter_stays_with_peft(run, tmp_path):
     from reslora_sd import PlainLoRA
 
     block = PlainBlock(torch.ones(2, 6), torch.ones(8, 2), 0.5)
@@ -157,7 +151,7 @@ def test_it_is_a_command_that_ends_with_one_line(tmp_path, monkeypatch, capsys, 
     assert said.startswith(str(tmp_path / "b")) and said.endswith("72 modules of text_encoder, float32.\n")
 
 
-def test_peft_patterns_and_alphas_that_differ_keep_their_strength(tmp_path):
+def test_peft_patterns_and_alphas_that_differ_keep_their_strength(run, tmp_path):
     settings = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_k": 1}, "unet.use_rslora": True}
     tensors = {}
     for leaf in ("to_q", "to_k"):
