@@ -1,6 +1,7 @@
 """The numbers in files: scales, ranks, precision, and modules of every part of a pipeline."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -79,13 +80,20 @@ def test_a_convolution_keeps_its_kernel(tmp_path):
     torch.testing.assert_close(torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down), block.delta_weight())
 
 
-def test_a_number_beyond_half_precision_makes_the_file_float32_which_is_told(tmp_path, caplog):
-    components = {"unet": blocks(size=1e5)}
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (1e5, rf"unet\.{SITES[0]} has a number too large for fp16\. Choose bf16"),
+        (1e-8, r"its numbers are so small that \d+ % would be lost for fp16"),
+    ],
+)
+def test_numbers_beyond_half_precision_make_the_file_float32_which_is_told(tmp_path, caplog, size, words):
+    components = {"unet": blocks(size=size)}
     with caplog.at_level(logging.WARNING, "reslora_sd"):
         written = write_kohya(tmp_path / "k.safetensors", components, {}, "fp16")
     assert written.precision == "float32" and written.error < 1e-7
     assert {value.dtype for value in load_file(written.path).values()} == {torch.float32}
-    assert f"k.safetensors is saved in float32: unet.{SITES[0]} has a number that doesn't fit fp16" in caplog.text
+    assert re.search(rf"k\.safetensors is saved in float32: {words}", caplog.text)
     assert write_kohya(tmp_path / "k.safetensors", components, {}, "bf16").precision == "bf16"
 
 
@@ -108,9 +116,9 @@ def test_peft_gets_a_folder_for_each_model(tmp_path):
     components = {"unet": blocks(["q"]), "text_encoder": blocks(["q"], scalings=(0.5,))}
     write_peft(tmp_path, components, {}, "bf16")
     for part, found in components.items():
-        model = nn.ModuleDict({"q": nn.Linear(8, 6, bias=False)})
-        before = model["q"].weight.detach().clone()
-        PeftModel.from_pretrained(model, tmp_path / part).merge_and_unload()
-        torch.testing.assert_close(model["q"].weight - before, found["q"].delta_weight(), rtol=2e-2, atol=2e-2)
+        linear = nn.Linear(8, 6, bias=False)
+        before = linear.weight.detach().clone()
+        PeftModel.from_pretrained(nn.ModuleDict({"q": linear}), tmp_path / part).merge_and_unload()
+        torch.testing.assert_close(linear.weight - before, found["q"].delta_weight(), rtol=2e-2, atol=2e-2)
     with pytest.raises(ValueError, match="belong to one model of unet, text_encoder"):
         write_peft(tmp_path, components, {}, trained_modules={"head.weight": torch.ones(1)})
