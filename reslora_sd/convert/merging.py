@@ -28,7 +28,6 @@ from ..runs.names import ADAPTER_FILE, APPROACHES, FROM_STATISTICS, RUN_FILE, ch
 from ..runs.paths import public_name
 from ..runs.reader import read_run
 from ..runs.run import Run
-from ..training.command import quiet_libraries
 from .settings import ConvertSettings
 from .sources import Source
 
@@ -65,7 +64,6 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     approach = _approach(settings, config.residual, file)
     run = _run_of(file)
     base = settings.base or _base_of(run, file)
-    quiet_libraries()
     if settings.calibrate:
         if run is None:
             raise ValueError(f"There is no {RUN_FILE} beside {file}, so --calibrate can't know which pictures to take.")
