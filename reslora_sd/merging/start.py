@@ -75,9 +75,7 @@ def match(adapter: ResLoRAAdapter, plain: PlainLoRA, partial: bool = False) -> M
             left_out.append(name)
     shown = ", ".join(left_out[:_SHOWN]) + (f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else "")
     if not taken:
-        raise ValueError(
-            f"The adapter has no block for anything in this LoRA, which is of {shown or 'no layer at all'}."
-        )
+        raise ValueError(f"The adapter has no block for anything in this LoRA, which has {shown or 'no layer at all'}.")
     if left_out and not partial:
         raise ValueError(
             f"The adapter has no block for {len(left_out)} layers of this LoRA: {shown}. Name them in --target_modules "

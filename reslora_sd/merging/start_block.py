@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.block import LoRABlock
-from .rules import cut
+from .rules import balanced
 
 Pair = tuple[Tensor, Tensor]
 """A (k, in) and B (out, k): the product B A."""
@@ -95,11 +95,11 @@ def _stack(terms: Iterable[tuple[Pair, float]]) -> Pair:
 
 def _cut(pair: Pair, rank: int) -> Pair:
     """The best pair of at most this rank, without directions that are rounding alone."""
-    A, B, _ = cut(*pair, rank)
-    A, B = A.double(), B.double()
-    sizes = A.norm(dim=1) * B.norm(dim=0)
-    kept = sizes > 1e-6 * max(_norm(pair), float(sizes.max()) if len(sizes) else 0.0)
-    return A[kept], B[:, kept]
+    if not len(pair[0]):
+        return pair
+    A, B, sizes = balanced(*pair)
+    kept = int((sizes[:rank] > _EXACT * sizes[0]).sum())
+    return _double((A[:kept], B[:, :kept]))
 
 
 def _norm(pair: Pair) -> float:
