@@ -74,7 +74,7 @@ class Start:
             for run.json.
         """
         matched = self._match(adapter)
-        if matched is None:
+        if matched is None or self.lora is None:
             return {_KEY: dict(self.known)} if self.known else {}
         unet, size = parts.unet, batches.batch_size
 
@@ -89,7 +89,7 @@ class Start:
                 lambda batch: predict(unet, parts, batch),
             )
             measured = list(some(_MEASURED, first + max(1, self.calibration // size)))
-            drift = _drift(adapter, matched.taken, parts, measured)
+            drift = _drift(adapter, PlainLoRA(self.lora.blocks), parts, measured)
         about = _describe(self.path, blocks, matched, drift)
         _tell(about, adapter)
         return {_KEY: about}
@@ -144,7 +144,7 @@ def _describe(path: Path, blocks: Mapping[str, BlockStart], matched: Match, drif
         "left_out": list(matched.left_out),
         "missing": list(matched.missing),
         "drift": drift,
-        "drift_is": "||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions, of the blocks that were taken",
+        "drift_is": "||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions",
     }
 
 

@@ -43,7 +43,7 @@ class Written:
 
     path: str
     precision: Precision
-    """Of its numbers; float32 where one doesn't fit the precision that was asked for, which is told."""
+    """Of its numbers; float32 where they don't fit the precision that was asked for, which is told."""
     error: float
     """||delta W in the file - delta W|| / ||delta W|| over all blocks."""
 

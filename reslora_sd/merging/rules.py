@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..blocks.block import LoRABlock
 from ..blocks.equations import block_shortcut
+from ..blocks.plain import cut_pair
 from ..config import ResLoRAConfig
 from .statistics import Statistics
 
@@ -21,42 +22,14 @@ from .statistics import Statistics
 def stack(block: LoRABlock, rank: int | None) -> tuple[Tensor, Tensor, float]:
     """Eq. 5: the sum of B_{n-k} A_{n-k} as one pair of rank (m+1) r; exact.
 
-    With `rank`, what `cut` leaves of it.
+    With `rank`, the best pair of that rank.
 
     Returns:
         A (rank, in), B (out, rank), and the relative error that the cut costs.
     """
     blocks = (block, *block.predecessors)
     A, B = block_shortcut([one.lora_A.float().cpu() for one in blocks], [one.lora_B.float().cpu() for one in blocks])
-    return (A, B, 0.0) if rank is None else cut(A, B, rank)
-
-
-def cut(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best pair of a rank for B A in the Frobenius norm (Eckart and Young).
-
-    A pair of this rank or a lower one stays as it is.
-
-    Returns:
-        A (rank, in), B (out, rank), and the relative error ||cut - whole||_F / ||whole||_F.
-    """
-    if rank >= A.shape[0]:
-        return A, B, 0.0
-    A, B, S = balanced(A, B)
-    whole = float(S.norm())
-    return A[:rank], B[:, :rank], float(S[rank:].norm()) / whole if whole else 0.0
-
-
-def balanced(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same product by its singular values, largest first, whose roots A and B share; from the small factors.
-
-    Returns:
-        A (k, in) and B (out, k), float32, and the singular values (k), float64, k at most the pair's rank.
-    """
-    Q_B, R_B = torch.linalg.qr(B.double())
-    Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
-    root = S.sqrt()
-    return (root[:, None] * (Vh @ Q_A.T)).float(), (Q_B @ U * root).float(), S
+    return (A, B, 0.0) if rank is None else cut_pair(A, B, rank)
 
 
 def alpha_by_input(block: LoRABlock, config: ResLoRAConfig, statistics: Statistics) -> float:

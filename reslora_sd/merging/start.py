@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
-from ..blocks.plain import PlainBlock
+from ..blocks.plain import PlainBlock, balanced_pair, cut_pair
 from ..blocks.tape import listening
 from ..modes import evaluating
 from .applied import applied
 from .plain_lora import PlainLoRA
-from .rules import balanced, cut
 from .start_block import Pair, take_off_predecessors
 from .start_paths import StartSums, own_rows, waves
 
@@ -107,7 +106,7 @@ def start_from(
     starts: dict[str, BlockStart] = {}
     for name, pair in plain.blocks.items():
         A, B = pair.matrices()
-        A, B, lost = cut(A.float(), B.float(), adapter.blocks[name].r)
+        A, B, lost = cut_pair(A.float(), B.float(), adapter.blocks[name].r)
         given[name] = (A, B * (pair.scaling / adapter.blocks[name].scaling))
         starts[name] = BlockStart(pair.r, lost)
 
@@ -158,7 +157,7 @@ def _start_middle(
 ) -> dict[str, float]:
     """Eq. 4: A_n is G less what the path adds, as far as that is a map of x_n; each wave needs the one before."""
     blocks = adapter.blocks
-    sorted_by_size = {name: balanced(A, B) for name, (A, B) in given.items()}
+    sorted_by_size = {name: balanced_pair(A, B) for name, (A, B) in given.items()}
     given = {name: (A, B) for name, (A, B, _) in sorted_by_size.items()}
     rows = own_rows(blocks, {name: sizes.tolist() for name, (_, _, sizes) in sorted_by_size.items()})
     for name, block in blocks.items():  # what a successor's B reads must not be a new adapter's random rows

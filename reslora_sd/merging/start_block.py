@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.block import LoRABlock
-from .rules import balanced
+from ..blocks.plain import balanced_pair
 
 Pair = tuple[Tensor, Tensor]
 """A (k, in) and B (out, k): the product B A."""
@@ -97,7 +97,7 @@ def _cut(pair: Pair, rank: int) -> Pair:
     """The best pair of at most this rank, without directions that are rounding alone."""
     if not len(pair[0]):
         return pair
-    A, B, sizes = balanced(*pair)
+    A, B, sizes = balanced_pair(*pair)
     kept = int((sizes[:rank] > _EXACT * sizes[0]).sum())
     return _double((A[:kept], B[:, :kept]))
 
