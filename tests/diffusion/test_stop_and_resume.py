@@ -149,7 +149,7 @@ def test_a_finished_run_can_go_on_and_its_base_pictures_raise_no_alarm(train, fi
 def test_overwriting_leaves_nothing_of_the_old_run_and_all_of_others(train, finished):
     """Old weights beside a new run.json are taken for the new run's."""
     theirs = ["notes.txt", "validation/mine.png", "logs/theirs/events.out.tfevents.1", "step-000001/a.png"]
-    theirs.append("loras/step-000003/mine.safetensors")
+    theirs += ["loras/step-000006/notes.txt"]
     for name in theirs:
         (finished / name).parent.mkdir(exist_ok=True, parents=True)
         (finished / name).write_text("theirs")
