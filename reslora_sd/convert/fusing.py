@@ -44,7 +44,7 @@ def _load(base: str, precision: Precision) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(base, torch_dtype=_DTYPES[precision])
+        return DiffusionPipeline.from_pretrained(base, dtype=_DTYPES[precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Cannot read the pipeline {base!r} ({reason(error)}). --fuse takes a folder that save_pretrained of "

@@ -6,9 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..config import ResLoRAConfig
 from ..files.lora_file import MODEL, UNET, Blocks, LoRAFile, Origin
 from ..files.lora_metadata import Family
 from ..files.reading import read_lora
@@ -57,8 +55,3 @@ def topology_of_file(file: LoRAFile) -> Topology:
         return SD
     of_sd = any(path.startswith(("down_blocks.0.attentions.", "up_blocks.3.")) for path in file.blocks(UNET))
     return SDXL if file.form == "sai" and not of_sd else guess_topology(file.components)
-
-
-def describe_config(config: ResLoRAConfig) -> dict[str, Any]:
-    """A training form's settings, for `inspect`."""
-    return {"method": config.method, **config.to_dict()}

@@ -109,7 +109,7 @@ class PlainLoRA:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
-        """Reads a LoRA of a U-Net from any of the three forms (a file, or the folder that was written).
+        """Reads a LoRA from any of the forms that docs/files.md names: a file, or the folder that was written.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -4,13 +4,16 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.convert.__main__ import cli
 from reslora_sd.files.reading import read_lora
-from tests.lora_files import kohya_deltas, kohya_file
+from tests.lora_files import CLIP, kohya_deltas, kohya_file
+from tests.unets import SMALL_SDXL, small_unet
 
 ENCODERS = {"sd1": ["text_encoder"], "sdxl": ["text_encoder", "text_encoder_2"]}
 
@@ -44,6 +47,19 @@ def test_a_kohya_file_comes_back_from_another_form(run, family, through, others,
     assert_same_deltas(source, back, 1e-6)
     with safe_open(back, "pt") as opened:
         assert opened.metadata()["ss_output_name"] == "rex" and opened.metadata()["ss_network_alpha"] == "4"
+
+
+def test_peft_itself_takes_every_models_folder(run, others, tmp_path):
+    run(others / "sdxl.safetensors", tmp_path / "p", "--to", "peft")
+    config = CLIPTextConfig(**CLIP, num_hidden_layers=12, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    models = {"unet": small_unet(SMALL_SDXL), "text_encoder": CLIPTextModel(config)}
+    models["text_encoder_2"] = CLIPTextModelWithProjection(
+        CLIPTextConfig(**{**config.to_dict(), "num_hidden_layers": 32})
+    )
+    for name, model in models.items():
+        peft = PeftModel.from_pretrained(model, tmp_path / "p" / name)  # warnings, such as of missing keys, are errors
+        loaded = [value for key, value in peft.state_dict().items() if "lora_B" in key]
+        assert len(loaded) == len(read_lora(tmp_path / "p").blocks(name)) and all(bool(value.any()) for value in loaded)
 
 
 def test_sdxl_has_its_original_names_in_both_kohya_forms(run, others, tmp_path):
