@@ -58,7 +58,7 @@ class PlainBlock:
 
 
 def cut_pair(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best pair of a rank for B A in the Frobenius norm (Eckart and Young), found from the small factors.
+    """The best pair of a rank for B A in the Frobenius norm (Eckart and Young).
 
     Args:
         A: (r, in)
@@ -70,10 +70,19 @@ def cut_pair(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """
     if rank >= A.shape[0]:
         return A, B, 0.0
+    A, B, sizes = balanced_pair(A, B)
+    whole = float(sizes.norm())
+    return A[:rank], B[:, :rank], float(sizes[rank:].norm()) / whole if whole else 0.0
+
+
+def balanced_pair(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same product by its singular values, largest first, whose roots A and B share; from the small factors.
+
+    Returns:
+        A (k, in) and B (out, k), float32, and the singular values (k), float64; k is at most the pair's rank.
+    """
     Q_B, R_B = torch.linalg.qr(B.double())
     Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
-    root = S[:rank].sqrt()
-    whole = float(S.norm())
-    error = float(S[rank:].norm()) / whole if whole else 0.0
-    return (root[:, None] * (Vh[:rank] @ Q_A.T)).float(), (Q_B @ U[:, :rank] * root).float(), error
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
+    root = S.sqrt()
+    return (root[:, None] * (Vh @ Q_A.T)).float(), (Q_B @ U * root).float(), S

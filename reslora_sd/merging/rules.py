@@ -25,7 +25,7 @@ def stack(block: LoRABlock, rank: int | None) -> tuple[Tensor, Tensor, float]:
     With `rank`, the best pair of that rank.
 
     Returns:
-        A (rank, in), B (out, rank), and the relative error ||cut - whole||_F / ||whole||_F that the cut costs.
+        A (rank, in), B (out, rank), and the relative error that the cut costs.
     """
     blocks = (block, *block.predecessors)
     A, B = block_shortcut([one.lora_A.float().cpu() for one in blocks], [one.lora_B.float().cpu() for one in blocks])
