@@ -27,25 +27,6 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"run folders, or folders of them (left out: {' and '.join(map(str, DEMO))}, which make demo leaves)",
     )
     add(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; others than 127.0.0.1 let everybody in who reaches it (default: %(default)s)",
-    )
-    add(
-        "--allow_host",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="names by which browsers may call the page, such as a proxy's; localhost, numeric addresses and, where "
-        "others reach the page, this machine's name are answered always",
-    )
-    add(
-        "--password",
-        help="asked of every browser, with any user name; better in the variable RESLORA_PAGE_PASSWORD, which other "
-        "users of this machine don't see",
-    )
-    add("--port", type=int, help="(left out: the first free one from 7860)")
-    add(
         "--trainings",
         type=Path,
         default=Path("runs/here"),
@@ -60,7 +41,32 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folders outside the runs that run.json may name for its base model and its data",
     )
+    _add_access(parser)
     return parser
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    """Flags on who reaches the page."""
+    add = parser.add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; others than 127.0.0.1 let everybody in who reaches it (default: %(default)s)",
+    )
+    add("--port", type=int, help="(left out: the first free one from 7860)")
+    add(
+        "--allow_host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names by which browsers may call the page, such as a proxy's; localhost, numeric addresses and, where "
+        "others reach the page, this machine's name are answered always",
+    )
+    add(
+        "--password",
+        help="asked of every browser, with any user name; better in the variable RESLORA_PAGE_PASSWORD, which other "
+        "users of this machine don't see",
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
