@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run
 
+_MOST_STEPS = 20
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 
@@ -78,6 +80,21 @@ def plan_summary(run: Run) -> str:
     if isinstance(config, dict) and (config.get("residual"), config.get("first_block")) == ("input", "self"):
         text += " A block that starts a chain runs as LoRA at twice the scale (first_block self)."
     return text
+
+
+def lora_summary(run: Run) -> str:
+    """The LoRA that the run started from, and those that it saved on the way; empty without any."""
+    told = []
+    start = run.settings.get("init_lora")
+    if isinstance(start, dict) and isinstance(start.get("file"), str) and isinstance(start.get("blocks"), dict):
+        off: Any = start.get("drift")
+        known = isinstance(off, float) and is_number(off)
+        much = f"; at step 0 it was off by {100 * off:.2g}% of what that LoRA changes" if known else ""
+        told.append(f"Started from {Path(start['file']).name[:80]}: {len(start['blocks'])} blocks{much}.")
+    if run.loras:
+        steps = ", ".join(map(str, run.loras[:_MOST_STEPS])) + (", ..." if len(run.loras) > _MOST_STEPS else "")
+        told.append(f"LoRAs merged on the way, in loras/: after step {steps}.")
+    return " ".join(told)
 
 
 def approaches(run: Run) -> list[str]:

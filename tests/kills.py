@@ -30,7 +30,7 @@ from tests.scripts import ROOT, SCRIPTS, load_script
 from tests.snapshots import differences
 
 FLAGS = """--method reslora_ms --train_batch_size 2 --max_train_steps 7 --learning_rate 1e-2 --rank 4 --lora_dropout 0.1
---calibration_samples 8 --checkpointing_steps 2 --checkpoints_total_limit 2 --validation_steps 2
+--calibration_samples 8 --checkpointing_steps 2 --checkpoints_total_limit 2 --validation_steps 2 --save_lora_steps 3
 --validation_inference_steps 4 --validation_samples 2 --report --validation_prompts red green""".split()
 """Of a run in which as much as possible is written."""
 SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"

@@ -43,6 +43,7 @@ from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, 
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
+from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
 from reslora_sd.diffusion.framing import framing_of
@@ -53,7 +54,9 @@ from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import find_resumed
+from reslora_sd.diffusion.saved_loras import LoRASaver, save_every
 from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
+from reslora_sd.diffusion.starting import start_of
 from reslora_sd.diffusion.validation import Validation, validation_loss, validation_of
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
@@ -152,6 +155,7 @@ def main(settings: UnetSettings) -> None:
     output, training = settings.output, settings.training
     run = RunFolder(output.output_dir)
     checkpoint = find_resumed(run, settings)
+    start = start_of(settings, run, checkpoint)
     check_services(output)
     accelerator = make_accelerator(settings)
     quiet = not accelerator.is_local_main_process
@@ -179,6 +183,7 @@ def main(settings: UnetSettings) -> None:
     parts.to(accelerator.device, frozen_dtype(accelerator))
     fit_threads(parts.unet, accelerator.device)
     adapter = add_reslora(parts.unet, settings.method.adapter())
+    start.check(adapter)
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     processes, rank = accelerator.num_processes, accelerator.process_index
@@ -192,9 +197,11 @@ def main(settings: UnetSettings) -> None:
     pictures_a_step = training.train_batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     steps_of_epoch = math.ceil(len(images) / pictures_a_step)
     total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
+    about_start = start.into(adapter, parts, batches, total * training.gradient_accumulation_steps)
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
     validation, every = validation_of(settings, images, steps_of_epoch, resolution)
+    exporter = exporter_of(settings, parts, images, total, pictures_a_step, resolution)
     forecast = forecast_of(settings, total, load_seconds, validation, every)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
@@ -207,7 +214,7 @@ def main(settings: UnetSettings) -> None:
         with own_rates(optimizer, lr_scheduler):
             done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
-        run.start(describe(settings, parts, adapter, images, total), checkpoint)
+        run.start({**describe(settings, parts, adapter, images, total), **about_start}, checkpoint)
         if validation:
             save_reference_pictures(run, validation.prompts, images, split.kept_out, resolution)
         logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
@@ -218,6 +225,7 @@ def main(settings: UnetSettings) -> None:
     if validation and every and done == 0 and accelerator.is_main_process:
         draw(validation, parts, run, 0, forecast)
     check_every = every or steps_of_epoch
+    saver = LoRASaver(save_every(settings, steps_of_epoch), adapter, parts, batches, exporter, run, settings)
 
     # 4. The loop
     unet.train()
@@ -242,6 +250,8 @@ def main(settings: UnetSettings) -> None:
             check_learning(adapter, now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             draw(validation, parts, run, now, forecast)
+        if accelerator.is_main_process:
+            saver.after_step(now, bar.write)
         if now % output.checkpointing_steps == 0:  # after all else that the step writes: see RunFolder
             save_checkpoint(accelerator, run, now, output.checkpoints_total_limit)
     if done < total and now % output.checkpointing_steps:
@@ -265,6 +275,7 @@ def main(settings: UnetSettings) -> None:
             settings.method.approach,
             validation,
             effort_of(settings, drawn),
+            exporter,
             step=max(done, total),
             drawn=drawn,
             rank=settings.method.merge_rank,

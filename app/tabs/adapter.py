@@ -68,7 +68,7 @@ def _draw(page: Page) -> Any:
         title, heat = _heat(page, names, a, b)
         return (
             menu(gr.Dropdown, list(runs), new, name),
-            message(adapter_view.plan_summary(run)),
+            message(f"{adapter_view.plan_summary(run)} {adapter_view.lora_summary(run)}"),
             _plan(run.path, signature(run.path)),
             title,
             heat,

@@ -14,6 +14,7 @@ from .settings import UnetSettings
 FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
+    init_lora init_lora_partial
     pretrained_model_name_or_path revision variant prediction_type
     dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
     validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
@@ -30,12 +31,13 @@ CHANGEABLE = frozenset(
     learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
     validation_prompts validation_prompt validation_captions validation_steps validation_epochs num_validation_images
     validation_negative_prompt validation_guidance_scale validation_inference_steps
-    output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit resume_from_checkpoint report_to
-    logging_dir push_to_hub hub_model_id hub_token hub_private_files report
+    output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit save_lora_steps save_lora_epochs
+    save_precision resume_from_checkpoint report_to logging_dir
+    push_to_hub hub_model_id hub_token hub_private_files report
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""
-_PATHS = ("pretrained_model_name_or_path", "train_data_dir")
+_PATHS = ("pretrained_model_name_or_path", "train_data_dir", "init_lora")
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:

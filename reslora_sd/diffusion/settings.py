@@ -14,10 +14,10 @@ from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
+from .output_settings import OutputSettings as OutputSettings
 
 Approach = Literal["exact", "input", "least_squares", "none", "weights"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-Precision = Literal["no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class UnetMethod(MethodSettings):
     )
     calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
     merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")
+    init_lora: str | None = option(None, "Start from this LoRA: a file, or a folder that one was saved in.")
+    init_lora_partial: bool = option(False, "Leave out what --init_lora has and the adapter has no block for.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +53,8 @@ class UnetMethod(MethodSettings):
             )
         if self.merge_rank is not None and (residual, self.merge_approach) != ("block", "exact"):
             raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
+        if self.init_lora_partial and self.init_lora is None:
+            raise ValueError("--init_lora_partial is given without --init_lora. Name the LoRA to start from.")
         self.adapter()
 
     @property
@@ -216,31 +220,6 @@ class ValidationSettings:
         counts = ["validation_captions", "validation_samples", "test_samples", "num_validation_images"]
         check_at_least(self, 0, counts)
         check_finite(self)
-
-
-@dataclass(frozen=True)
-class OutputSettings:
-    """Where everything goes."""
-
-    _argument_group_name: ClassVar[str] = "output, checkpoints and trackers"
-
-    output_dir: str = option("", "Run folder (left out: runs/METHOD).")
-    overwrite_output_dir: bool = option(False, "Replace a run that is there.")
-    checkpointing_steps: int = option(500, "Checkpoint every so many optimizer steps.")
-    checkpoints_total_limit: int | None = option(None, "Keep at most so many checkpoints.")
-    resume_from_checkpoint: str | None = option(None, "'latest', checkpoint-STEP, or a path.", metavar="NAME")
-    report_to: str = option("none", "tensorboard, wandb, comet_ml or all; log.jsonl is always written.")
-    logging_dir: str = option("logs", "Trackers' folder inside output_dir.")
-    report: bool | None = switch("Measure and draw every merge at length. --no_report: only merge, export and load.")
-    push_to_hub: bool = option(False, "Upload the exported LoRA when training ends.")
-    hub_model_id: str | None = option(None, "Repository on the Hub (left out: name of output_dir).")
-    hub_token: str | None = option(None, "Token for the Hub.")
-    hub_private_files: bool = option(False, "Upload your pictures, local paths and trackers' logs, too.")
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, ["checkpointing_steps", "checkpoints_total_limit"])
-        if self.report_to == "no":
-            object.__setattr__(self, "report_to", "none")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Validation:
     guidance_scale: float = 7.5
     inference_steps: int = 25
     resolution: int = 512
+    starts_from_base: bool = True
+    """Whether the run's adapter changes nothing at step 0; one that starts from a LoRA does."""
 
     @torch.no_grad()
     def draw(self, pipeline: StableDiffusionPipeline) -> list[Image.Image]:
@@ -80,6 +82,8 @@ class Validation:
 
         Only pictures of these very settings, and as they were written, are taken.
         """
+        if not self.starts_from_base:
+            return None
         how = self._how()
         rows = {
             (row["prompt"], row["seed"]): row
@@ -155,6 +159,7 @@ def as_a_run_draws(settings: UnetSettings, prompts: Sequence[str], resolution: i
         guidance_scale=settings.validation.validation_guidance_scale,
         inference_steps=settings.validation.validation_inference_steps,
         resolution=resolution,
+        starts_from_base=settings.method.init_lora is None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -18,8 +19,10 @@ from .names import (
     FUSED_FOLDER,
     HEAD_FILE,
     INDEX_FILE,
-    KOHYA_FILE,
+    KOHYA_KEY,
     LOG_FILE,
+    LORAS_FOLDER,
+    OLD_KOHYA_FILE,
     PEFT_FOLDER,
     REFERENCES_FILE,
     REPORT_FILE,
@@ -27,18 +30,39 @@ from .names import (
     RUN_FILE,
     SHEET_FILES,
     TRACKER,
+    kohya_name,
 )
 
-_FINISHED = (REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, KOHYA_FILE, ADAPTER_FILE, HEAD_FILE, ANSWERS_FILE, *SHEET_FILES)
+_FINISHED = (REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, HEAD_FILE, ANSWERS_FILE, *SHEET_FILES)
 """Written after the last step; the file that makes a run a finished one goes first."""
-_STEP_FOLDER = re.compile(r"step-\d{6,}")
-_PICTURE = re.compile(r"step-\d{6,}/[a-z_]+-\d{2,}-\d+\.png")
+_STEP_FOLDER = re.compile(r"step-(\d{6,12})")
+_PICTURE = re.compile(r"step-\d{6,12}/[a-z_]+-\d{2,}-\d+\.png")
+_LORA = re.compile(r".+-step\d{6,12}\.safetensors")
 _REFERENCE = re.compile(r"\d{2,}\.png")
 
 
 def step_folder(step: int) -> str:
-    """The folder of a step's pictures, in `validation/`."""
+    """The folder of a step's pictures, in `validation/`, and of its merged LoRA, in `loras/`."""
     return f"step-{step:06d}"
+
+
+def lora_place(folder: Path, step: int) -> tuple[Path, str]:
+    """Where a step's merged LoRA is, and the name that its file for ComfyUI and A1111 has there."""
+    name = kohya_file(folder).removesuffix(".safetensors")
+    return folder / LORAS_FOLDER / step_folder(step), f"{name}-{step_folder(step).replace('-', '')}.safetensors"
+
+
+def lora_steps(folder: Path) -> dict[int, Path]:
+    """The folders of merged LoRAs by their step, in its order, also where a kill left only a part."""
+    found = {int(match[1]): path for path, match in _step_folders(folder / LORAS_FOLDER)}
+    return dict(sorted(found.items()))
+
+
+def _step_folders(parent: Path) -> Iterable[tuple[Path, re.Match[str]]]:
+    for path in parent.glob("step-*"):
+        match = _STEP_FOLDER.fullmatch(path.name)
+        if match is not None and path.is_dir():
+            yield path, match
 
 
 def is_picture(file: str) -> bool:
@@ -52,6 +76,15 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in files) or bool(list_checkpoints(folder))
 
 
+def kohya_file(folder: Path) -> str:
+    """The name of the run's LoRA for ComfyUI and A1111, also where the folder was renamed, or is of an old version."""
+    settings = read_object(folder / RUN_FILE, lambda _: None)
+    name = settings.get(KOHYA_KEY)
+    if isinstance(name, str) and name.endswith(".safetensors") and name == os.path.basename(name) and name[0] != ".":
+        return name
+    return OLD_KOHYA_FILE if settings and name is None else kohya_name(folder)
+
+
 def remove_run(folder: Path) -> None:
     """Removes all of a run. Its run.json goes last, so that a kill in between leaves a folder that is still taken."""
     trackers = _tracker_folders(folder)
@@ -59,6 +92,7 @@ def remove_run(folder: Path) -> None:
     for checkpoint in reversed(list_checkpoints(folder)):
         remove_checkpoint(checkpoint)
     remove_pictures(folder, keep=())
+    remove_loras(folder, after=-1)
     references = (folder / REFERENCES_FILE).parent / "real"
     for picture in references.glob("*") if references.is_dir() else ():
         if _REFERENCE.fullmatch(picture.name):
@@ -73,7 +107,7 @@ def remove_run(folder: Path) -> None:
 
 def remove_finished(folder: Path) -> None:
     """Removes what is written after the last step of a training."""
-    for name in _FINISHED:
+    for name in (*_FINISHED, kohya_file(folder)):
         (folder / name).unlink(missing_ok=True)
     for name in (PEFT_FOLDER, FUSED_FOLDER):
         if (folder / name).is_dir():
@@ -83,9 +117,7 @@ def remove_finished(folder: Path) -> None:
 def remove_pictures(folder: Path, keep: Collection[str]) -> None:
     """Removes the pictures of all steps but those to keep, paths relative to `validation/`."""
     validation = (folder / INDEX_FILE).parent
-    for step in validation.glob("step-*"):
-        if not (step.is_dir() and _STEP_FOLDER.fullmatch(step.name)):
-            continue
+    for step, _ in _step_folders(validation):
         for picture in step.glob("*.png"):
             relative = f"{step.name}/{picture.name}"
             if is_picture(relative) and relative not in keep:
@@ -94,10 +126,21 @@ def remove_pictures(folder: Path, keep: Collection[str]) -> None:
         _remove_empty([step])
 
 
+def remove_loras(folder: Path, after: int) -> None:
+    """Removes the LoRAs that were merged after a step."""
+    for step, place in lora_steps(folder).items():
+        _remove_temporary_in(place)
+        for file in place.glob("*.safetensors") if step > after else ():
+            if file.name == DIFFUSERS_FILE or _LORA.fullmatch(file.name):
+                file.unlink()
+        _remove_empty([place])
+    _remove_empty([folder / LORAS_FOLDER])
+
+
 def remove_temporary(folder: Path) -> None:
     """Removes what a process left that was killed while it wrote a file or a checkpoint."""
     validation = (folder / INDEX_FILE).parent
-    for place in (folder, validation, validation / "real"):
+    for place in (folder, validation, validation / "real", *lora_steps(folder).values()):
         _remove_temporary_in(place)
 
 

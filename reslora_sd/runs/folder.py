@@ -26,7 +26,7 @@ _PACKAGES = ("reslora-sd", "torch", "diffusers", "transformers", "accelerate", "
 class RunFolder:
     """One run's files. Nothing is written before `begin` or `resume`; `lock.one_writer` is to be held by then.
 
-    A step's log line and pictures are written before its checkpoint, and the file that makes a run a finished one
+    A step's log line, pictures and LoRA are written before its checkpoint, and the file that makes a run a finished one
     (`finish`) last of all. So whatever a killed run left after its newest checkpoint is dropped when it is resumed.
 
     Args:
@@ -76,7 +76,7 @@ class RunFolder:
         self._describe(settings)
 
     def discard_from(self, step: int) -> None:
-        """Drops what was written after `step`: log lines, pictures, checkpoints, and all that finishing writes."""
+        """Drops what was written after `step`: log lines, pictures, LoRAs, checkpoints, all that finishing wrote."""
         for checkpoint in reversed(list_checkpoints(self.path)):  # a kill in between leaves a `latest` that is whole
             if step_of(checkpoint) > step:
                 remove_checkpoint(checkpoint)
@@ -84,6 +84,7 @@ class RunFolder:
         pictures = [row for row in self.pictures() if row["step"] <= step and row["merge_approach"] == UNMERGED]
         write_rows(self.index_path, pictures)
         contents.remove_pictures(self.path, keep={row["file"] for row in pictures})
+        contents.remove_loras(self.path, after=step)
         write_rows(self.log_path, [row for row in self.log_rows() if row["step"] <= step])
         contents.remove_temporary(self.path)
 
@@ -113,6 +114,13 @@ class RunFolder:
         row = {"step": step, **about, "file": relative, "sha256": digest}
         append_row(self.index_path, row)
         return row
+
+    def make_lora_folder(self, step: int) -> tuple[Path, str]:
+        """A folder for the LoRA that is merged after a step, and the name of its file for ComfyUI and A1111."""
+        check_there(self.path)
+        folder, name = contents.lora_place(self.path, step)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, name
 
     def pictures(self) -> list[dict[str, Any]]:
         """The lines of the index that name a picture of a step, a prompt, a seed and an approach; others are told."""

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .contents import lora_steps
 from .jsonl import Tell, is_number, is_step, is_whole, read_object, read_rows
 from .names import (
     ADAPTER_FILE,
+    DIFFUSERS_FILE,
     INDEX_FILE,
     LOG_FILE,
     REFERENCES_FILE,
@@ -64,7 +66,7 @@ def read_run(path: Path) -> Run:
     else:
         for note in gaps(run):
             notes.add(note)
-    return replace(run, checkpoints=_checkpoints(run), notes=notes.texts)
+    return replace(run, checkpoints=_checkpoints(run), loras=_loras(path), notes=notes.texts)
 
 
 def signature(path: Path) -> tuple[tuple[int, int], ...]:
@@ -207,3 +209,7 @@ def _checkpoints(run: Run) -> list[int]:
     if run.state == "finished" and (run.path / ADAPTER_FILE).is_file():
         steps.add(run.last_step)
     return sorted(steps)
+
+
+def _loras(path: Path) -> list[int]:
+    return [step for step, folder in lora_steps(path).items() if (folder / DIFFUSERS_FILE).is_file()]

@@ -61,6 +61,8 @@ class Run:
     state: State = "no run"
     checkpoints: list[int] = field(default_factory=list)
     """Steps that can be drawn from: those of `checkpoint-*`, and the last one of a finished run."""
+    loras: list[int] = field(default_factory=list)
+    """Steps whose merged LoRA is in `loras/`."""
     notes: list[str] = field(default_factory=list)
     """What is missing or broken."""
     warnings: list[str] = field(default_factory=list)

@@ -9,6 +9,7 @@ from app import drawings
 from app.adapter_view import (
     approaches,
     end_table,
+    lora_summary,
     merge_table,
     norm_differences,
     plan_summary,
@@ -105,3 +106,25 @@ def test_a_broken_link_plan_draws_nothing(made_up, plan):
     (made_up / "run.json").write_text(json.dumps({**settings, "link_plan": plan}))
     run = read_run(made_up)
     assert drawings.link_plan(run) == "" and plan_summary(run) == "run.json holds no link plan."
+
+
+def test_loras_before_and_on_the_way_are_told_and_nothing_that_is_none(tmp_path):
+    start = {"file": "theirs/rex.safetensors", "blocks": {"a": {}, "b": {}}, "drift": 0.028}
+    (tmp_path / "run.json").write_text(json.dumps({"init_lora": start}))
+    for step, name in (
+        (200, "pytorch_lora_weights.safetensors"),
+        (400, "pytorch_lora_weights.safetensors"),
+        (600, "x"),
+    ):
+        folder = tmp_path / "loras" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / name).write_text("a LoRA")
+    said = lora_summary(read_run(tmp_path))
+    assert said == (
+        "Started from rex.safetensors: 2 blocks; at step 0 it was off by 2.8% of what that LoRA changes. "
+        "LoRAs merged on the way, in loras/: after step 200, 400."
+    )
+    broken: object
+    for broken in (None, [], {"file": 1}, {"file": "a", "blocks": 2}):
+        (tmp_path / "run.json").write_text(json.dumps({"init_lora": broken}))
+        assert lora_summary(read_run(tmp_path)).startswith("LoRAs merged")

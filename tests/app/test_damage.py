@@ -90,6 +90,7 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
             adapter_view.merge_table(run, approach)
         adapter_view.end_table(run)
         adapter_view.plan_summary(run)
+        adapter_view.lora_summary(run)
     assert time.perf_counter() - began < 20
 
 

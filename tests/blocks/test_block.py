@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reslora_sd import ResLoRAConfig
 from reslora_sd.blocks.block import LoRABlock, make_blocks
@@ -90,6 +91,35 @@ def test_a_plain_block_gives_its_weight_and_the_weights_norm():
     torch.testing.assert_close(block.delta_weight(), -1.5 * torch.einsum("or,ri->oi", B, A))
     assert block.norm() == pytest.approx(float((1.5 * B.double() @ A.double()).norm()), rel=1e-9)
     assert PlainBlock(A, torch.zeros(7, 3), 1.0).norm() == 0
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_plain_block_of_a_convolution_is_two_convolutions(kernel):
+    torch.manual_seed(0)
+    A, B, x = torch.randn(3, 6, kernel, kernel), torch.randn(7, 3, 1, 1), torch.randn(2, 6, 5, 5)
+    block = PlainBlock(A, B, -1.5)
+    assert block.r == 3 and block.shape == (7, 6, kernel, kernel)
+    expected = -1.5 * F.conv2d(F.conv2d(x, A, padding="same"), B)
+    torch.testing.assert_close(F.conv2d(x, block.delta_weight(), padding="same"), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(PlainBlock(A, B.flatten(1), -1.5).delta_weight(), block.delta_weight())
+    assert block.norm() == pytest.approx(float(block.delta_weight().double().norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [(), (3, 3)])
+def test_a_cut_is_the_best_of_its_rank_and_never_larger(kernel):
+    torch.manual_seed(0)
+    block = PlainBlock(torch.randn(4, 6, *kernel), torch.randn(7, 4, *((1, 1) if kernel else ())), -1.5)
+    whole = block.delta_weight().flatten(1).double()
+    U, S, Vh = torch.linalg.svd(whole, full_matrices=False)
+    cut, error = block.cut(2)
+    assert cut.r == 2 and cut.shape == block.shape and cut.scaling == block.scaling
+    best = U[:, :2] * S[:2] @ Vh[:2]
+    torch.testing.assert_close(cut.delta_weight().flatten(1).double(), best, rtol=1e-4, atol=1e-5)
+    assert error == pytest.approx(float((best - whole).norm() / whole.norm()), rel=1e-5)
+    for rank in (4, 9):
+        same, error = block.cut(rank)
+        assert error == 0.0 and torch.equal(same.lora_A, block.lora_A) and torch.equal(same.lora_B, block.lora_B)
+    assert PlainBlock(block.lora_A, torch.zeros(7, 4), 1.0).cut(1)[1] == 0.0
 
 
 def test_a_plain_block_does_not_change():

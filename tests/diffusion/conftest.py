@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from reslora_sd.diffusion.arguments import parse_settings
@@ -36,5 +38,17 @@ def train(tiny_pipeline_folder, picture_folder, tmp_path):
         words += [word for place, word in enumerate(argv) if not {place, place + 1} & left_out]
         (script or load_script(SCRIPT)).main(parse_settings([str(word) for word in words]))
         return tmp_path / output
+
+    return run
+
+
+@pytest.fixture
+def train_only(train):
+    """As `train`, without what follows the last step."""
+
+    def run(*argv, **places):
+        script: Any = load_script(SCRIPT)
+        script.finish = script.print_result = lambda *_, **__: None
+        return train(*argv, script=script, **places)
 
     return run

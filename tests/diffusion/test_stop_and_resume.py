@@ -87,6 +87,7 @@ MOMENTS = {
     "between a log line and its pictures": (FOLDER, "log", 4),
     "between two pictures of a step": (FOLDER, "add_picture", 7),
     "between pictures and their checkpoint": (FOLDER, "add_checkpoint", 2, True),
+    "between the two files of a merged LoRA": ("reslora_sd.files.writing", "save_tensors", 1),
     "between the last checkpoint and the merge": (FINISH, "_merge_all", 1, True),
     "between pictures of the merged models": (FOLDER, "add_picture", 13),
     "after the report": (FOLDER, "finish", 1),
@@ -148,6 +149,7 @@ def test_a_finished_run_can_go_on_and_its_base_pictures_raise_no_alarm(train, fi
 def test_overwriting_leaves_nothing_of_the_old_run_and_all_of_others(train, finished):
     """Old weights beside a new run.json are taken for the new run's."""
     theirs = ["notes.txt", "validation/mine.png", "logs/theirs/events.out.tfevents.1", "step-000001/a.png"]
+    theirs.append("loras/step-000003/mine.safetensors")
     for name in theirs:
         (finished / name).parent.mkdir(exist_ok=True, parents=True)
         (finished / name).write_text("theirs")

@@ -11,12 +11,18 @@ from torch import Tensor
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_object
 from tests.diffusion.flags.seen import Seen
-from tests.diffusion.flags.table import row
+from tests.diffusion.flags.table import elsewhere, row
 
 SMALL = ("--rank", 2, "--target_modules", "attn2.to_k", "attn2.to_v")
 BS = ("--method", "reslora_bs")
 CUT_BS = (*BS, "--merge_rank", 3, "--no_report")
 INPUT = ("--merge_approach", "input", "--calibration_samples", 6, "--no_report")
+elsewhere(
+    init_lora="test_starting.py::test_training_goes_on_where_another_run_ended_and_the_base_stays_the_models_own",
+    init_lora_partial=(
+        "test_starting.py::test_what_has_no_place_is_refused_before_anything_is_written_and_left_out_if_asked"
+    ),
+)
 EXPORTED = "pytorch_lora_weights.safetensors"
 
 

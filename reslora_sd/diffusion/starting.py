@@ -1,0 +1,174 @@
+"""`--init_lora`: an adapter that starts from a plain LoRA, and what the run says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter.adapter import ResLoRAAdapter
+from ..merging.applied import applied
+from ..merging.plain_lora import PlainLoRA
+from ..merging.start import BlockStart, Match, match, start_from
+from ..modes import evaluating
+from ..runs.folder import RunFolder
+from ..runs.jsonl import read_object
+from ..runs.names import RUN_FILE
+from .batches import BatchMaker
+from .calibration import predict
+from .models import Parts
+from .progress import stage
+from .settings import UnetSettings
+
+logger = logging.getLogger("reslora_sd")
+
+_KEY = "init_lora"
+"""The entry of run.json."""
+_CALIBRATION, _MEASURED = 64, 8
+"""Noisy pictures: more of the first come hardly closer to the LoRA, fewer do much worse."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run's adapter starts. `start_of` makes it."""
+
+    lora: PlainLoRA | None = None
+    """`None`: as a new adapter, or from a checkpoint."""
+    path: Path = Path()
+    partial: bool = False
+    calibration: int = _CALIBRATION
+    known: Mapping[str, Any] | None = None
+    """What run.json said of the start before the run was resumed."""
+
+    def check(self, adapter: ResLoRAAdapter) -> None:
+        """Whether the LoRA fits, before anything costly happens.
+
+        Raises:
+            ValueError: it is of another model, or has blocks that the adapter has no place for.
+        """
+        self._match(adapter)
+
+    def _match(self, adapter: ResLoRAAdapter) -> Match | None:
+        if self.lora is None:
+            return None
+        try:
+            return match(adapter, self.lora, self.partial)
+        except ValueError as error:
+            raise ValueError(f"--init_lora {self.path}: {error}") from error
+
+    def into(self, adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, first: int) -> dict[str, Any]:
+        """Starts the adapter, and tells what was taken.
+
+        Args:
+            batches: of the training data, where a path can only be approximated.
+            first: the first batch that training doesn't see.
+
+        Returns:
+            for run.json.
+        """
+        matched = self._match(adapter)
+        if matched is None or self.lora is None:
+            return {_KEY: dict(self.known)} if self.known else {}
+        unet, size = parts.unet, batches.batch_size
+
+        def some(pictures: int, start: int) -> Any:
+            return batches.between(start, start + max(1, pictures // size))
+
+        with stage("starting from the LoRA"):
+            blocks = start_from(
+                adapter,
+                matched.taken,
+                lambda: some(self.calibration, first),
+                lambda batch: predict(unet, parts, batch),
+            )
+            measured = list(some(_MEASURED, first + max(1, self.calibration // size)))
+            drift = _drift(adapter, PlainLoRA(self.lora.blocks), parts, measured)
+        about = _describe(self.path, blocks, matched, drift)
+        _tell(about, adapter)
+        return {_KEY: about}
+
+
+def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) -> Start:
+    """Reads the LoRA that the run starts from, if any. A resumed run doesn't need it again.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: it is damaged or none, or a checkpoint of another run says where to start, too.
+    """
+    named = settings.method.init_lora
+    if checkpoint is not None:
+        if not run.owns(checkpoint):
+            if named is not None:
+                raise ValueError(
+                    f"--init_lora {named} and --resume_from_checkpoint {checkpoint} both say where the adapter starts. "
+                    "Leave one out."
+                )
+            return Start()
+        known = read_object(run.path / RUN_FILE, logger.warning).get(_KEY)
+        return Start(known=known if isinstance(known, dict) else None)
+    if named is None:
+        return Start()
+    path = Path(named)
+    calibration = settings.method.calibration_samples or _CALIBRATION
+    return Start(PlainLoRA.load(path), path, settings.method.init_lora_partial, calibration)
+
+
+@torch.no_grad()
+def _drift(adapter: ResLoRAAdapter, lora: PlainLoRA, parts: Parts, batches: list[Any]) -> float:
+    """||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions."""
+    missed = whole = 0.0
+    with evaluating(parts.unet):
+        for batch in batches:
+            started = predict(parts.unet, parts, batch).double()
+            with adapter.disabled():
+                base = predict(parts.unet, parts, batch).double()
+            with applied(lora, parts.unet):
+                wanted = predict(parts.unet, parts, batch).double()
+            missed += float((started - wanted).square().sum())
+            whole += float((wanted - base).square().sum())
+    return math.sqrt(missed / whole) if whole else 0.0
+
+
+def _describe(path: Path, blocks: Mapping[str, BlockStart], matched: Match, drift: float) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        **({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}),
+        "blocks": {name: {"rank": one.rank, "cut": one.cut, "error": one.error} for name, one in blocks.items()},
+        "left_out": list(matched.left_out),
+        "missing": list(matched.missing),
+        "drift": drift,
+        "drift_is": "||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions",
+    }
+
+
+def _tell(about: Mapping[str, Any], adapter: ResLoRAAdapter) -> None:
+    blocks, r = about["blocks"].values(), adapter.config.r
+    cuts = [one["cut"] for one in blocks if one["rank"] > r]
+    lower = sum(one["rank"] < r for one in blocks)
+    near = [one["error"] for one in blocks if one["error"]]
+    logger.info("Starting from %s: %d of %d blocks.", about["file"], len(blocks), len(adapter.blocks))
+    if cuts:
+        logger.info("  %d are cut to rank %d by SVD; that changes one by %s at most.", len(cuts), r, _share(max(cuts)))
+    if lower:
+        logger.info("  %d have a rank below %d; what is added to them changes nothing yet.", lower, r)
+    if near:
+        logger.info(
+            "  %d can only come close, as their paths add to them: by %s at worst. The others are exact.",
+            len(near),
+            _share(max(near)),
+        )
+    for names, what in ((about["missing"], "aren't in it and start anew"), (about["left_out"], "are left out")):
+        if names:
+            logger.info("  %d %s: %s%s.", len(names), what, ", ".join(names[:_SHOWN]), " ..." * (len(names) > _SHOWN))
+    logger.info("  The model's predictions differ from the LoRA's by %s of what it changes.", _share(about["drift"]))
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2g} %"
