@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +27,6 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"run folders, or folders of them (left out: {' and '.join(map(str, DEMO))}, which make demo leaves)",
     )
     add(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; others than 127.0.0.1 let everybody "
-        "in who reaches it: there is no password (default: %(default)s)",
-    )
-    add("--port", type=int, help="(left out: the first free one from 7860)")
-    add(
         "--trainings",
         type=Path,
         default=Path("runs/here"),
@@ -47,7 +41,32 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folders outside the runs that run.json may name for its base model and its data",
     )
+    _add_access(parser)
     return parser
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    """Flags on who reaches the page."""
+    add = parser.add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; others than 127.0.0.1 let everybody in who reaches it (default: %(default)s)",
+    )
+    add("--port", type=int, help="(left out: the first free one from 7860)")
+    add(
+        "--allow_host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names by which browsers may call the page, such as a proxy's; localhost, numeric addresses and, where "
+        "others reach the page, this machine's name are answered always",
+    )
+    add(
+        "--password",
+        help="asked of every browser, with any user name; better in the variable RESLORA_PAGE_PASSWORD, which other "
+        "users of this machine don't see",
+    )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,6 +89,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             )
     if args.port is not None and not 0 < args.port < 65536:
         raise ValueError(f"--port is {args.port}. It must be from 1 to 65535.")
+    args.password = args.password if args.password is not None else os.environ.get("RESLORA_PAGE_PASSWORD")
+    if args.password == "":
+        raise ValueError("The password is empty. Give one, or leave out --password and RESLORA_PAGE_PASSWORD.")
     return args
 
 
@@ -79,7 +101,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parse_arguments(argv)
         from .server import serve
 
-        serve(args.runs, args.trainings, args.allow, args.host, args.port)
+        serve(
+            args.runs,
+            args.trainings,
+            args.allow,
+            args.host,
+            args.port,
+            names=args.allow_host,
+            password=args.password,
+        )
     except ImportError as error:
         sys.exit(f"Error: {error}. The page needs: pip install 'reslora-sd[app]'")
     except (ValueError, OSError) as error:

@@ -34,9 +34,13 @@ _INK = "#010203"
 _SVG_SIZE = re.compile(r'<svg([^>]*?) width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
+_MOST_PLACES, _MOST_LANES, _MOST_PATHS = 96, 24, 8
+"""Of a drawing; FLUX has 57 places, SDXL 70. A file can name any number, and each takes time."""
+
+
 def link_plan(run: Run) -> str:
     """The blocks along the U-Net: a column a place, a lane a projection, arrows for residual paths."""
-    found = planned_blocks(run)
+    found, left_out = _drawable(planned_blocks(run))
     if not found:
         return ""
     places = list(dict.fromkeys(block.place for block in found))
@@ -53,7 +57,7 @@ def link_plan(run: Run) -> str:
         bar.set_label("error of the merged branch", color=_INK)
         _ink(bar.ax)
     _label(main, places, lanes)
-    return _svg(figure, f"Link plan of {run.name}: {plan_summary(run)}")
+    return left_out + _svg(figure, f"Link plan of {run.name}: {plan_summary(run)}")
 
 
 def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, str]:
@@ -61,9 +65,10 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
     differences, note = norm_differences(reference[1], other[1])
     if not differences:
         return "", note
-    found = [block for block in planned_blocks(other[1]) if block.name in differences]
-    if not found:
+    planned = [block for block in planned_blocks(other[1]) if block.name in differences]
+    if not planned:
         return "", "run.json of the second run holds no link plan, which says where its blocks are."
+    found, left_out = _drawable(planned)
     places = list(dict.fromkeys(block.place for block in found))
     lanes = list(dict.fromkeys(block.lane for block in found))
     table = [[math.nan] * len(places) for _ in lanes]
@@ -87,7 +92,19 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
         f"Heat map: Frobenius norm of each merged block's change in {other[0]} minus that in {reference[0]}; "
         f"larger in {larger} of {len(differences)} blocks, mean difference {mean:+.4f}"
     )
-    return _svg(figure, text), note
+    return left_out + _svg(figure, text), note
+
+
+def _drawable(found: Sequence[PlannedBlock]) -> tuple[list[PlannedBlock], str]:
+    """The blocks of the first places and lanes, as many as are drawn, and a sentence on the others as HTML."""
+    places = list(dict.fromkeys(block.place for block in found))
+    lanes = list(dict.fromkeys(block.lane for block in found))
+    shown = set(places[:_MOST_PLACES]), set(lanes[:_MOST_LANES])
+    kept = {(block.place, block.lane): block for block in found if block.place in shown[0] and block.lane in shown[1]}
+    if len(kept) == len(found):
+        return list(found), ""
+    said = f"{len(kept)} of {len(found)} blocks are drawn: those of {len(shown[0])} of {len(places)} places."
+    return list(kept.values()), f'<p class="say">{said}</p>'
 
 
 def _draw_profile(axes: Axes, found: Sequence[PlannedBlock], places: Sequence[str]) -> None:
@@ -106,10 +123,10 @@ def _draw_profile(axes: Axes, found: Sequence[PlannedBlock], places: Sequence[st
 def _draw_paths(axes: Axes, found: Sequence[PlannedBlock], at: Mapping[str, tuple[int, int]]) -> None:
     for block in found:
         for distance, name in enumerate(block.predecessors):
-            if name not in at:
+            if name not in at or distance >= _MOST_PATHS:
                 continue
             bend = 0.0 if distance == 0 and abs(at[name][0] - at[block.name][0]) == 1 else 0.25
-            axes.add_patch(
+            arrow = axes.add_patch(
                 FancyArrowPatch(
                     at[name],
                     at[block.name],
@@ -123,6 +140,7 @@ def _draw_paths(axes: Axes, found: Sequence[PlannedBlock], at: Mapping[str, tupl
                     linewidth=1.6 if distance == 0 else 0.8,
                 )
             )
+            arrow.set_in_layout(False)  # to ask each for its size takes longer than to draw it
 
 
 def _draw_blocks(

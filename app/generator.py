@@ -23,6 +23,7 @@ from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
+from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
     ADAPTER_FILE,
     BUNDLED,
@@ -39,6 +40,7 @@ from .draw_request import DrawRequest, Stopped, fitting_approach
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
+_LARGEST_SIDE, _LARGEST_BATCH = 2048, 256
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,13 @@ class PictureGenerator:
         """Calibration data, made before the adapter listens, so that what is missing is told at once."""
         arguments = run.arguments
         self._check_data(arguments)
+        _side(arguments, parts)
         settings = calibration_settings(arguments)
+        if settings.training.train_batch_size > _LARGEST_BATCH:
+            raise ValueError(
+                f"run.json says batches of {settings.training.train_batch_size} pictures, and this page makes at most "
+                f"{_LARGEST_BATCH}. Choose a merge that needs no data."
+            )
         start = (run.steps or step) * settings.training.gradient_accumulation_steps
         pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples or _CALIBRATION_PICTURES)
         count = max(1, pictures // settings.training.train_batch_size)
@@ -200,9 +208,24 @@ def _reporting(batches: list[Any], job: DrawJob) -> Iterator[Any]:
         yield batch
 
 
+def _side(arguments: dict[str, Any], parts: Parts) -> int:
+    """Pixels of a picture's side, as run.json says, or the model's own.
+
+    Raises:
+        ValueError: it is none that a picture can have here.
+    """
+    side = arguments.get("resolution") or parts.resolution
+    if not is_whole(side, _LARGEST_SIDE) or side % 8:
+        raise ValueError(
+            f"run.json says a resolution of {side!r:.40}. This page draws sides of 8 to {_LARGEST_SIDE} pixels, in "
+            "steps of 8."
+        )
+    return int(side)
+
+
 @torch.no_grad()
 def _draw(parts: Parts, run: Run, job: DrawJob) -> Image.Image:
-    request, side = job.request, run.arguments.get("resolution") or parts.resolution
+    request, side = job.request, _side(run.arguments, parts)
 
     def on_step(pipeline: Any, number: int, _timestep: object, values: dict[str, Any]) -> dict[str, Any]:
         job.report("drawing", (number + 1) / request.steps)

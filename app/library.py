@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,7 +36,9 @@ class Library:
         names: dict[str, Path] = {}
         for path in dict.fromkeys(found):
             method = self._run(path).method or path.name
-            possible = (method, f"{method} ({path.parent.name}/{path.name})", f"{method} ({path})")
+            whole = f"{method} ({path})"
+            numbered = (f"{whole} {number}" for number in itertools.count(2))  # a file may have any method's name
+            possible = itertools.chain((method, f"{method} ({path.parent.name}/{path.name})", whole), numbered)
             names[next(name for name in possible if name not in names)] = path
         return names
 

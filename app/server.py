@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .guard import Guard, Uploads, token_script
 from .library import Library
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     block: bool = True,
+    names: Sequence[str] = (),
+    password: str | None = None,
 ) -> RunningPage:
     """Opens the page.
 
@@ -83,6 +87,8 @@ def serve(
         allowed: folders that run.json may name for its base model and data.
         port: the first free one from 7860 where `None`.
         block: wait until it is closed.
+        names: by which browsers may call the page, beside localhost, numeric addresses and this machine's own name.
+        password: asked of everybody; none where `None`.
 
     Raises:
         OSError: the address can't be listened on.
@@ -92,19 +98,34 @@ def serve(
     os.environ["GRADIO_TEMP_DIR"] = str(cache)  # read at import, and later
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     listener = listen(host, port)
-    page = _start(make_app(folders, trainings, allowed, cache, local=is_loopback(host)), listener, host)
+    local = is_loopback(host)
+    own = [] if local else [socket.gethostname(), f"{socket.gethostname()}.local"]
+    app = make_app(folders, trainings, allowed, cache, local, [host, *own, *names], password)
+    page = _start(app, listener, host)
+    if not local and password is None:
+        print(f"Warning: whoever reaches {host} can train and draw here. Set a password with --password.", flush=True)
     print(f"The page is at {page.address} (Ctrl-C closes it; trainings go on).", flush=True)
     if block:
         page.wait()
     return page
 
 
-def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], cache: Path, local: bool) -> FastAPI:
+def make_app(
+    folders: Sequence[Path],
+    trainings: Path,
+    allowed: Sequence[Path],
+    cache: Path,
+    local: bool,
+    names: Sequence[str] = (),
+    password: str | None = None,
+) -> FastAPI:
     """The page as a FastAPI app of our own, in which Gradio is mounted.
 
     Args:
         cache: for the pictures that browsers get; nothing else is served.
         local: only this machine reaches the page.
+        names: as in `serve`.
+        password: as in `serve`.
     """
     from fastapi import FastAPI
 
@@ -119,8 +140,10 @@ def make_app(folders: Sequence[Path], trainings: Path, allowed: Sequence[Path], 
         local=local,
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    token = secrets.token_urlsafe(32)
+    app.add_middleware(Guard, hosts=names, token=token, password=password, uploads=Uploads())
     app.add_middleware(SecurityHeaders)
-    mount(app, page)
+    mount(app, page, token_script(token))
     return app
 
 

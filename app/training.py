@@ -2,7 +2,7 @@
 
     FOLDER/NAME/pictures/            uploaded pictures with metadata.jsonl
     FOLDER/NAME/METHOD/              a run folder, and in it
-        training.json                process, its start and the command
+        training.json                process, its start and the settings
         train.log                    what the command prints
 
 So that a page, or the server, can be closed and opened again. To stop is a SIGTERM: the script then leaves its loop
@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from reslora_sd.runs.atomic import write_json
 from reslora_sd.runs.jsonl import read_object
@@ -28,7 +30,7 @@ from reslora_sd.runs.names import checkpoint_name
 from reslora_sd.runs.problems import Notes
 from reslora_sd.runs.run import Run
 
-from .training_request import TrainingRequest
+from .training_request import EMBEDDED, TrainingRequest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_scripts" / "train_text_to_image_reslora.py"
 """Beside this package, in the repository and where it is installed."""
@@ -44,26 +46,37 @@ def start(request: TrainingRequest, folder: Path) -> list[Path]:
         ValueError: `folder` has something of that name already.
     """
     home = folder.resolve() / request.name
-    taken = [method for method in request.methods if (home / method).exists()]
-    if taken:
-        raise ValueError(f"{home} holds {', '.join(taken)} already. Choose another name.")
     threads = max(1, (os.cpu_count() or 1) // len(request.methods))
-    return [_launch(home / method, request.flags(home, method), threads) for method in request.methods]
+    with _one_at_a_time(home):
+        taken = [method for method in request.methods if (home / method).exists()]
+        if taken:
+            raise ValueError(f"{home} holds {', '.join(taken)} already. Choose another name.")
+        return [_launch(request, home, method, threads) for method in request.methods]
 
 
-def resume(run: Path) -> None:
+def resume(run: Path, may_read: Callable[[Path], bool] = lambda path: True) -> None:
     """Goes on with a training that was stopped, from its latest checkpoint.
 
+    What training.json says is checked like what somebody types: it holds settings, no flags, and the run stays where
+    it is, wherever the file came from.
+
+    Args:
+        may_read: whether the page may train on pictures, or from a model, of this path.
+
     Raises:
-        ValueError: the folder holds no training of this page, or the training runs.
+        ValueError: the folder holds no training of this page, it asks for what the page may not do, or it runs.
     """
-    command = _read_process(run).get("flags")
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        raise ValueError(f"{run.name} was not started on this page, so its flags are not known.")
-    if find_process(run) is not None:
-        raise ValueError(f"{run.name} is running.")
-    flags = [word for word in command if word not in ("--resume_from_checkpoint", "latest")]
-    _launch(run, [*flags, "--resume_from_checkpoint", "latest"], os.cpu_count() or 1)
+    run = run.resolve()
+    home, method = run.parent, run.name
+    with _one_at_a_time(home):
+        request = _read_request(run)
+        local = [request.pictures, Path(request.model).expanduser() if request.model != EMBEDDED else None]
+        for path in local:
+            if path is not None and path.exists() and not may_read(path):
+                raise ValueError(f"{run / PROCESS_FILE} names {path}, which this page may not use.")
+        if find_process(run) is not None:
+            raise ValueError(f"{run.name} is running.")
+        _launch(request, home, method, os.cpu_count() or 1, "--resume_from_checkpoint", "latest")
 
 
 def stop(run: Path) -> bool:
@@ -139,8 +152,22 @@ def trainings(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path / PROCESS_FILE).stat().st_mtime, reverse=True)
 
 
-def _launch(run: Path, flags: Sequence[str], threads: int) -> Path:
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Only one page at a time looks whether trainings of a name run, and starts them."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home.parent / f".{home.name}.lock")
+    try:
+        with lock.acquire(timeout=20):
+            yield
+    except Timeout:
+        raise ValueError(f"Another page is starting trainings in {home}. Try again.") from None
+
+
+def _launch(request: TrainingRequest, home: Path, method: str, threads: int, *more: str) -> Path:
+    run = home / method
     run.mkdir(parents=True, exist_ok=True)
+    flags = [*request.flags(home, method), *more]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
     with (run / OUTPUT_FILE).open("ab") as log:
         child = subprocess.Popen(
@@ -153,9 +180,26 @@ def _launch(run: Path, flags: Sequence[str], threads: int) -> Path:
         )
     with _lock:
         _started.append(child)
-    about = {"process": child.pid, "began": psutil.Process(child.pid).create_time(), "flags": list(flags)}
-    write_json(run / PROCESS_FILE, about)
+    began = psutil.Process(child.pid).create_time()
+    write_json(run / PROCESS_FILE, {"process": child.pid, "began": began, "settings": request.to_dict()})
     return run
+
+
+def _read_request(run: Path) -> TrainingRequest:
+    """The settings in training.json, checked."""
+    settings = _read_process(run).get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{run / PROCESS_FILE} holds no settings of a training of this page. Go on with its own command, and "
+            "--resume_from_checkpoint latest."
+        )
+    try:
+        request = TrainingRequest.from_dict(settings)
+    except ValueError as error:
+        raise ValueError(f"{run / PROCESS_FILE}: {error}") from error
+    if run.name not in request.methods:
+        raise ValueError(f"{run / PROCESS_FILE} is of {', '.join(request.methods)}, not of {run.name}.")
+    return request
 
 
 def _pace(run: Run) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS, OWN_DEFAULTS, OWN_INTERVAL, OWN_STEPS, STYLE_DEFAULTS
 from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
@@ -60,8 +62,10 @@ class TrainingRequest:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if not self.methods or not set(self.methods) <= set(METHODS):
-            raise ValueError(f"The methods are {list(self.methods)}. Choose at least one of {', '.join(METHODS)}.")
+        if not self.methods or not set(self.methods) <= set(METHODS) or len(set(self.methods)) < len(self.methods):
+            raise ValueError(
+                f"The methods are {list(self.methods)}. Choose at least one of {', '.join(METHODS)}, each once."
+            )
         if len(self.prompts) > _MOST_PROMPTS or any(
             prompt.endswith(".txt") or len(prompt) > _LONGEST_PROMPT for prompt in self.prompts
         ):
@@ -106,6 +110,46 @@ class TrainingRequest:
             file.write_text("\n".join(" ".join(prompt.split()) for prompt in self.prompts) + "\n", encoding="utf-8")
             flags += ["--validation_prompts", str(file)]
         return flags
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` reads it."""
+        pictures = str(self.pictures.resolve()) if self.pictures is not None else None
+        return {**asdict(self), "methods": list(self.methods), "prompts": list(self.prompts), "pictures": pictures}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> TrainingRequest:
+        """Settings of a file that anybody may have written.
+
+        Raises:
+            ValueError: an entry is missing, unknown, of another kind or out of range.
+        """
+        kinds = {field.name: field.type for field in fields(cls)}
+        if found.keys() != kinds.keys():
+            odd = sorted(found.keys() ^ kinds.keys())
+            raise ValueError(f"The settings differ from a training's in {', '.join(odd)[:200]}.")
+        for name, value in found.items():
+            if not _is(kinds[name], value):
+                raise ValueError(f"The setting {name} is {value!r:.80}, which is no value of it.")
+        folder = found["pictures"]
+        return cls(
+            **{
+                **found,
+                "methods": tuple(found["methods"]),
+                "prompts": tuple(found["prompts"]),
+                "pictures": None if folder is None else Path(folder),
+            }
+        )
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """Whether a value of JSON can be that of a field, by the field's annotation."""
+    if isinstance(value, bool):
+        return False
+    if kind == "tuple[str, ...]":
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if kind == "Path | None":
+        return value is None or (isinstance(value, str) and "\0" not in value)
+    return isinstance(value, {"str": (str,), "int": (int,), "float": (int, float)}[kind])
 
 
 def check_name(name: str) -> None:

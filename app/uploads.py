@@ -26,6 +26,8 @@ from .pictures import FORMATS, load
 KINDS = (".png", ".jpg", ".jpeg", ".webp", *(HEIC if enable_heic() else ()))
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 MOST_FILES = 500
+_MOST_TIMES_LONGER = 16
+"""A picture's long side, of its short one."""
 MOST_BYTES_EACH = 20_000_000
 MOST_BYTES = 400_000_000
 
@@ -68,6 +70,11 @@ def _storable(data: bytes, name: str) -> Image.Image:
         image = upright(image)
     except ValueError as error:
         raise ValueError(f"{name!r} can't be used: {error}.") from error
+    if max(image.size) > _MOST_TIMES_LONGER * min(image.size):
+        raise ValueError(
+            f"{name!r} has {image.width} x {image.height} pixels: training would see a small part of it. Crop it, or "
+            "leave it out."
+        )
     return image if image.mode in _PNG_MODES else image.convert("RGB")
 
 

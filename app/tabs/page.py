@@ -50,15 +50,19 @@ def build(page: Page) -> gr.Blocks:
     return blocks
 
 
-def mount(app: FastAPI, page: Page) -> None:
-    """Puts the whole page at the root of an app."""
+def mount(app: FastAPI, page: Page, head: str = "") -> None:
+    """Puts the whole page at the root of an app.
+
+    Args:
+        head: more of the page's HTML head, before ours.
+    """
     gr.mount_gradio_app(
         app,
         build(page),
         path="/",
         theme=THEME,
         css=CSS,
-        head=HEAD,
+        head=head + HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
         show_error=False,

@@ -198,12 +198,14 @@ def _model(page: Page, name: str) -> str:
 def _allowed(page: Page, text: str) -> Path:
     """A folder that this page may train on. From other machines only what was allowed at the start."""
     path = Path(text).expanduser()
-    folders = [*page.allowed, page.trainings, *page.library.folders]
-    if not text or not path.exists():
-        raise ValueError(f"There is no folder {text!r} that this page may use.")
-    if not page.local and not any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+    if not text or not path.exists() or not _may_read(page, path):
         raise ValueError(f"There is no folder {text!r} that this page may use.")
     return path.resolve()
+
+
+def _may_read(page: Page, path: Path) -> bool:
+    folders = [*page.allowed, page.trainings, *page.library.folders]
+    return page.local or any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
 
 
 def _named(page: Page, name: str | None) -> Path:
@@ -234,7 +236,7 @@ def _stop(page: Page) -> Any:
 def _resume(page: Page) -> Any:
     def resume(name: str | None) -> str:
         try:
-            training.resume(_named(page, name))
+            training.resume(_named(page, name), lambda path: _may_read(page, path))
         except (ValueError, OSError) as error:
             return message(str(error), "bad")
         return message(f"{name} goes on from its latest checkpoint.", "good")

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .atomic import replacing
 
@@ -66,7 +66,12 @@ def read_object(path: Path, tell: Tell) -> dict[str, Any]:
 
 def is_step(value: object) -> bool:
     """A whole number from 0 to a thousand million: more is damage."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+    return is_whole(value, 10**9)
+
+
+def is_whole(value: object, most: int) -> TypeGuard[int]:
+    """A whole number from 0 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def is_number(value: object) -> bool:

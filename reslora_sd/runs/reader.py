@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .contents import lora_steps
-from .jsonl import Tell, is_number, is_step, read_object, read_rows
+from .jsonl import Tell, is_number, is_step, is_whole, read_object, read_rows
 from .names import (
     ADAPTER_FILE,
     DIFFUSERS_FILE,
@@ -32,6 +32,10 @@ from .run import IndexedPicture, PictureKey, ReferencePicture, Run, State, plann
 _FILES = (RUN_FILE, LOG_FILE, INDEX_FILE, REFERENCES_FILE, REPORT_FILE, RESULTS_FILE)
 _STILL_WRITING = 120.0
 """A run without its last file counts as being written for so many seconds after its last change."""
+_LARGEST_SEED = 2**53
+"""Larger ones are no seeds of ours, and browsers round them."""
+_LONGEST_NAME, _LONGEST_TEXT = 100, 10_000
+"""Letters of a method, and of a text of the index."""
 
 
 def read_run(path: Path) -> Run:
@@ -47,7 +51,7 @@ def read_run(path: Path) -> Run:
         state = "finished" if any(last_files.values()) else "being written" if is_fresh(path) else "cut off"
     run = Run(
         path,
-        method if isinstance(method, str) and method else "",
+        method if isinstance(method, str) and len(method) <= _LONGEST_NAME else "",
         settings,
         log,
         pictures,
@@ -133,7 +137,9 @@ def _picture(row: dict[str, Any]) -> IndexedPicture | None:
     variant, file, digest = row.get("merge_approach", UNMERGED), row.get("file"), row.get("sha256", "")
     if not (isinstance(prompt, str) and isinstance(variant, str) and isinstance(file, str) and isinstance(digest, str)):
         return None
-    if not (isinstance(seed, int) and isinstance(step, int) and is_step(step)):
+    if not (is_whole(seed, _LARGEST_SEED) and isinstance(step, int) and is_step(step)):
+        return None
+    if max(len(prompt), len(variant), len(file), len(digest)) > _LONGEST_TEXT:
         return None
     return IndexedPicture(PictureKey(prompt, seed, variant, step), file, digest)
 

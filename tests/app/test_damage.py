@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from app import adapter_view, curves, drawings, grids, pictures, training
 from app.library import Library
 from app.tabs.shared import warnings_and_notes
+from reslora_sd.runs.reader import read_run
 
 _VALUES: list[Any] = [
     None,
@@ -90,3 +92,41 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
         adapter_view.plan_summary(run)
         adapter_view.lora_summary(run)
     assert time.perf_counter() - began < 20
+
+
+def test_one_hostile_run_leaves_the_others_to_be_seen(made_up_pair, tmp_path):
+    first, second = made_up_pair
+    lines = (first / "validation/index.jsonl").read_text().splitlines()
+    hostile = [{**json.loads(line), "seed": seed} for line, seed in zip(lines, (2**70, -1, True, 7), strict=False)]
+    (first / "validation/index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in hostile))
+    about = json.loads((second / "run.json").read_text())
+    (second / "run.json").write_text(json.dumps({**about, "method": "lora (" + str(tmp_path / "third") + ")"}))
+    for name in ("third", "fourth"):
+        shutil.copytree(first, tmp_path / name)
+    runs = Library([first, second, tmp_path / "fourth", tmp_path / "third"]).names()
+    assert len(runs) == 4
+    (read,) = Library([first]).get(["lora"]).values()
+    assert [key.seed for key in read.pictures] == [7] and any("left out" in note for note in read.notes)
+
+
+def test_names_that_come_out_the_same_are_numbered(tmp_path):
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "a" / "run"]
+    taken = [f"lora ({'a/run'})", f"lora ({folders[1]})"]
+    for number, (folder, method) in enumerate(
+        zip([*folders, tmp_path / "c", tmp_path / "d"], ["lora", "lora", *taken], strict=True)
+    ):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"method": method, "number": number}))
+    names = Library([tmp_path / "c", tmp_path / "d", *folders]).names()
+    assert len(names) == 4 and names[f"lora ({folders[1]}) 2"] == folders[1]
+
+
+def test_a_link_plan_of_any_length_is_drawn_in_part(made_up):
+    about = json.loads((made_up / "run.json").read_text())
+    names = [f"blocks.{number}.to_q" for number in range(3000)]
+    plan = [
+        {"name": name, "chain": "to_q", "tokens": 4, "out_features": 8, "predecessors": names[:90]} for name in names
+    ]
+    (made_up / "run.json").write_text(json.dumps({**about, "link_plan": plan}))
+    drawn = drawings.link_plan(read_run(made_up))
+    assert "96 of 3000 blocks are drawn" in drawn and len(drawn) < 1_000_000

@@ -199,3 +199,19 @@ def test_a_request_out_of_range_is_refused(change, said):
 def test_pictures_are_rgb_of_the_models_size(generator, runs):
     picture = generator.draw_base(runs["lora"], job())
     assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"resolution": 30_000}, {"resolution": -64}, {"resolution": "64"}, {"resolution": 4}]
+)
+def test_sizes_that_no_picture_can_have_are_told(generator, foreign, arguments):
+    run = foreign(arguments=arguments)
+    for request in (REQUEST, dataclasses.replace(REQUEST, approach="least_squares")):
+        with pytest.raises(ValueError, match=r"run\.json says a resolution of .* in steps of 8"):
+            generator.draw_adapted(run, 2, job(request))
+
+
+def test_batches_that_are_too_large_for_a_page_are_told(generator, foreign):
+    run = foreign(arguments={"train_batch_size": 10**6})
+    with pytest.raises(ValueError, match=r"batches of 1000000 pictures, .* at most 256"):
+        generator.draw_adapted(run, 2, job(dataclasses.replace(REQUEST, approach="input")))

@@ -1,7 +1,9 @@
 """What the server answers to requests that no page of ours would make."""
 
 import asyncio
+import base64
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app import guard
 from app.server import SecurityHeaders, listen, serve
 from tests.app.browser import address_of, serving
 from tests.scripts import ROOT
@@ -75,21 +78,71 @@ def test_there_is_no_public_api(address):
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
 
 
-def upload(address, name, data):
+def token_of(address):
+    found = re.search(rb"x-reslora-token\W+token\W+([\w-]+)", get(address)[2])
+    assert found is not None
+    return found.group(1).decode()
+
+
+def upload(address, name, data, **headers):
     edge = "edgeofparts"
     head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     body = head + data + f"\r\n--{edge}--\r\n".encode()
-    headers = {"Content-Type": f"multipart/form-data; boundary={edge}"}
+    headers = {"Content-Type": f"multipart/form-data; boundary={edge}", **headers}
     request = urllib.request.Request(f"{address}/gradio_api/upload", body, headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 
 def test_a_file_above_20_megabytes_is_not_taken(address):
-    assert upload(address, "small.png", b"x" * 1000)
+    token = {"X-Reslora-Token": token_of(address)}
+    assert upload(address, "small.png", b"x" * 1000, **token)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        upload(address, "large.png", b"x" * 21_000_000)
+        upload(address, "large.png", b"x" * 21_000_000, **token)
     assert caught.value.code == 413
+
+
+def test_another_page_or_a_rebound_name_gets_nothing(address):
+    token = {"X-Reslora-Token": token_of(address)}
+    for headers in (
+        {},  # no token: a form of another page can't send one
+        {**token, "Origin": "http://localhost:9999"},  # another program's page on this machine
+        {**token, "Origin": "null"},
+        {**token, "Host": "rebind.test"},
+    ):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            upload(address, "small.png", b"x", **headers)
+        assert caught.value.code == 403, headers
+    for headers in ({"Host": "rebind.test:7860"}, {"Origin": "http://rebind.test"}, {"Sec-Fetch-Site": "same-site"}):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(urllib.request.Request(address, headers=headers))
+        assert caught.value.code == 403, headers
+
+
+def test_with_a_password_nothing_is_shown_without_it(made_up, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setattr(guard, "_WRONG_PASSWORD_COSTS", 0.0)
+    page = serve([made_up], tmp_path / "here", block=False, password="open sesame")
+    right, wrong = (base64.b64encode(words).decode() for words in (b"me:open sesame", b"me:open"))
+    try:
+        for headers in ({}, {"Authorization": f"Basic {wrong}"}, {"Authorization": "Basic ?"}):
+            for path in ("", "config", "gradio_api/info"):
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    get(urllib.request.Request(page.address + path, headers=headers))
+                assert caught.value.code == 401
+        known = urllib.request.Request(page.address, headers={"Authorization": f"Basic {right}"})
+        assert b"step by step" in get(known)[2]
+    finally:
+        page.close()
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_a_page_that_others_reach_warns_without_a_password(made_up, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    serve([made_up], tmp_path / "here", host="0.0.0.0", block=False).close()
+    assert "Warning: whoever reaches 0.0.0.0 can train and draw here. Set a password" in capsys.readouterr().out
 
 
 def test_security_headers_leave_a_stream_a_stream():

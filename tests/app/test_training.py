@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -158,6 +159,77 @@ def test_a_stopped_training_goes_on_and_a_running_one_does_not_start_twice(idle)
     (run / "checkpoint-2").rmdir()
     resume(run)
     wait_for("running", run)
-    assert json.loads((run / "training.json").read_text())["flags"][-2:] == ["--resume_from_checkpoint", "latest"]
-    with pytest.raises(ValueError, match="was not started on this page"):
+    process = find_process(run)
+    assert process is not None and process.cmdline()[-2:] == ["--resume_from_checkpoint", "latest"]
+    with pytest.raises(ValueError, match="holds no settings of a training of this page"):
         resume(idle)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"output_dir": "/elsewhere"}, "differ from a training's in output_dir"),
+        ({"model": "--push_to_hub"}, "base model is '--push_to_hub'"),
+        ({"model": ["--push_to_hub"]}, "setting model is"),
+        ({"methods": ["lora", "lora"]}, "each once"),
+        ({"methods": ["reslora_is"]}, "is of reslora_is, not of lora"),
+        ({"methods": "lora"}, "setting methods is"),
+        ({"steps": True}, "setting steps is True"),
+        ({"seed": 2**70}, "seed is"),
+        ({"learning_rate": float("inf")}, "setting learning_rate is None"),  # as JSON has no infinity
+        ({"name": "../../elsewhere"}, "The name is"),
+        ({"prompts": [1]}, "setting prompts is"),
+        ({"pictures": "/etc"}, "names /etc, which this page may not use"),
+    ],
+)
+def test_a_file_with_other_settings_starts_nothing(idle, change, said):
+    run = idle / "first" / "lora"
+    run.mkdir(parents=True)
+    settings = {**TrainingRequest("first").to_dict(), **change}
+    (run / "training.json").write_text(json.dumps({"process": 1, "began": 0.0, "settings": settings}))
+    with pytest.raises(ValueError, match=said):
+        resume(run, may_read=lambda path: False)
+    assert not (run / "train.log").exists()
+
+
+def test_flags_in_a_file_are_never_run(idle):
+    run = idle / "first" / "lora"
+    run.mkdir(parents=True)
+    (run / "training.json").write_text('{"flags": ["--output_dir", "/elsewhere", "--push_to_hub"]}')
+    with pytest.raises(ValueError, match="holds no settings"):
+        resume(run)
+
+
+def test_a_run_goes_on_where_it_lies_whatever_its_file_says(idle):
+    run = idle / "moved" / "lora"
+    run.mkdir(parents=True)
+    (run / "training.json").write_text(json.dumps({"settings": TrainingRequest("first").to_dict()}))
+    resume(run)
+    wait_for("running", run)
+    assert not (idle / "first").exists()
+
+
+@pytest.mark.parametrize("call", ["start", "resume"])
+def test_of_two_that_press_at_once_one_starts(idle, call):
+    request = TrainingRequest("first", methods=("lora",))
+    run = idle / "first" / "lora"
+    if call == "resume":
+        run.mkdir(parents=True)
+        (run / "training.json").write_text(json.dumps({"settings": request.to_dict()}))
+
+    def press(_):
+        try:
+            start(request, idle) if call == "start" else resume(run)
+        except ValueError as error:
+            return str(error)
+        return "started"
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(press, range(4)))
+    assert said.count("started") == 1, said
+    assert len(training._started) == 1
+
+
+def test_settings_survive_their_file(tmp_path):
+    request = TrainingRequest("first", prompts=("a cat",), pictures=tmp_path, learning_rate=1)
+    assert TrainingRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request

@@ -144,6 +144,9 @@ def test_other_kinds_damaged_and_too_large_files_are_refused(files, tmp_path, mo
     (folder / "fake.png").write_text("<script>")
     with pytest.raises(ValueError, match=r"'fake\.png' is no whole picture"):
         save_uploads([*files, folder / "fake.png"], tmp_path / "a", "")
+    Image.new("L", (1, 100_000)).save(folder / "line.png")
+    with pytest.raises(ValueError, match=r"'line\.png' has 1 x 100000 pixels: .* Crop it"):
+        save_uploads([*files, folder / "line.png"], tmp_path / "a", "")
     with pytest.raises(ValueError, match="no picture among"):
         save_uploads([], tmp_path / "a", "")
     monkeypatch.setattr(uploads, "MOST_BYTES", 10)
