@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
-from ..config import ResLoRAConfig
+from ..config import Precision, ResLoRAConfig
 from ..files import writing
 from ..files.lora_file import UNET, Blocks, Origin
+from ..files.lora_metadata import PREDICTION_TYPE, describe, family_of
 from ..files.reading import read_lora
+from ..files.unet_names import guess_topology, topology_of
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,39 @@ class PlainLoRA:
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
     """What a file of others holds for `text_encoder` and `text_encoder_2`."""
 
-    def save_diffusers(self, path: str | os.PathLike[str], **details: str) -> str:
+    def save_diffusers(
+        self,
+        path: str | os.PathLike[str],
+        precision: Precision = "float32",
+        unet_config: Mapping[str, Any] | None = None,
+        **details: str,
+    ) -> str:
         """Writes `pytorch_lora_weights.safetensors` in a folder, or the named .safetensors file; gives its path.
 
         Args:
-            details: strings for the file's metadata, for example `ss_base_model_version="sd_v1"`.
+            precision: of the file's numbers. Most LoRA files are in fp16; rounding costs about 1e-4 of the change.
+            unet_config: the U-Net's own `config`, which says what kind of model the file is for; left out, it is
+                guessed from the blocks.
+            details: more strings for the file's metadata, for example `ss_output_name="rex"`.
         """
-        return writing.save_diffusers(path, self.blocks, self._origin(), details)
+        metadata = self._metadata(unet_config, details)
+        return writing.write_diffusers(path, self.components, metadata, precision).path
 
-    def save_kohya(self, path: str | os.PathLike[str], **details: str) -> str:
-        """Writes one .safetensors file in kohya's naming, for ComfyUI and A1111; gives its path."""
-        return writing.save_kohya(path, self.blocks, self._origin(), details)
+    def save_kohya(
+        self,
+        path: str | os.PathLike[str],
+        precision: Precision = "float32",
+        unet_config: Mapping[str, Any] | None = None,
+        **details: str,
+    ) -> str:
+        """Writes one .safetensors file in kohya's naming, for ComfyUI, A1111 and kohya's scripts; gives its path.
+
+        Modules of SDXL get the names of Stability AI's code, which kohya's scripts want. Arguments as above.
+        """
+        metadata = self._metadata(unet_config, details)
+        topology = topology_of(unet_config) if unet_config else guess_topology(self.components)
+        write = writing.write_sai if topology.sdxl else writing.write_kohya
+        return write(path, self.components, metadata, precision, topology).path
 
     def save_peft(
         self,
@@ -67,6 +91,7 @@ class PlainLoRA:
         base_model: str = "",
         task_type: str | None = None,
         trained_modules: Mapping[str, Tensor] | None = None,
+        precision: Precision = "float32",
     ) -> str:
         """Writes an adapter folder for `PeftModel.from_pretrained`; gives its path.
 
@@ -74,8 +99,13 @@ class PlainLoRA:
             base_model: name or path that PEFT loads the base model from, where it is asked to.
             task_type: PEFT's, for example `CAUSAL_LM` or `SEQ_CLS`; needed by `AutoPeftModelFor...`.
             trained_modules: parameters that were trained whole, by their path in the model, such as a new classifier's.
+            precision: of the adapter's numbers.
         """
-        return writing.save_peft(folder, self.blocks, self._origin(), base_model, task_type, trained_modules or {})
+        metadata = self._origin().to_metadata()
+        written = writing.write_peft(
+            folder, self.components, metadata, precision, base_model, task_type, trained_modules
+        )
+        return written.path
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
@@ -89,8 +119,17 @@ class PlainLoRA:
         text_encoders = {name: blocks for name, blocks in file.components.items() if name != UNET}
         return cls(file.blocks(UNET), file.origin.config, file.origin.approach, text_encoders=text_encoders)
 
+    @property
+    def components(self) -> dict[str, Blocks]:
+        """All blocks by their part of a pipeline: the U-Net's, and those of text encoders."""
+        return {UNET: self.blocks, **self.text_encoders}
+
     def _origin(self) -> Origin:
         return Origin(self.config, self.approach)
+
+    def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
+        family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
+        return describe(self.components, self._origin(), details, family)
 
     def fuse_into(self, model: nn.Module) -> float:
         """Adds the LoRA to the model's own weights, for good: sums in float32 and rounds once.

@@ -53,7 +53,7 @@ def test_a_run_leaves_what_the_design_says(train, method):
         "reslora_adapter.safetensors",
         "merge_report.json",
         "pytorch_lora_weights.safetensors",
-        "pytorch_lora_weights_kohya.safetensors",
+        "run.safetensors",
     }
     rows = read_jsonl(run / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -109,8 +109,8 @@ def test_keys_and_metadata_are_what_tools_look_for(tmp_path):
     site = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     assert {f"unet.{site}.lora_A.weight", f"unet.{site}.lora_B.weight"} < set(load_file(path))
     settings = json.loads(metadata["lora_adapter_metadata"])
-    assert settings["unet.r"] == 4 and settings["unet.lora_alpha"] == 6
-    assert metadata["ss_network_dim"] == "4" and metadata["ss_network_alpha"] == "6"
+    assert settings["unet.r"] == settings["unet.lora_alpha"] == 4  # the scale is in lora_B
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "4" and metadata["reslora_lora_alpha"] == "6"
     assert (
         metadata["ss_base_model_version"] == "sd_v1" and metadata["modelspec.architecture"] == "stable-diffusion/lora"
     )
@@ -118,7 +118,7 @@ def test_keys_and_metadata_are_what_tools_look_for(tmp_path):
     kohya = load_file(plain.save_kohya(tmp_path / "k.safetensors"))
     stem = "lora_unet_" + site.replace(".", "_")
     assert {f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha"} < set(kohya)
-    assert float(kohya[f"{stem}.alpha"]) == 6
+    assert float(kohya[f"{stem}.alpha"]) == 4
 
 
 def test_files_that_are_no_plain_lora_are_told(tmp_path):
@@ -197,7 +197,7 @@ def test_ranks_and_scales_that_differ_survive_kohyas_single_alpha(tmp_path):
         for name, block in plain.blocks.items():
             torch.testing.assert_close(again.blocks[name].delta_weight(), block.delta_weight())
     alphas = {float(value) for name, value in load_file(tmp_path / "k.safetensors").items() if name.endswith(".alpha")}
-    assert alphas == {6.0}
+    assert alphas == {4.0}
 
 
 @pytest.mark.parametrize(
