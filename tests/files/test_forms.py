@@ -134,7 +134,7 @@ def test_files_that_are_no_plain_lora_are_told(tmp_path):
         with pytest.raises(ValueError, match=f"half.safetensors lacks {re.escape(gone)}"):
             PlainLoRA.load(tmp_path / "half.safetensors")
     adapter.save(tmp_path / "training.safetensors")
-    with pytest.raises(ValueError, match="no LoRA of a U-Net"):
+    with pytest.raises(ValueError, match=r"ResLoRA's training form.*reslora-convert IN OUT --merge"):
         PlainLoRA.load(tmp_path / "training.safetensors")
     with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing"):
         PlainLoRA.load(tmp_path / "nothing")
@@ -203,16 +203,16 @@ def test_ranks_and_scales_that_differ_survive_kohyas_single_alpha(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({**kohya_pair(), f"{STEM}.dora_scale": torch.ones(8)}, "dora_scale, which is no part of a plain LoRA"),
-        (kohya_pair("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"), "no module of a diffusers U-Net"),
+        ({**kohya_pair(), f"{STEM}.dora_scale": torch.ones(8)}, "dora_scale', which is DoRA"),
+        (kohya_pair("lora_unet_input_blocks_4_1_somewhere"), "somewhere.*no part of a plain LoRA"),
         ({f"{STEM}.alpha": torch.tensor(1.0)}, r"lacks .*lora_down\.weight"),
         ({**kohya_pair(), "lora_te_text_model.alpha": torch.tensor(1.0)}, "lora_te_text_model"),
         (
             {**pair(f"unet.{SITE}.lora_A.weight", f"unet.{SITE}.lora_B.weight"), f"unet.{SITE}.lora_x": torch.ones(1)},
-            "no part of a plain LoRA",
+            "lora_x.*another kind of adapter",
         ),
     ],
-    ids=["dora", "sdxl", "alpha alone", "text encoder", "unknown"],
+    ids=["dora", "no module", "alpha alone", "text encoder", "unknown"],
 )
 def test_what_would_be_lost_is_refused(tmp_path, tensors, words):
     with pytest.raises(ValueError, match=words):
@@ -268,10 +268,10 @@ def plain():
     ("metadata", "words"),
     [
         ({"lora_adapter_metadata": "["}, "JSONDecodeError"),
-        ({"lora_adapter_metadata": "[1]"}, "AttributeError"),
-        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": "much"}'}, "could not convert"),
-        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 1e999}'}, "scale of a LoRA's pair is inf"),
-        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.alpha_pattern": {"(": 1}}'}, "error"),
+        ({"lora_adapter_metadata": "[1]"}, "no table"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": "much"}'}, "'much', which is no finite number"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 1e999}'}, "lora_alpha is inf"),
+        ({"lora_adapter_metadata": '{"unet.r": 2, "unet.alpha_pattern": {"(": 1}}'}, "no pattern"),
         ({"reslora_config": "[" * 100_000}, "not JSON"),
     ],
 )
