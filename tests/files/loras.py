@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from reslora_sd import PlainLoRA, ResLoRAConfig, add_reslora, collect_statistics, merge
 from reslora_sd.blocks.plain import PlainBlock
+from reslora_sd.plan.links import Site
+from reslora_sd.plan.unet import trace_unet
 from tests.files.topologies import Topology, tiny_unet, topology
 from tests.unets import inputs_for
 
 RESIDUALS = ("none", "input", "block", "middle")
+DRAWN, TEXT = "drawn", "drawn with text encoders"
+KINDS = (*RESIDUALS, TEXT)
+"""Of LoRAs: trained with a residual path of that name, or drawn at random."""
+
+
+def lora_of(family: str, kind: str) -> PlainLoRA:
+    """One of `KINDS`, or `DRAWN`."""
+    if kind in RESIDUALS:
+        return trained(family, kind)
+    blocks = dict(drawn(family, kind == TEXT))
+    return PlainLoRA(blocks.pop("unet"), text_encoders=blocks)
 
 
 @functools.cache
 def trained(family: str, residual: str) -> PlainLoRA:
     """Two steps with Adam, merged by the method's own default; `block` gives several ranks."""
     unet = tiny_unet(family)
-    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=2, lora_alpha=3, pre_num=_PRE_NUM.get(residual)))
+    config = ResLoRAConfig(residual=residual, r=2, lora_alpha=3, pre_num=_PRE_NUM.get(residual))
+    with mock.patch("reslora_sd.adapter.adapter.trace_unet", lambda unet, config: _sites(family)):
+        adapter = add_reslora(unet, config)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)
     batch = inputs_for(unet, batch=1)
     for _ in range(2):
@@ -31,6 +47,12 @@ def trained(family: str, residual: str) -> PlainLoRA:
     if residual not in ("input", "middle"):
         return merge(adapter)
     return merge(adapter, None, collect_statistics(adapter, [batch], lambda batch: unet(**batch)))
+
+
+@functools.cache
+def _sites(family: str) -> list[Site]:
+    """One trace for all residuals: for SDXL it takes as long as the training."""
+    return trace_unet(tiny_unet(family), ResLoRAConfig())
 
 
 _PRE_NUM = {"block": 2, "middle": 2}
@@ -93,10 +115,33 @@ def _pair(shape: tuple[int, ...], r: int, scaling: float, generator: torch.Gener
     return PlainBlock(draw(r, *shape[1:]), draw(shape[0], r, *(1 for _ in shape[2:])), scaling)
 
 
-def deltas_of(components: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+def deltas_of(components: Mapping[str, Mapping[str, PlainBlock]]) -> dict[str, Tensor]:
     """What a LoRA adds to each weight, by component and path."""
-    return {
-        f"{component}.{path}": block.delta_weight()
-        for component, blocks in components.items()
-        for path, block in blocks.items()
+    return {f"{component}.{path}": block.delta_weight() for component, path, block in _blocks(components)}
+
+
+def _blocks(components: Mapping[str, Mapping[str, PlainBlock]]) -> Iterator[tuple[str, str, PlainBlock]]:
+    return ((component, path, block) for component, blocks in components.items() for path, block in blocks.items())
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every tool has to make of a LoRA, by component and path."""
+
+    deltas: Mapping[str, Tensor]
+    norms: Mapping[str, float]
+    """Of the deltas."""
+    sizes: Mapping[str, float]
+    """scaling ||lora_A|| ||lora_B||: rounding both to fp16 costs a thousandth of it at most."""
+
+
+@functools.cache
+def expected_of(family: str, kind: str) -> Expected:
+    """As `lora_of`."""
+    components = lora_of(family, kind).components
+    deltas = deltas_of(components)
+    sizes = {
+        f"{c}.{path}": float(one.scaling * one.lora_A.norm() * one.lora_B.norm())
+        for c, path, one in _blocks(components)
     }
+    return Expected(deltas, {name: float(delta.norm()) for name, delta in deltas.items()}, sizes)

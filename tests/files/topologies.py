@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from tests.unets import SD1, SD2, SDXL
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-_WIDTHS = {"block_out_channels": (8, 16, 24, 24), "norm_num_groups": 4, "sample_size": 8}
+_WIDTHS = {"block_out_channels": (8, 16, 24, 24), "norm_num_groups": 4, "sample_size": 16}
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {**SD1, **_WIDTHS, "attention_head_dim": 2},
     "sd2": {**SD2, **_WIDTHS, "attention_head_dim": (1, 2, 2, 2)},
@@ -75,6 +75,8 @@ class Topology:
     transformers 4, which LoRA files keep: they start with `text_model.`."""
     original: Mapping[str, str]
     """The path of a U-Net's module in diffusers, and its path in the code of Stability AI and CompVis."""
+    config: Mapping[str, Any]
+    """The U-Net's published one, of its real widths."""
 
 
 @functools.cache
@@ -86,7 +88,8 @@ def topology(family: str) -> Topology:
     for name, model in text.items():
         shapes[name] = {f"text_model.{path.removeprefix('text_model.')}": size for path, size in _shapes(model).items()}
     attention = tuple("CrossAttn" in kind for kind in unet.config.up_block_types)
-    return Topology(family, shapes, {path: original_path(path, attention) for path in shapes["unet"]})
+    original = {path: original_path(path, attention) for path in shapes["unet"]}
+    return Topology(family, shapes, original, {**unet.config, **{"sd1": SD1, "sd2": SD2, "sdxl": SDXL}[family]})
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
