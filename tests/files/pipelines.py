@@ -78,23 +78,31 @@ def deltas_in(pipe: Any, name: str = "default_0") -> dict[str, Tensor]:
     return {canonical(part, path): delta for part, model in parts for path, delta in tuned(model, name).items()}
 
 
+def layers_of(pipe: Any) -> dict[str, Any]:
+    """Linears and convolutions of the pipeline's own, whether PEFT stands around them or not, by component and path."""
+    return {
+        canonical(part, path.replace(".base_layer", "")): layer
+        for part, model in parts_of(pipe).items()
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and ".lora_" not in path
+    }
+
+
 @contextlib.contextmanager
 def added(pipe: Any, deltas: Iterable[tuple[Mapping[str, Tensor], float]]) -> Iterator[None]:
     """Within it, the deltas are in the pipeline's own weights, at those strengths."""
-    layers = {
-        canonical(part, path): layer
-        for part, model in parts_of(pipe).items()
-        for path, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    layers = layers_of(pipe)
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    with torch.no_grad():
-        for given, strength in deltas:
-            for name, delta in given.items():
-                layers[name].weight.add_(strength * delta)
+    try:
+        with torch.no_grad():
+            for given, strength in deltas:
+                for name, delta in given.items():
+                    layers[name].weight.add_(strength * delta)
         yield
-        for name, weight in before.items():
-            layers[name].weight.copy_(weight)
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                layers[name].weight.copy_(weight)
 
 
 def drawing(pipe: Any, **arguments: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """LoRA files in diffusers' own pipelines and in PEFT: every module at its strength, whatever is done with it."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.files.loras import RESIDUALS, TEXT, expected_of
-from tests.files.pipelines import added, canonical, deltas_in, drawing, parts_of, pipeline, tuned
+from tests.files.pipelines import added, deltas_in, drawing, layers_of, parts_of, pipeline, tuned
 from tests.files.topologies import tiny_unet
 
 
@@ -29,12 +30,7 @@ def sd():
 
 
 def weights_of(pipe):
-    return {
-        canonical(part, path): layer.weight.detach().clone()
-        for part, model in parts_of(pipe).items()
-        for path, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and ".lora_" not in path
-    }
+    return {name: layer.weight.detach().clone() for name, layer in layers_of(pipe).items()}
 
 
 def check(found, expected, most=1e-6):
@@ -72,15 +68,11 @@ def test_fusing_adds_the_deltas_and_unfusing_takes_them_out(strength, sd, saved)
     parts = list(parts_of(sd))
     sd.load_lora_weights(str(saved("sd1", TEXT, "diffusers")))
     sd.fuse_lora(components=parts, lora_scale=strength)
-    for name, weight in fused_weights(sd).items():
+    for name, weight in weights_of(sd).items():
         torch.testing.assert_close(weight, before[name] + strength * expected.deltas.get(name, 0), rtol=1e-6, atol=1e-6)
     sd.unfuse_lora(components=parts)
-    for name, weight in fused_weights(sd).items():
+    for name, weight in weights_of(sd).items():
         torch.testing.assert_close(weight, before[name], rtol=1e-5, atol=1e-5)
-
-
-def fused_weights(pipe):
-    return {name.replace(".base_layer", ""): weight for name, weight in weights_of(pipe).items()}
 
 
 def test_half_strength_draws_as_half_the_deltas_do(sd, saved):
@@ -96,6 +88,7 @@ def same(found, expected, base, most=1e-3):
     assert float((found - expected).norm()) <= most * float((expected - base).norm())
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # PEFT's, of the second
 def test_two_at_once_act_at_their_own_strengths(sd, saved):
     with added(sd, [(expected_of("sd1", "block").deltas, 0.7), (expected_of("sd1", TEXT).deltas, 0.3)]):
         expected = drawing(sd)
@@ -117,7 +110,7 @@ PICTURE = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
 
 def with_controlnet(pipe):
     torch.manual_seed(0)
-    control = ControlNetModel.from_unet(pipe.unet)
+    control = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
     for part in (*control.controlnet_down_blocks, control.controlnet_mid_block):
         nn.init.normal_(part.weight, std=0.1)  # zero in a new one
     return StableDiffusionControlNetPipeline(**pipe.components, controlnet=control)
@@ -140,8 +133,8 @@ def test_other_pipelines_draw_as_the_deltas_do(name, sd, saved):
     make, takes_picture = OTHERS[name]
     pipe = make(sd)
     pipe.set_progress_bar_config(disable=True)
-    more = {"image": PICTURE} if takes_picture else {}
-    more |= {"num_inference_steps": 4} if name == "img2img" else {}
+    more: dict[str, Any] = {"image": PICTURE} if takes_picture else {}
+    more |= {"num_inference_steps": 4} if name == "img2img" else {}  # of which it runs the last three
     with added(pipe, [(expected_of("sd1", TEXT).deltas, 1.0)]):
         expected = drawing(pipe, **more)
     base = drawing(pipe, **more)
