@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ SDXL_ENCODERS = {"text_encoder": 12, "text_encoder_2": 32}
 """How many layers they have."""
 
 
+@functools.cache
 def text_encoder(layers: int) -> nn.Module:
     """A CLIP text encoder without weights."""
     with torch.device("meta"):
@@ -45,16 +47,21 @@ def kohya_file(
     family: str, rank: int = 4, alpha: float = 1.0, convolutions: bool = False, dtype: torch.dtype = torch.float16
 ) -> dict[str, Tensor]:
     """What sd-scripts' `networks.lora` saves for SD 1.5 ("sd1") or SDXL ("sdxl")."""
-    config, encoders = {"sd1": (SMALL_SD1, SD1_ENCODERS), "sdxl": (SMALL_SDXL, SDXL_ENCODERS)}[family]
     topology: Topology = {"sd1": SD, "sdxl": SDXL}[family]
     generator, tensors = torch.Generator().manual_seed(0), {}
-    for component, path, (out, *size) in layers_of(config, encoders, convolutions):
+    for component, path, (out, *size) in _layers(family, convolutions):
         stem = kohya_stem(component, path, topology)
         kernel = (1, 1) if len(size) == 3 else ()
         tensors[f"{stem}.lora_down.weight"] = torch.randn(rank, *size, generator=generator).to(dtype)
         tensors[f"{stem}.lora_up.weight"] = torch.randn(out, rank, *kernel, generator=generator).to(dtype)
         tensors[f"{stem}.alpha"] = torch.tensor(alpha, dtype=dtype)
     return tensors
+
+
+@functools.cache
+def _layers(family: str, convolutions: bool) -> tuple[Any, ...]:
+    config, encoders = {"sd1": (SMALL_SD1, SD1_ENCODERS), "sdxl": (SMALL_SDXL, SDXL_ENCODERS)}[family]
+    return tuple(layers_of(config, encoders, convolutions))
 
 
 def kohya_deltas(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ _KINDS = {
 _MODELS = {
     r"(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]": "FLUX",
     r"(^|[._])joint_blocks[._]|\badd_q_proj\b|^lora_te3_|^text_encoder_3\.": "Stable Diffusion 3",
-    r"^lora_prior_|^prior\.|^lora_te1_.*t5": "Stable Cascade or another model",
+    r"^lora_prior_|^prior\.": "Stable Cascade",
     r"^(model\.)?control_model\.|^controlnet\.|lora_controlnet": "a ControlNet",
     r"^(lora_)?transformer[._]|^diffusion_model\.|^lora_llm|^lora_t5": "a diffusion transformer (FLUX, SD 3, ...)",
     r"^(model\.diffusion_model|first_stage_model|cond_stage_model)\.": "a whole checkpoint",

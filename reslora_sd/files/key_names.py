@@ -32,6 +32,7 @@ _UNET_TOP = frozenset(
     "conv_out".split()
 )
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_KEY = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _TEXT_TOP = re.compile(r"text_model\.|text_projection$|(encoder\.layers\.\d+\.(self_attn|mlp)\.)")
 
 
@@ -55,7 +56,7 @@ class Part:
 def parse_key(key: str) -> Part | None:
     """The part that a key names; `None` for a key of anything else."""
     ending = next((ending for ending in _ROLES if key.endswith(ending)), None)
-    if ending is None:
+    if ending is None or _KEY.fullmatch(key) is None:
         return None
     stem, role = key.removesuffix(ending), _ROLES[ending]
     if key.startswith(("lora_unet_", "lora_te")):

@@ -28,7 +28,9 @@ _CHANGES_MORE = {
 """Settings under which there is more than delta W = scaling * lora_B @ lora_A."""
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "lora_only")
 """Values of `init_lora_weights` that leave the base model's weights as they are. PiSSA, OLoRA and others don't."""
-_LONGEST_PATTERN = 1000
+_LONGEST_PATTERN, _MOST_REPEATS = 1000, 3
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""Such patterns can take for ever on a name that they don't fit."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ def _patterns(field: str, table: Any, convert: Any) -> tuple[tuple[re.Pattern[st
         raise ValueError(f"{field} is {table!r:.80}, which is no table")
     found = []
     for key, value in table.items():
-        if len(key) > _LONGEST_PATTERN:
-            raise ValueError(f"{field} has a pattern of {len(key)} characters")
+        repeats = sum(map(key.count, "*+{"))
+        if len(key) > _LONGEST_PATTERN or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(key):
+            raise ValueError(
+                f"{field} has {key!r:.80}, which is no pattern of names: it is too long, or repeats too much"
+            )
         try:
             found.append((re.compile(rf"(.*\.)?({key})$"), convert(f"{field} of {key!r:.80}", value)))
         except (re.error, RecursionError, OverflowError) as error:
@@ -113,6 +118,6 @@ def _rank(field: str, value: Any) -> int:
 
 
 def _number(field: str, value: Any) -> float:
-    if type(value) not in (int, float) or not -1e300 < value < 1e300:
+    if type(value) not in (int, float) or not -1e30 < value < 1e30:
         raise ValueError(f"{field} is {value!r:.80}, which is no finite number")
     return float(value)

@@ -35,21 +35,31 @@ def read_lora(path: str | os.PathLike[str]) -> LoRAFile:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, holds other keys too, or is no LoRA.
     """
-    source = Path(path)
-    if not source.is_dir():
-        return _read_file(source)
-    names = [name for name in (DIFFUSERS_FILE, PEFT_FILE) if (source / name).is_file()]
-    folders = [name for name in COMPONENTS if (source / name / PEFT_FILE).is_file()]
-    if len(names) + bool(folders) != 1:
-        found = [*names, *(f"{name}/{PEFT_FILE}" for name in folders)]
-        raise FileNotFoundError(
-            f"{path} holds {' and '.join(found) or f'neither {DIFFUSERS_FILE} nor {PEFT_FILE}'}. Name the file itself."
-        )
-    if names:
-        return _read_file(source / names[0])
-    files = {name: _read_file(source / name / PEFT_FILE, name) for name in folders}
+    source, sources = Path(path), files_of(path)
+    if len(sources) == 1 and sources[0].parent in (source, source.parent):
+        return _read_file(sources[0])
+    files = {file.parent.name: _read_file(file, file.parent.name) for file in sources}
     metadata = next(iter(files.values())).metadata
     return LoRAFile({name: file.blocks(name) for name, file in files.items()}, metadata, "peft")
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `read_lora` reads for a path: one, or that of each component.
+
+    Raises:
+        FileNotFoundError: a folder holds none, or several LoRAs.
+    """
+    source = Path(path)
+    if not source.is_dir():
+        return [source]
+    whole = [source / name for name in (DIFFUSERS_FILE, PEFT_FILE) if (source / name).is_file()]
+    parts = [source / name / PEFT_FILE for name in COMPONENTS if (source / name / PEFT_FILE).is_file()]
+    if len(whole) + bool(parts) != 1:
+        found = " and ".join(str(file.relative_to(source)) for file in [*whole, *parts])
+        raise FileNotFoundError(
+            f"{path} holds {found or f'neither {DIFFUSERS_FILE} nor {PEFT_FILE}'}. Name the file itself."
+        )
+    return whole or parts
 
 
 def _read_file(source: Path, component: str | None = None) -> LoRAFile:
@@ -67,7 +77,8 @@ def _read_file(source: Path, component: str | None = None) -> LoRAFile:
         components: dict[str, dict[str, PlainBlock]] = {}
         for (owner, path), pair in pairs.items():
             components.setdefault(owner, {})[path] = _block(pair, settings.get(pair.part.prefix))
-        file = LoRAFile(components, metadata, form)
+        ordered = {owner: components[owner] for owner in (*COMPONENTS, MODEL) if owner in components}
+        file = LoRAFile(ordered, metadata, form)
         assert file.origin is not None  # reads the settings of the adapter that was merged
     except ValueError as error:
         and_settings = f" and {PEFT_SETTINGS}" if form == "peft" else ""

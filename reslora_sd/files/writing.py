@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import Precision
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import UNET, Blocks
+from .lora_file import TEXT_ENCODER, UNET, Blocks
 from .lora_metadata import with_hashes
 from .rounding import Rounded, rounded
 from .storage import save_tensors
@@ -43,7 +43,7 @@ class Written:
 
     path: str
     precision: Precision
-    """Of its numbers; float32 where one doesn't fit the precision that was asked for, which is told."""
+    """Of its numbers; float32 where they don't fit the precision that was asked for, which is told."""
     error: float
     """||delta W in the file - delta W|| / ||delta W|| over all blocks."""
 
@@ -162,6 +162,7 @@ def write_peft(
         raise ValueError(f"Trained modules belong to one model of {', '.join(found.components)}. Save them apart.")
     for component, blocks in found.components.items():
         target = Path(folder) / component if several else Path(folder)
+        blocks = _as_transformers_has_it(component, blocks)
         tensors = {f"{PEFT_PREFIX}{name}": value for name, value in heads.items()}
         save_tensors(target / PEFT_FILE, {**tensors, **_matrices(blocks, PEFT_PREFIX)}, metadata)
         settings = LoraConfig(
@@ -173,6 +174,21 @@ def write_peft(
         )
         settings.save_pretrained(str(target))
     return Written(str(folder), found.precision, found.error)
+
+
+def _as_transformers_has_it(component: str, blocks: Blocks) -> Blocks:
+    """PEFT compares whole names. Later versions of transformers 5 have no `text_model` in a `CLIPTextModel`, which is a
+    pipeline's first text encoder; the second one, with its projection, keeps it.
+    """
+    if component != TEXT_ENCODER:
+        return blocks
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        model = CLIPTextModel(CLIPTextConfig(num_hidden_layers=1))
+    return (
+        blocks if hasattr(model, "text_model") else {path.removeprefix("text_model."): blocks[path] for path in blocks}
+    )
 
 
 def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], found: Rounded) -> Written:

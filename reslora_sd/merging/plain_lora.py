@@ -109,7 +109,7 @@ class PlainLoRA:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
-        """Reads a LoRA of a U-Net from any of the three forms (a file, or the folder that was written).
+        """Reads a LoRA from any of the forms that docs/files.md names: a file, or the folder that was written.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -117,12 +117,8 @@ class PlainLoRA:
         """
         file = read_lora(path)
         text_encoders = {name: blocks for name, blocks in file.components.items() if name not in (UNET, MODEL)}
-        return cls(
-            file.blocks(UNET) or file.blocks(MODEL),
-            file.origin.config,
-            file.origin.approach,
-            text_encoders=text_encoders,
-        )
+        blocks, origin = file.blocks(UNET) or file.blocks(MODEL), file.origin
+        return cls(blocks, origin.config, origin.approach, text_encoders=text_encoders)
 
     @property
     def components(self) -> dict[str, Blocks]:
@@ -131,10 +127,6 @@ class PlainLoRA:
 
     def _origin(self) -> Origin:
         return Origin(self.config, self.approach)
-
-    def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
-        family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
-        return describe(self.components, self._origin(), details, family)
 
     def by_component(self) -> dict[str, PlainLoRA]:
         """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them."""
@@ -152,6 +144,10 @@ class PlainLoRA:
                 f"This LoRA is also of {' and '.join(self.text_encoders)}, and that part would be lost. Take the LoRA "
                 "of each component from by_component()."
             )
+
+    def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
+        family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
+        return describe(self.components, self._origin(), details, family)
 
     def fuse_into(self, model: nn.Module) -> float:
         """Adds the LoRA to the model's own weights, for good: sums in float32 and rounds once.

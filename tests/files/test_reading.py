@@ -225,6 +225,8 @@ def test_a_language_models_peft_folder_is_no_unets(tmp_path):
         ({"lora_bias": True}, "biases"),
         ({"r": 8}, "the settings give mid_block.* rank 8, but its matrices have 4"),
         ({"rank_pattern": {"to_q": 2.0}}, "is 2.0, which is no rank"),
+        ({"alpha_pattern": {"(a+)+$": 2}}, "repeats too much"),
+        ({"alpha_pattern": {".*.*.*.*a": 2}}, "repeats too much"),
         ({"rank_pattern": []}, "rank_pattern is .*no table"),
         ({"use_rslora": "yes"}, "neither true nor false"),
         ({"lora_alpha": 10**400}, "no finite number"),
