@@ -43,8 +43,7 @@ CASES = [
     *(("sd1", kind, "diffusers") for kind in RESIDUALS),
     *(("sd1", kind, "kohya") for kind in ("block", TEXT)),
     *(("sd2", TEXT, form) for form in ("diffusers", "kohya")),
-    *(("sdxl", TEXT, form) for form in ("diffusers", "kohya", "sai")),
-    ("sdxl", "block", "diffusers"),
+    *(("sdxl", TEXT, form) for form in ("diffusers", "sai")),
 ]
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 from safetensors.torch import save_file
 
-from reslora_sd.files.reading import read_lora
-from tests.files.loras import KINDS, TEXT, as_sd_scripts_writes, deltas_of, expected_of
+from reslora_sd.convert.converting import convert
+from reslora_sd.convert.settings import Conversion, parse
+from tests.files.loras import KINDS, TEXT, as_sd_scripts_writes, expected_of
 from tests.files.readers import READERS, a1111_family, forge_family, metadata_of
 from tests.files.topologies import FAMILIES, topology
 
@@ -52,11 +53,24 @@ def test_a1111_and_forge_list_a_file_for_the_models_that_it_is_for(family, form,
     assert a1111_family(metadata) == family and forge_family(metadata) == family
 
 
+@pytest.mark.parametrize("through", ["diffusers", "peft"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_file_as_sd_scripts_writes_it_keeps_every_delta_through_every_form(family, tmp_path):
-    tensors, metadata = as_sd_scripts_writes(family)
-    save_file(dict(tensors), tmp_path / "theirs.safetensors", dict(metadata))
-    theirs = READERS["sd-scripts"](tmp_path / "theirs.safetensors", topology(family))
-    assert not theirs.left
-    read = read_lora(tmp_path / "theirs.safetensors")
-    assert deltas_of(read.components).keys() == theirs.deltas.keys()
+def test_a_file_as_sd_scripts_writes_it_comes_back_for_every_tool(family, through, tmp_path):
+    theirs, middle, back = tmp_path / "theirs.safetensors", tmp_path / "middle", tmp_path / "back.safetensors"
+    save_file(dict(as_sd_scripts_writes(family)[0]), theirs, dict(as_sd_scripts_writes(family)[1]))
+    reslora_convert(theirs, middle, "--to", through)
+    reslora_convert(middle, back, "--to", "kohya")
+    assert a1111_family(metadata_of(back)) == family
+    expected = READERS["sd-scripts"](theirs, topology(family))
+    assert not expected.left
+    for read in READERS.values():
+        found = read(back, topology(family))
+        assert not found.left and found.deltas.keys() == expected.deltas.keys()
+        for name, delta in expected.deltas.items():
+            assert (found.deltas[name] - delta).norm() <= 1e-6 * delta.norm()
+
+
+def reslora_convert(*arguments):
+    command = parse([str(argument) for argument in arguments])
+    assert isinstance(command, Conversion)
+    convert(command)
