@@ -8,9 +8,8 @@ from pathlib import Path
 from ..files.lora_file import MODEL, UNET, Blocks
 from ..files.lora_metadata import describe
 from ..merging.plain_lora import PlainLoRA
+from ..training.command import quiet_libraries
 from .changes import changed
-from .fusing import fuse
-from .merging import merge_adapter
 from .outputs import check_free, write
 from .settings import Conversion, ConvertSettings
 from .sources import Source, read_source
@@ -26,7 +25,11 @@ def convert(command: Conversion) -> list[str]:
     asked = "pipeline" if settings.fuse else settings.to or ("diffusers" if settings.merge else None)
     if asked:
         check_free(command.target, asked, settings.overwrite)  # before anything that takes time
+    if settings.merge or settings.fuse:
+        quiet_libraries()  # before diffusers is imported, and says what it lacks
     if settings.merge:
+        from .merging import merge_adapter
+
         merged = merge_adapter(command.source, settings)
         source, error = merged.source, merged.error
         known = f"; a branch's output is off by at most {error:.2%}" if error is not None else ""
@@ -52,6 +55,8 @@ def _save(source: Source, components: Mapping[str, Blocks], form: str, place: Pa
 
 
 def _fuse(source: Source, components: Mapping[str, Blocks], form: str, place: Path, settings: ConvertSettings) -> str:
+    from .fusing import fuse
+
     assert settings.fuse is not None
     if MODEL in components:
         raise ValueError(

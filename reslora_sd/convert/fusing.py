@@ -11,7 +11,6 @@ from ..config import Precision
 from ..files.lora_file import MODEL
 from ..files.storage import reason
 from ..merging.plain_lora import PlainLoRA
-from ..training.command import quiet_libraries
 from .outputs import new_folder
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
@@ -23,7 +22,6 @@ def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> floa
     Raises:
         ValueError: the pipeline can't be read, or the LoRA belongs to another one. Nothing is written then.
     """
-    quiet_libraries()
     pipeline = _load(base, precision)
     parts = plain.by_component()
     for name, part in parts.items():

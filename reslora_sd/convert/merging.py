@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter.adapter import ResLoRAAdapter, load_reslora
 from ..adapter.training_form import read_training_form
+from ..assets import DEFAULT_MODEL
 from ..files.lora_file import UNET, Origin
 from ..files.lora_metadata import family_of, prediction_of
 from ..files.storage import reason
@@ -27,7 +28,6 @@ from ..runs.names import ADAPTER_FILE, APPROACHES, FROM_STATISTICS, RUN_FILE, ch
 from ..runs.paths import public_name
 from ..runs.reader import read_run
 from ..runs.run import Run
-from ..training.command import quiet_libraries
 from .settings import ConvertSettings
 from .sources import Source
 
@@ -64,7 +64,6 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     approach = _approach(settings, config.residual, file)
     run = _run_of(file)
     base = settings.base or _base_of(run, file)
-    quiet_libraries()
     if settings.calibrate:
         if run is None:
             raise ValueError(f"There is no {RUN_FILE} beside {file}, so --calibrate can't know which pictures to take.")
@@ -121,7 +120,8 @@ def _base_of(run: Run | None, file: Path) -> str:
     if not isinstance(base, str) or not base:
         beside = f"{run.path / RUN_FILE} names none" if run else f"there is no {RUN_FILE} beside {file}"
         raise ValueError(f"Which model the adapter is for isn't known: {beside}. Name it with --base.")
-    return base
+    embedded = Path(base).parts[-3:] == DEFAULT_MODEL.parts[-3:]  # wherever the package was installed then
+    return str(DEFAULT_MODEL) if embedded else base
 
 
 def _unet(base: str, run: Run | None) -> Any:

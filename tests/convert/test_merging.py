@@ -7,8 +7,9 @@ import pytest
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 
-from reslora_sd import load_reslora, merge
+from reslora_sd import ResLoRAConfig, add_reslora, load_reslora, merge
 from reslora_sd.files.reading import read_lora
+from tests.unets import move_away_from_zero, small_unet
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -78,10 +79,19 @@ def test_what_holds_no_adapter_is_told(run, tmp_path):
         run(tmp_path / "nothing", tmp_path / "x", "--merge")
 
 
-def test_exact_merges_need_no_data_and_can_be_cut(run, tmp_path, tiny_pipeline_folder):
-    from reslora_sd import ResLoRAConfig, add_reslora
-    from tests.unets import move_away_from_zero
+def test_the_included_model_is_found_wherever_it_was(run, tmp_path):
+    adapter = add_reslora(small_unet(), ResLoRAConfig(residual="none", r=2))
+    adapter.save(tmp_path / "reslora_adapter.safetensors")
+    elsewhere = "/elsewhere/site-packages/reslora_sd/assets/tiny-sd"
+    (tmp_path / "run.json").write_text(json.dumps({"method": "lora", "base_model": elsewhere}))
+    with pytest.raises(ValueError, match="belongs to another model or other settings"):  # so it was read
+        run(tmp_path, tmp_path / "x", "--merge")
+    (tmp_path / "run.json").write_text(json.dumps({"method": "lora", "base_model": "/elsewhere"}))
+    with pytest.raises(ValueError, match="Cannot read the U-Net of '/elsewhere'"):
+        run(tmp_path, tmp_path / "x", "--merge")
 
+
+def test_exact_merges_need_no_data_and_can_be_cut(run, tmp_path, tiny_pipeline_folder):
     unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
     adapter = add_reslora(unet, ResLoRAConfig(residual="block", r=4, lora_alpha=6))
     move_away_from_zero(adapter, std=0.1)
