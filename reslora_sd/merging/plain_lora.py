@@ -16,6 +16,7 @@ from ..config import ResLoRAConfig
 from ..files import writing
 from ..files.lora_file import UNET, Blocks, Origin
 from ..files.reading import read_lora
+from ..plan.text import check_own_weights
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class BlockReport:
     """Rank after the merge."""
     error: float | None
     """sqrt(E||merged - unmerged||^2 / E||unmerged||^2) of the branch's output; `None` without statistics."""
+    input_norm: float | None = None
+    """||x_n||_F, the mean over the statistics' last forward passes (f_n of Eq. 8); `None` without statistics."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,15 @@ class PlainLoRA:
             The largest rounding error of a weight; 0 for a float32 model.
 
         Raises:
-            ValueError: the model lacks one of the linears, has another size, or still has its ResLoRA adapter; nothing
-                is changed then.
+            ValueError: the model lacks one of the linears, has another size, still has its ResLoRA adapter, or uses the
+                weight of one of the linears elsewhere, too (a tied `lm_head`); nothing is changed then.
         """
         if any(isinstance(module, LoRABlock) for module in model.modules()):
             raise ValueError(
                 "The model still has its ResLoRA adapter, which would act twice. Call adapter.remove() first."
             )
         linears = self.linears_of(model)
+        check_own_weights(model, linears)
         largest = 0.0
         with torch.no_grad():
             for name, block in self.blocks.items():
@@ -135,6 +139,7 @@ class PlainLoRA:
                     "r": report.r,
                     "error": report.error,
                     "norm": self.blocks[name].norm(),
+                    "input_norm": report.input_norm,
                 }
                 for name, report in self.reports.items()
             },

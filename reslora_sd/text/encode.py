@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, StoppingCriteria
 
 from ..modes import evaluating
+from .answers import cut
 
 IGNORED = -100
 """Label of tokens that the loss leaves out: the prompt's and padding."""
@@ -74,11 +76,36 @@ def batches_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[start : start + size]
 
 
+class _Ended(StoppingCriteria):  # type: ignore[misc]
+    """Whether each row of a batch holds a whole answer.
+
+    Args:
+        start: length of the prompts.
+    """
+
+    def __init__(self, tokenizer: Any, start: int, stop: re.Pattern[str]) -> None:
+        self.tokenizer, self.start, self.stop = tokenizer, start, stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> torch.Tensor:
+        """(batch, tokens) -> (batch,) bool"""
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        return torch.tensor([self.stop.search(text) is not None for text in texts], device=input_ids.device)
+
+
 @torch.no_grad()
 def generate_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], batch_size: int, max_length: int, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    batch_size: int,
+    max_length: int,
+    max_new_tokens: int,
+    stop: re.Pattern[str] | None = None,
 ) -> tuple[list[str | None], int]:
     """Greedy answers with a KV cache, batched with padding on the left; `None` for prompts over `max_length` tokens.
+
+    Args:
+        stop: an answer ends where this ends, and is not generated further.
 
     Returns:
         an answer for each prompt, and how many prompts were too long.
@@ -97,10 +124,11 @@ def generate_answers(
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                stopping_criteria=[_Ended(tokenizer, batch["input_ids"].shape[1], stop)] if stop else [],
             )
             new = tokens[:, batch["input_ids"].shape[1] :]
             for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                answers[i] = text
+                answers[i] = cut(text, stop) if stop else text
     return answers, len(prompts) - len(order)
 
 

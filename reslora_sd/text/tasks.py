@@ -31,6 +31,8 @@ class GenerationTask:
     """Whether an answer to a row is right."""
     max_new_tokens: int
     """An answer is cut after so many tokens."""
+    stop: re.Pattern[str]
+    """An answer ends where this ends: after its own last line, or where the model asks itself another question."""
     test_split: str = "test"
     tested_on: str | None = None
     """Another task whose test rows are used (MetaMathQA is tested on GSM8K's, appendix C)."""
@@ -153,6 +155,12 @@ def _hellaswag_target(row: Mapping[str, Any]) -> str:
     return f" {'ABCD'[int(row['label'])]}"
 
 
+_NEXT_QUESTION = r"(?=\n\s*(?:Question|Options):)"
+_AFTER_MARK = re.compile(rf"####\s*\S[^\n]*(?=\n)|{_NEXT_QUESTION}")
+_AFTER_RESULT = re.compile(rf"=\s*[-\d.,]+[^\S\n]*(?=\n)|{_NEXT_QUESTION}")
+_AFTER_LINE = re.compile(r"\S[^\n]*(?=\n)")
+
+
 def _is_number_of(column: str) -> Callable[[str, Mapping[str, Any]], bool]:
     return lambda text, row: same_number(text, _number(row[column]))
 
@@ -166,6 +174,7 @@ _GSM8K = GenerationTask(
     target=_gsm8k_target,
     is_correct=_is_number_of("answer"),
     max_new_tokens=256,
+    stop=_AFTER_MARK,
 )
 _SVAMP = GenerationTask(
     name="svamp",
@@ -176,6 +185,7 @@ _SVAMP = GenerationTask(
     target=_svamp_target,
     is_correct=_is_number_of("Answer"),
     max_new_tokens=48,
+    stop=_AFTER_RESULT,
 )
 _MATHQA = GenerationTask(
     name="mathqa",
@@ -186,6 +196,7 @@ _MATHQA = GenerationTask(
     target=_mathqa_target,
     is_correct=lambda text, row: letter_in(text, _LETTERS) == str(row["correct"]).strip().lower(),
     max_new_tokens=256,
+    stop=_AFTER_MARK,
 )
 _METAMATHQA = GenerationTask(
     name="metamathqa",
@@ -196,6 +207,7 @@ _METAMATHQA = GenerationTask(
     target=lambda row: f" {str(row['response']).strip()}",
     is_correct=lambda text, row: True,  # its answers may be formulas; only GSM8K's are marked
     max_new_tokens=256,
+    stop=_AFTER_MARK,
     tested_on="gsm8k",
 )
 _HELLASWAG = GenerationTask(
@@ -207,6 +219,7 @@ _HELLASWAG = GenerationTask(
     target=_hellaswag_target,
     is_correct=lambda text, row: letter_in(text, "abcd") == "abcd"[int(row["label"])],
     max_new_tokens=4,
+    stop=_AFTER_LINE,
     test_split="validation",
 )
 GENERATION_TASKS = {task.name: task for task in (_GSM8K, _SVAMP, _MATHQA, _METAMATHQA, _HELLASWAG)}

@@ -1,9 +1,12 @@
 """Rows as tokens, batches, and generated answers."""
 
+import re
+
 import pytest
 import torch
 
 from reslora_sd import ResLoRAConfig, add_reslora
+from reslora_sd.text.answers import cut
 from reslora_sd.text.encode import IGNORED, encode, generate_answers, padding
 from reslora_sd.text.models import load_causal_lm
 from reslora_sd.text.tasks import read_train, task_named
@@ -86,3 +89,17 @@ def test_a_prompt_over_the_limit_has_no_answer_and_is_counted(llama):
     answers, too_long = generate_answers(model, tokenizer, ["short", "x" * 80], 8, 64, 4)
     assert answers[0] is not None and answers[1] is None and too_long == 1
     assert tokenizer.padding_side == "right"
+
+
+def test_generation_stops_where_the_answer_ends(llama, monkeypatch):
+    """Each row of a batch by itself; nothing behind it is in the answer."""
+    model, tokenizer = load_causal_lm(str(llama))
+    prompts = ["a", "a much longer prompt than the first", "in between"]
+    whole, _ = generate_answers(model, tokenizer, prompts, 3, 64, 12)
+    stop = re.compile(re.escape(whole[0][1:3]))
+    made, generate = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: made.append(generate(**given)) or made[-1])
+    answers, _ = generate_answers(model, tokenizer, prompts[:1], 3, 64, 12, stop)
+    assert answers == [whole[0][:3]] and made[0].shape[1] < len(tokenizer(prompts[0])["input_ids"]) + 12
+    together, _ = generate_answers(model, tokenizer, prompts, 3, 64, 12, stop)
+    assert together == [cut(text, stop) for text in whole]

@@ -196,6 +196,13 @@ def test_too_long_rows_are_counted_and_said(train, tmp_path, caplog):
     assert result["dataset"]["too_long"] == 28 and "14 test rows are over --max_length 85: left out" in caplog.text
 
 
+def test_answers_are_cut_after_so_many_tokens(train):
+    """The tokens are bytes; a random model ends no answer early."""
+    _, run = train("--max_new_tokens", 3, "--max_steps", 1)
+    answers = [text for row in read_jsonl(run / "answers.jsonl") for text in row["answers"].values()]
+    assert max(len(text.encode()) for text in answers) <= 3 * len("\ufffd".encode()) and any(answers)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
