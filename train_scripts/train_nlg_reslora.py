@@ -78,8 +78,8 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log)
     described = {
         "name": data.task,
-        "train": data.train_file or task.hub_name,
-        "test": data.test_file or test_task(task).hub_name,
+        "train": data.train_file or task.hub.name,
+        "test": data.test_file or test_task(task).hub.name,
         "train_rows": len(encoded),
         "test_rows": len(tests),
         "too_long": encoded.too_long + tests.too_long,

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .hub import GLUE
 from .labels import class_order
 from .read import Row, choose, read_hub, read_json_lines
 
-HUB_NAME = "nyu-mll/glue"
+HUB_NAME = GLUE.name
 Metrics = Callable[[Any, Any], dict[str, float]]
 """(predictions, labels) -> figures by name, the paper's first."""
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import hub
 from .answers import letter_in, number_in, same_number
+from .hub import HubData
 from .read import Row, choose, read_hub, read_json_lines
 
 Texts = Callable[[Mapping[str, Any]], str]
@@ -19,8 +21,7 @@ class GenerationTask:
     """A task whose answers a causal LM writes."""
 
     name: str
-    hub_name: str
-    hub_config: str | None
+    hub: HubData
     columns: tuple[str, ...]
     """Columns that every row must have."""
     prompt: Texts
@@ -60,10 +61,8 @@ def read_train(task: GenerationTask, file: str | None, limit: int | None, seed: 
     Raises:
         FileNotFoundError, ValueError: as `read_json_lines`, `read_hub`, and for rows whose answer can't be read.
     """
-    rows = (
-        read_json_lines(file, task.columns) if file else read_hub(task.hub_name, task.hub_config, "train", task.columns)
-    )
-    return choose(_checked(task, rows, file or task.hub_name), limit, seed)
+    rows = read_json_lines(file, task.columns) if file else _from_hub(task, "train", None)
+    return choose(_checked(task, rows, file or task.hub.name), limit, seed)
 
 
 def read_test(task: GenerationTask, file: str | None, limit: int | None) -> list[Row]:
@@ -75,7 +74,14 @@ def read_test(task: GenerationTask, file: str | None, limit: int | None) -> list
     task = test_task(task)
     if file:
         return _checked(task, read_json_lines(file, task.columns, limit), file)
-    return _checked(task, read_hub(task.hub_name, task.hub_config, task.test_split, task.columns, limit), task.hub_name)
+    return _checked(task, _from_hub(task, task.test_split, limit), task.hub.name)
+
+
+def _from_hub(task: GenerationTask, split: str, limit: int | None) -> list[Row]:
+    rows = read_hub(task.hub.name, task.hub.config, split, task.columns, limit)
+    if limit is None:
+        hub.check_rows(task.hub, split, rows)
+    return rows
 
 
 def _checked(task: GenerationTask, rows: list[Row], place: str) -> list[Row]:
@@ -167,8 +173,7 @@ def _is_number_of(column: str) -> Callable[[str, Mapping[str, Any]], bool]:
 
 _GSM8K = GenerationTask(
     name="gsm8k",
-    hub_name="openai/gsm8k",
-    hub_config="main",
+    hub=hub.GSM8K,
     columns=("question", "answer"),
     prompt=lambda row: _question(row["question"]),
     target=_gsm8k_target,
@@ -178,8 +183,7 @@ _GSM8K = GenerationTask(
 )
 _SVAMP = GenerationTask(
     name="svamp",
-    hub_name="ChilleD/SVAMP",
-    hub_config=None,
+    hub=hub.SVAMP,
     columns=("Body", "Question", "Equation", "Answer"),
     prompt=_svamp_question,
     target=_svamp_target,
@@ -189,8 +193,7 @@ _SVAMP = GenerationTask(
 )
 _MATHQA = GenerationTask(
     name="mathqa",
-    hub_name="allenai/math_qa",
-    hub_config=None,
+    hub=hub.MATHQA,
     columns=("Problem", "Rationale", "options", "correct"),
     prompt=_mathqa_prompt,
     target=_mathqa_target,
@@ -200,8 +203,7 @@ _MATHQA = GenerationTask(
 )
 _METAMATHQA = GenerationTask(
     name="metamathqa",
-    hub_name="meta-math/MetaMathQA",
-    hub_config=None,
+    hub=hub.METAMATHQA,
     columns=("query", "response"),
     prompt=lambda row: _question(row["query"]),
     target=lambda row: f" {str(row['response']).strip()}",
@@ -212,8 +214,7 @@ _METAMATHQA = GenerationTask(
 )
 _HELLASWAG = GenerationTask(
     name="hellaswag",
-    hub_name="Rowan/hellaswag",
-    hub_config=None,
+    hub=hub.HELLASWAG,
     columns=("activity_label", "ctx", "endings", "label"),
     prompt=_hellaswag_prompt,
     target=_hellaswag_target,
