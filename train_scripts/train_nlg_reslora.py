@@ -75,7 +75,8 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     attached = attach(model, settings.method, steps, training.seed, keep_base=keep_base)
     log = StepLog(run, attached.adapter)
     pad = padding(tokenizer)
-    trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log)
+    kept_apart = validation.examples if validation is not None else None
+    trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log, kept_apart)
     described = {
         "name": data.task,
         "train": data.train_file or task.hub.name,
@@ -98,7 +99,7 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         about["validation_loss"] = check_trained(loss, "the rows kept apart", run.path)
     calibration = calibration_rows(attached, encoded.examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
-    plains, contexts = merged_variants(attached, batches(calibration))
+    plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results: dict[str, dict[str, float]] = {}
     if evaluation.evaluate != "none":
         results = measure_answers(model, contexts, batches(tests.examples))

@@ -75,7 +75,8 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     measured = evaluation.evaluate != "none"
     attached = attach(model, settings.method, total_steps(training, len(examples)), training.seed, head, measured)
     pad = DataCollatorWithPadding(tokenizer)
-    trainer = make_trainer(attached, training, examples, pad, tokenizer, StepLog(run, attached.adapter))
+    kept = encode(validation_rows)[0] if validation_rows else None
+    trainer = make_trainer(attached, training, examples, pad, tokenizer, StepLog(run, attached.adapter), kept)
     described = {
         "name": data.task,
         "train": data.train_file or HUB_NAME,
@@ -92,13 +93,12 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
     model = attached.model.eval()
-    if validation_rows:  # before merging, which a model that diverged can't have
-        kept, _ = encode(validation_rows)
+    if kept is not None:  # before merging, which a model that diverged can't have
         loss = measure(model, {"unmerged": nullcontext}, batches(kept))["unmerged"]["loss"]
         about["validation_loss"] = check_trained(loss, "the rows kept apart", run.path)
     calibration = calibration_rows(attached, examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
-    plains, contexts = merged_variants(attached, batches(calibration))
+    plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results: dict[str, dict[str, float]] = {}
     for name, (rows, _) in sets.items() if measured else ():
         found = measure(model, contexts, batches(rows))

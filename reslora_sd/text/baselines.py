@@ -141,6 +141,9 @@ class AdaLoRATrainer(RunTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         _load_adalora_state(self.model, Path(resume_from_checkpoint) / ADALORA_FILE)
 
+    def _take_best(self, checkpoint: Path) -> None:
+        _load_adalora_state(self.model, checkpoint / ADALORA_FILE)
+
 
 def _adalora_state(model: Any) -> dict[str, Tensor]:
     """What trains, the importances, and which ranks are kept, in one flat table."""

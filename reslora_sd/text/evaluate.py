@@ -22,15 +22,24 @@ from .encode import IGNORED
 Batch = Mapping[str, Tensor]
 
 
-def merge_by_every_approach(adapter: ResLoRAAdapter, batches: Iterable[Batch]) -> dict[str, PlainLoRA]:
-    """All approaches of the adapter's residual, on the same statistics of `batches`; padding doesn't count."""
+def merge_by_every_approach(
+    adapter: ResLoRAAdapter, batches: Iterable[Batch], alpha_from: str = "weights"
+) -> dict[str, PlainLoRA]:
+    """All approaches of the adapter's residual, on the same statistics of `batches`; padding doesn't count.
+
+    Args:
+        alpha_from: of `weights`, as `merge` takes it.
+    """
     statistics = collect_statistics(
         adapter,
         batches,
         lambda batch: run_model(adapter.model, batch),
         token_mask=lambda batch: batch["attention_mask"].bool(),
     )
-    return {name: merge(adapter, name, statistics) for name in APPROACHES[adapter.config.residual]}
+    return {
+        name: merge(adapter, name, statistics, alpha_from=alpha_from if name == "weights" else "weights")
+        for name in APPROACHES[adapter.config.residual]
+    }
 
 
 def variants(

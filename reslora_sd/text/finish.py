@@ -88,9 +88,13 @@ def calibration_rows(
     return rows
 
 
-def merged_variants(attached: Attached, calibration: Iterable[Batch]) -> tuple[dict[str, PlainLoRA], Contexts]:
+def merged_variants(
+    attached: Attached, calibration: Iterable[Batch], alpha_from: str = "weights"
+) -> tuple[dict[str, PlainLoRA], Contexts]:
     """All merges of our methods (none of others), and the contexts of every variant."""
-    plains = merge_by_every_approach(attached.adapter, calibration) if attached.adapter is not None else {}
+    plains = {}
+    if attached.adapter is not None:
+        plains = merge_by_every_approach(attached.adapter, calibration, alpha_from)
     return plains, attached.contexts(plains)
 
 
@@ -186,6 +190,7 @@ def report(
         "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
+        **{key: settings[key] for key in ("evaluations", "best_step") if key in settings},
         "results": {name: dict(row) for name, row in results.items()},
     }
     run.finish(RESULTS_FILE, found)

@@ -12,6 +12,7 @@ from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.models import load_classifier
+from tests.text.flags.rows import make_deep
 from tests.texts import save_small_bert, save_small_roberta, write_glue
 from train_scripts import train_nlu_reslora
 
@@ -177,6 +178,24 @@ def test_text_runs_report_every_block_as_runs_of_pictures_do(train):
     blocks = report["other_approaches"]["weights"]
     assert len(blocks) == 4 and all(block["norm"] >= 0 and block["input_norm"] > 0 for block in blocks.values())
     assert any(block["alphas"] for block in blocks.values())
+
+
+def test_the_published_reading_of_eq_13_is_a_flag(train, tmp_path):
+    """f_{n-k} / f_n of the inputs' norms instead of those of merged weights; the other merges stay."""
+    deep = make_deep(lambda folder: save_small_bert(folder, encoder_only=True), "AutoModel")(tmp_path / "deep")
+    flags = ("--model", deep, "--method", "reslora_ms", "--max_steps", 2, "--evaluate", "none")
+    ours, published = (
+        json.loads((train(*flags, *more, output=f"run{len(more)}")[1] / "merge_report.json").read_text())
+        for more in ((), ("--alpha_from", "inputs"))
+    )
+    assert ours["blocks"] == published["blocks"]
+    before, blocks = (report["other_approaches"]["weights"] for report in (ours, published))
+    first, middle, last = (f"bert.encoder.layer.{layer}.attention.self.query" for layer in range(3))
+    ratios = [blocks[one]["input_norm"] / blocks[last]["input_norm"] for one in (middle, first)]
+    assert blocks[last]["alphas"] == pytest.approx(ratios, rel=1e-6)
+    assert before[last]["alphas"] != pytest.approx(ratios, rel=1e-6)
+    with pytest.raises(ValueError, match=r"--alpha_from inputs is for reslora_ms .* --method is lora"):
+        train("--method", "lora", "--alpha_from", "inputs")
 
 
 @pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])
