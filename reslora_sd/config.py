@@ -6,10 +6,12 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .runs.names import METHODS
 
+Precision = Literal["fp16", "bf16", "float32"]
+"""Of the numbers in a LoRA file."""
 RESIDUALS = ("none", "input", "block", "middle")
 
 _MOST = 1e30

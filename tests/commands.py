@@ -33,9 +33,10 @@ CONSOLE = {
     "reslora-compare": "compare_methods.py",
     "reslora-compare-text": "compare_text_methods.py",
     "reslora-page": "app",
+    "reslora-convert": "reslora_sd.convert",
 }
 """Console commands, and the programs that they start."""
-_OURS = re.compile(r"\breslora-(train|compare|page)|train_scripts/\w+\.py|-m (app|reslora_sd)\b")
+_OURS = re.compile(r"\breslora-(train|compare|convert|page)|train_scripts/\w+\.py|-m (app|reslora_sd)\b")
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def parse(program: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]
 
 
 def parser_of(program: str) -> argparse.ArgumentParser:
-    """The program's parser, as `--help` uses it."""
+    """The program's parser, as `--help` uses it; of a command of its own with a space before its name."""
+    program, *words = program.split()
     with _stopping_after_parsing() as seen, contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        _start(program, ["--help"])
+        _start(program, [*words, "--help"])
     return seen[-1][0]
 
 

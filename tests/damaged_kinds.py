@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import TrainerState
 
 from reslora_sd import PlainLoRA, ResLoRAConfig, add_reslora, load_reslora
 from reslora_sd.blocks.plain import PlainBlock
+from reslora_sd.convert.converting import convert
+from reslora_sd.convert.inspecting import as_table, inspect
+from reslora_sd.convert.settings import Conversion, ConvertSettings
 from reslora_sd.diffusion.arguments import parse_settings, prompts_in
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.folders import open_folder
@@ -104,6 +109,32 @@ def _plain() -> PlainLoRA:
         for name, (height, width) in sizes.items()
     }
     return PlainLoRA(blocks, ResLoRAConfig(residual="input", r=2), "input")
+
+
+def _others_file(folder: Path) -> None:
+    """As sd-scripts writes it: modules of the U-Net and of the text encoder, with alphas."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    for stem, kernel in ((f"lora_unet_{_BLOCK.replace('.', '_')}_to_q", ()), ("lora_unet_conv_in", (3, 3)), (text, ())):
+        ones = (1, 1) if kernel else ()
+        tensors[f"{stem}.lora_down.weight"] = torch.randn(2, 4, *kernel, generator=generator)
+        tensors[f"{stem}.lora_up.weight"] = torch.randn(8, 2, *ones, generator=generator)
+        tensors[f"{stem}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, folder / "others.safetensors", {"ss_tag_frequency": '{"a": {"b": 1}}', "ss_output_name": "x"})
+
+
+def _convert(form: str, file: str, folder: Path) -> None:
+    """Through the command, into a folder of its own."""
+    with tempfile.TemporaryDirectory() as out:
+        target = Path(out) / ("peft" if form == "peft" else "out.safetensors")
+        convert(Conversion(folder / file, target, ConvertSettings(to=form, rank=1)))  # type: ignore[arg-type]
+
+
+def _inspect(file: str, folder: Path) -> None:
+    found = inspect(folder / file)
+    as_table(found).encode()
+    json.dumps(found, allow_nan=False)
 
 
 def _read_plain(name: str, folder: Path) -> None:
@@ -236,6 +267,36 @@ KINDS = (
         lambda folder: _plain().save_kohya(folder / "k.safetensors"),
         "k.safetensors",
         functools.partial(_read_plain, "k.safetensors"),
+    ),
+    _of_one(
+        "another tool's, converted",
+        _others_file,
+        "others.safetensors",
+        functools.partial(_convert, "diffusers", "others.safetensors"),
+    ),
+    _of_one(
+        "another tool's, inspected",
+        _others_file,
+        "others.safetensors",
+        functools.partial(_inspect, "others.safetensors"),
+    ),
+    Kind(
+        "PEFT, converted",
+        _PEFT,
+        lambda folder: _plain().save_peft(folder),
+        functools.partial(_convert, "kohya", ""),
+    ),
+    _of_one(
+        "diffusers, converted",
+        lambda folder: _plain().save_diffusers(folder),
+        "pytorch_lora_weights.safetensors",
+        functools.partial(_convert, "peft", ""),
+    ),
+    _of_one(
+        "training form, inspected",
+        _make_training_form,
+        "reslora_adapter.safetensors",
+        functools.partial(_inspect, "reslora_adapter.safetensors"),
     ),
     Kind("merged, PEFT", _PEFT, lambda folder: _plain().save_peft(folder), functools.partial(_read_plain, "")),
     Kind("checkpoint", _checkpoint_files(_PARTS), _make_checkpoint, _read_checkpoint, _rewrite, names_file=False),

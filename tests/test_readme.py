@@ -19,7 +19,8 @@ CARD = ROOT / "reslora_sd" / "assets" / "tiny-sd" / "README.md"
 STYLES_CARD = ROOT / "reslora_sd" / "assets" / "styles" / "README.md"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, STYLES_CARD, *PAGES]
 COMMANDS = [command for document in DOCUMENTS for command in commands_in(document)]
-PICTURES, NLG, NLU, COMPARE, COMPARE_TEXT, PAGE = CONSOLE.values()
+PICTURES, NLG, NLU, COMPARE, COMPARE_TEXT, PAGE, CONVERT = CONSOLE.values()
+INSPECT = f"{CONVERT} inspect"
 
 
 def named(document):
@@ -49,11 +50,14 @@ def test_commands_parse(command):
     if command.program in (COMPARE, COMPARE_TEXT):  # they hand on what they don't know
         trains = PICTURES if command.program == COMPARE else NLG if settings["task"] == "svamp" else NLU
         _, rest = parse(trains, [*rest, *([] if trains == PICTURES else ["--use_cpu"])])
+    if command.program == CONVERT:
+        assert len(rest) == (1 if "inspect" in command.words else 2)
+        rest = [word for word in rest if word.startswith("-")]
     assert rest == []
 
 
 @pytest.mark.parametrize(
-    ("program", "count"), [(PICTURES, 7), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3)]
+    ("program", "count"), [(PICTURES, 7), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3), (CONVERT, 7)]
 )
 def test_no_command_is_overlooked(program, count):
     assert sum(command.program == program for command in COMMANDS) == count
@@ -113,6 +117,7 @@ SECTIONS = [
     ("## Text scripts", (NLG, NLU)),
     ("### compare_methods.py", (COMPARE,)),
     ("### compare_text_methods.py", (COMPARE_TEXT,)),
+    ("## Converting files", (CONVERT, INSPECT)),
     ("## The page", (PAGE,)),
 ]
 
@@ -252,4 +257,4 @@ def test_figures_of_the_readme_are_those_of_the_results():
 
 def test_console_commands_of_the_text_exist():
     text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
-    assert set(re.findall(r"\breslora-(?:train|compare|page)[\w-]*", text)) == set(CONSOLE)
+    assert set(re.findall(r"\breslora-(?:train|compare|convert|page)[\w-]*", text)) == set(CONSOLE)

@@ -24,6 +24,7 @@ PLACES = {"reslora_sd": "reslora_sd", "app": "reslora_sd/app", "train_scripts": 
 COMMANDS = (
     "reslora-compare",
     "reslora-compare-text",
+    "reslora-convert",
     "reslora-page",
     "reslora-train",
     "reslora-train-nlg",

@@ -43,6 +43,7 @@ from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, 
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
+from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
 from reslora_sd.diffusion.framing import framing_of
@@ -195,6 +196,7 @@ def main(settings: UnetSettings) -> None:
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
     validation, every = validation_of(settings, images, steps_of_epoch, resolution)
+    exporter = exporter_of(settings, parts, images, total, pictures_a_step, resolution)
     forecast = forecast_of(settings, total, load_seconds, validation, every)
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
@@ -265,6 +267,7 @@ def main(settings: UnetSettings) -> None:
             settings.method.approach,
             validation,
             effort_of(settings, drawn),
+            exporter,
             step=max(done, total),
             drawn=drawn,
             rank=settings.method.merge_rank,

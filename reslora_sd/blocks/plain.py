@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -44,7 +45,35 @@ class PlainBlock:
         A, B = self.matrices()
         return (self.scaling * (B.float() @ A.float())).reshape(self.shape)
 
+    def cut(self, rank: int) -> tuple[PlainBlock, float]:
+        """The best pair of at most `rank` (see `cut_pair`), and the share ||cut - whole||_F / ||whole||_F it costs."""
+        A, B, error = cut_pair(*self.matrices(), rank)
+        shapes = (len(A), *self.lora_A.shape[1:]), (len(B), len(A), *self.lora_B.shape[2:])
+        return PlainBlock(A.reshape(shapes[0]), B.reshape(shapes[1]), self.scaling), error
+
     def norm(self) -> float:
         """||delta W||_F, from the thin factors."""
         A, B = (matrix.detach().double() for matrix in self.matrices())
         return abs(self.scaling) * math.sqrt(max(float(((B.T @ B) * (A @ A.T)).sum()), 0.0))
+
+
+def cut_pair(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The best pair of a rank for B A in the Frobenius norm (Eckart and Young), found from the small factors.
+
+    Args:
+        A: (r, in)
+        B: (out, r)
+        rank: a pair of no higher rank stays as it is.
+
+    Returns:
+        A (rank, in), B (out, rank), and the relative error ||cut - whole||_F / ||whole||_F that the cut costs.
+    """
+    if rank >= A.shape[0]:
+        return A, B, 0.0
+    Q_B, R_B = torch.linalg.qr(B.double())
+    Q_A, R_A = torch.linalg.qr(A.double().T)
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
+    root = S[:rank].sqrt()
+    whole = float(S.norm())
+    error = float(S[rank:].norm()) / whole if whole else 0.0
+    return (root[:, None] * (Vh[:rank] @ Q_A.T)).float(), (Q_B @ U[:, :rank] * root).float(), error

@@ -17,19 +17,17 @@ from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, KOHYA_FILE, REPORT_FILE, UNMERGED
+from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, REPORT_FILE, UNMERGED
 from ..training.checks import check_trained
 from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
 from .effort import Effort
+from .export import Exported, Exporter
 from .loss import target_of
 from .models import Parts
 from .precision import use_own_forward
 from .progress import stage
 from .validation import Validation, save_sheets
-
-_SPEC_NAMES = {"epsilon": "epsilon", "v_prediction": "v"}
-"""Prediction types as modelspec (Stability-AI/ModelSpec) writes them."""
 
 
 @dataclass
@@ -46,6 +44,7 @@ class Finished:
     """Between the exported file in a fresh pipeline and the unmerged model, of any number of a prediction."""
     active_linears: int
     """Linears of the fresh pipeline that carry the loaded LoRA."""
+    exported: Exported
 
 
 def finish(
@@ -57,6 +56,7 @@ def finish(
     approach: str,
     validation: Validation | None,
     effort: Effort,
+    exporter: Exporter,
     *,
     step: int,
     drawn: int,
@@ -71,6 +71,7 @@ def finish(
         kept_out: of pictures that training didn't see, to measure on: `test` if there are any, else `validation`, else
             the training data, with other draws again.
         effort: how much of it.
+        exporter: writes the files for other programs.
         step: the last optimizer step, under which pictures are saved.
         drawn: how many batches training has used (more than steps, with accumulation).
         rank: cuts the exact merge of `block`.
@@ -97,19 +98,20 @@ def finish(
         adapter.remove()
         drift, loss = _measure(plains, unet, parts, measured, unmerged, base, bar)
     drawn_by = _draw_others(plains, approach, parts, validation) if validation and effort.draw_others else {}
-    _export(plains[approach], parts, run)
+    exported = exporter(plains[approach], run.path, step)
     largest, active, pictures = _prove(parts, run.path, measured, unmerged, base, plains[approach], validation)
-    finished = Finished(approach, drift, loss, largest, active)
-    if validation:
-        _save_pictures(validation, run, step, approach, {BASE: base_pictures or [], **drawn_by, approach: pictures})
+    finished = Finished(approach, drift, loss, largest, active, exported)
+    _save_pictures(validation, run, step, approach, {BASE: base_pictures or [], **drawn_by, approach: pictures})
     run.finish(REPORT_FILE, {**_report(finished, plains), **apart})
     return finished
 
 
 def _save_pictures(
-    validation: Validation, run: RunFolder, step: int, approach: str, pictures: dict[str, list[Any]]
+    validation: Validation | None, run: RunFolder, step: int, approach: str, pictures: dict[str, list[Any]]
 ) -> None:
-    """Pictures by what drew them, and the sheets of the run."""
+    """Pictures by what drew them, and the sheets of the run; nothing for a run without any."""
+    if validation is None:
+        return
     for name, found in pictures.items():
         validation.save(found, run, step, name)
     save_sheets(run, approach)
@@ -144,17 +146,6 @@ def _draw_others(
             with applied(plain, parts.unet), stage(f"drawing with merge {name}"):
                 found[name] = validation.draw(parts.pipeline())
     return found
-
-
-def _export(plain: PlainLoRA, parts: Parts, run: RunFolder) -> None:
-    details = {
-        "modelspec.title": run.path.name,
-        "ss_base_model_version": _version(parts),
-        "base_model": Path(parts.name).name,
-        "modelspec.prediction_type": _SPEC_NAMES[parts.scheduler.config.prediction_type],
-    }
-    plain.save_diffusers(run.path / DIFFUSERS_FILE, **details)
-    plain.save_kohya(run.path / KOHYA_FILE, **details)
 
 
 def _apart(parts: Parts, kept_out: KeptOut, folder: Path) -> dict[str, Any]:
@@ -271,6 +262,7 @@ def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
     summaries = {name: plain.summary()["blocks"] for name, plain in plains.items()}
     return {
         "approach": finished.approach,
+        "exported": finished.exported.to_report(),
         "end_to_end": {
             "loss": finished.loss,
             "drift": finished.drift,
@@ -281,8 +273,3 @@ def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
         "blocks": summaries[finished.approach],
         "other_approaches": {name: blocks for name, blocks in summaries.items() if name != finished.approach},
     }
-
-
-def _version(parts: Parts) -> str:
-    """kohya's name for the base model's family, by its text width."""
-    return {768: "sd_v1", 1024: "sd_v2"}.get(parts.unet.config.cross_attention_dim, "custom")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
 import shutil
 import sys
@@ -18,7 +17,8 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..files.storage import reason
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
-from ..runs.names import DIFFUSERS_FILE, KOHYA_FILE, REFERENCES_FILE, RUN_FILE, TRACKER
+from ..runs.names import DIFFUSERS_FILE, KOHYA_KEY, REFERENCES_FILE, RUN_FILE, TRACKER, kohya_name
+from ..runs.paths import public_name
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
@@ -83,8 +83,7 @@ def without_local_paths(value: Any) -> Any:
         return {key: without_local_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [without_local_paths(one) for one in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or ("/" in value and os.path.exists(value)))
-    return Path(value).name if is_path else value
+    return public_name(value) if isinstance(value, str) else value
 
 
 def describe(
@@ -99,6 +98,7 @@ def describe(
         "seed": settings.training.seed,
         "steps": steps,
         "lora_config": adapter.config.to_dict(),
+        KOHYA_KEY: kohya_name(Path(settings.output.output_dir)),
         "trainable_parameters": adapter.num_parameters(),
         "link_plan": adapter.link_plan().to_list(),
     }
@@ -125,6 +125,9 @@ def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
         f"\nIn a fresh pipeline {result.active_linears} linears carry the LoRA; its predictions differ from the "
         f"unmerged model's by {result.largest_difference:.2g} at most."
     )
+    saved = result.exported.diffusers
+    if saved.error:
+        print(f"Saved in {saved.precision}: rounding changes the LoRA by {100 * saved.error:.2g} % of its norm.")
     if parts.relabelled:
         kind = parts.scheduler.config.prediction_type
         print(
@@ -136,5 +139,5 @@ def print_result(run: RunFolder, result: Finished, parts: Parts) -> None:
     page = shlex.join([_page_program(), str(run.path)])
     print(f"The LoRA is {run.path / DIFFUSERS_FILE}, for the base model {parts.name}.")
     print(f"  diffusers:           pipeline.load_lora_weights({str(run.path)!r})")
-    print(f"  ComfyUI and A1111:   {run.path / KOHYA_FILE}")
+    print(f"  ComfyUI and A1111:   {result.exported.kohya.path}")
     print(f"  look at the run:     {page}")

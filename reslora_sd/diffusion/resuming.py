@@ -30,8 +30,8 @@ CHANGEABLE = frozenset(
     learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
     validation_prompts validation_prompt validation_captions validation_steps validation_epochs num_validation_images
     validation_negative_prompt validation_guidance_scale validation_inference_steps
-    output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit resume_from_checkpoint report_to
-    logging_dir push_to_hub hub_model_id hub_token hub_private_files report
+    output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit save_precision resume_from_checkpoint
+    report_to logging_dir push_to_hub hub_model_id hub_token hub_private_files report
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""

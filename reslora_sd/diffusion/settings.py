@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from ..assets import DEFAULT_MODEL
-from ..config import ResLoRAConfig
+from ..config import Precision, ResLoRAConfig
 from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
@@ -17,7 +17,6 @@ from .optimizer_settings import OptimizerSettings as OptimizerSettings
 
 Approach = Literal["exact", "input", "least_squares", "none", "weights"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-Precision = Literal["no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +228,7 @@ class OutputSettings:
     checkpointing_steps: int = option(500, "Checkpoint every so many optimizer steps.")
     checkpoints_total_limit: int | None = option(None, "Keep at most so many checkpoints.")
     resume_from_checkpoint: str | None = option(None, "'latest', checkpoint-STEP, or a path.", metavar="NAME")
+    save_precision: Precision = option("fp16", "Of the exported LoRA's numbers.")
     report_to: str = option("none", "tensorboard, wandb, comet_ml or all; log.jsonl is always written.")
     logging_dir: str = option("logs", "Trackers' folder inside output_dir.")
     report: bool | None = switch("Measure and draw every merge at length. --no_report: only merge, export and load.")
@@ -238,6 +238,7 @@ class OutputSettings:
     hub_private_files: bool = option(False, "Upload your pictures, local paths and trackers' logs, too.")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_at_least(self, 1, ["checkpointing_steps", "checkpoints_total_limit"])
         if self.report_to == "no":
             object.__setattr__(self, "report_to", "none")

@@ -11,6 +11,8 @@ from ..config import ResLoRAConfig
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 COMPONENTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 """Parts of a pipeline that a LoRA can belong to, as diffusers names them."""
+MODEL = "model"
+"""What a PEFT folder of another model, such as a language model, is for."""
 
 FORMS = ("diffusers", "peft", "kohya", "sai")
 """`kohya` names a U-Net's modules as diffusers does, `sai` as the original SDXL code does."""
@@ -24,7 +26,7 @@ class LoRAFile:
     """A LoRA as it was read: delta W = scaling * lora_B @ lora_A for every layer that it names."""
 
     components: Mapping[str, Blocks]
-    """By `COMPONENTS`; parts without a block are left out."""
+    """By `COMPONENTS`, or `MODEL` alone; parts without a block are left out."""
     metadata: Mapping[str, str]
     """The safetensors file's own."""
     form: str

@@ -1,12 +1,14 @@
-"""Plain LoRA from the files of diffusers, PEFT and kohya's sd-scripts (ComfyUI, A1111)."""
+"""Plain LoRA from the files of diffusers, PEFT and kohya's sd-scripts (ComfyUI, A1111).
+
+What isn't understood is refused: no key is passed over.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,148 +16,186 @@ from torch import Tensor
 
 from ..blocks.plain import PlainBlock
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import UNET, LoRAFile, Origin
+from .foreign import refuse_foreign
+from .key_names import PEFT_PREFIX, Part, counterpart, parse_key
+from .lora_file import COMPONENTS, MODEL, TEXT_ENCODER, LoRAFile
+from .peft_settings import PeftSettings
 from .storage import load_tensors, reason
 
 PEFT_FILE = "adapter_model.safetensors"
+PEFT_SETTINGS = "adapter_config.json"
 _DIFFUSERS_METADATA = "lora_adapter_metadata"
-_DIFFUSERS_PREFIX = "unet."
-_PEFT_PREFIX = "base_model.model."
-_KOHYA_PREFIX = "lora_unet_"
-_FORMS = {_DIFFUSERS_PREFIX: "diffusers", _PEFT_PREFIX: "peft", _KOHYA_PREFIX: "kohya"}
-
-_UNREADABLE = (
-    AttributeError,
-    LookupError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    re.error,
-)
-"""What diffusers, PEFT and json raise for a damaged file."""
+_PEFT_KINDS = {"LOHA": "LoHa", "LOKR": "LoKr", "ADALORA": "AdaLoRA"}
 
 
 def read_lora(path: str | os.PathLike[str]) -> LoRAFile:
-    """A LoRA in any of the three forms: a file, or the folder that was written.
+    """A LoRA in any of the forms: a file, or a folder with one; PEFT's folders also one for each component.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, holds other keys too, or is no LoRA.
     """
+    source, sources = Path(path), files_of(path)
+    if len(sources) == 1 and sources[0].parent in (source, source.parent):
+        return _read_file(sources[0])
+    files = {file.parent.name: _read_file(file, file.parent.name) for file in sources}
+    metadata = next(iter(files.values())).metadata
+    return LoRAFile({name: file.blocks(name) for name, file in files.items()}, metadata, "peft")
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that `read_lora` reads for a path: one, or that of each component.
+
+    Raises:
+        FileNotFoundError: a folder holds none, or several LoRAs.
+    """
     source = Path(path)
-    if source.is_dir():
-        names = [name for name in (DIFFUSERS_FILE, PEFT_FILE) if (source / name).is_file()]
-        if len(names) != 1:
-            raise FileNotFoundError(
-                f"{path} holds {' and '.join(names) or f'neither {DIFFUSERS_FILE} nor {PEFT_FILE}'}. Name the file "
-                "itself."
-            )
-        source = source / names[0]
+    if not source.is_dir():
+        return [source]
+    whole = [source / name for name in (DIFFUSERS_FILE, PEFT_FILE) if (source / name).is_file()]
+    parts = [source / name / PEFT_FILE for name in COMPONENTS if (source / name / PEFT_FILE).is_file()]
+    if len(whole) + bool(parts) != 1:
+        found = " and ".join(str(file.relative_to(source)) for file in [*whole, *parts])
+        raise FileNotFoundError(
+            f"{path} holds {found or f'neither {DIFFUSERS_FILE} nor {PEFT_FILE}'}. Name the file itself."
+        )
+    return whole or parts
+
+
+def _read_file(source: Path, component: str | None = None) -> LoRAFile:
+    """One file; `component` says which one a PEFT folder is of."""
     tensors, metadata = load_tensors(source)
-    readers = {_DIFFUSERS_PREFIX: _read_diffusers, _PEFT_PREFIX: _read_peft, _KOHYA_PREFIX: _read_kohya}
-    found = [prefix for prefix in readers if any(key.startswith(prefix) for key in tensors)]
-    if len(found) != 1 or not all(key.startswith(found[0]) for key in tensors):
-        stray = next((key for key in tensors if not found or not key.startswith(found[0])), "nothing")
-        raise ValueError(
-            f"{source} is no LoRA of a U-Net alone: it has {stray!r} beside keys that start with {found or 'no'} known "
-            f"prefix. Keys must all start with one of {', '.join(readers)}."
-        )
+    refuse_foreign(tensors, source)
+    pairs = _pairs(tensors, source, component)
+    forms = {pair.part.form for pair in pairs.values()}
+    if len(forms - {"sai"}) > 1 or ("sai" in forms and not forms <= {"sai", "kohya"}):
+        raise ValueError(f"{source} mixes the names of {' and '.join(sorted(forms))} files. Export it again.")
+    form = "sai" if "sai" in forms else forms.pop()
+    beside = _settings_beside(source) if form == "peft" else {}
     try:
-        blocks = readers[found[0]](tensors, metadata, source)
-        Origin.from_metadata(metadata)
-        return LoRAFile({UNET: blocks}, metadata, _FORMS[found[0]])
-    except _UNREADABLE as error:
-        if str(source) in str(error) or "adapter_config.json " in str(error):
-            raise  # of ours
-        beside = " and adapter_config.json" if found[0] == _PEFT_PREFIX else ""
-        raise ValueError(f"{source}{beside}: no whole LoRA ({reason(error)}). Export it again.") from error
+        settings = beside if form == "peft" else _settings_inside(metadata, pairs)
+        components: dict[str, dict[str, PlainBlock]] = {}
+        for (owner, path), pair in pairs.items():
+            components.setdefault(owner, {})[path] = _block(pair, settings.get(pair.part.prefix))
+        ordered = {owner: components[owner] for owner in (*COMPONENTS, MODEL) if owner in components}
+        file = LoRAFile(ordered, metadata, form)
+        assert file.origin is not None  # reads the settings of the adapter that was merged
+    except ValueError as error:
+        and_settings = f" and {PEFT_SETTINGS}" if form == "peft" else ""
+        raise ValueError(f"{source}{and_settings}: no whole LoRA ({error}). Export it again.") from error
+    return file
 
 
-def _read_diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
-    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft  # knows the older names too
+@dataclass
+class _Pair:
+    """Tensors of one module, by their roles."""
 
-    settings = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
-    settings = {key.removeprefix(_DIFFUSERS_PREFIX): value for key, value in settings.items()}
-    return _read_matrices(convert_unet_state_dict_to_peft(tensors), _DIFFUSERS_PREFIX, settings, source)
+    part: Part
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
 
-def _read_peft(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
-    """PEFT's own `load_peft_weights` would ask the Hub for a missing file, and unpickle another."""
-    from peft import LoraConfig, PeftConfig
+def _pairs(tensors: Mapping[str, Tensor], source: Path, component: str | None) -> dict[tuple[str, str], _Pair]:
+    """The file's tensors by component and path, each with both of its matrices."""
+    pairs: dict[tuple[str, str], _Pair] = {}
+    for key, tensor in tensors.items():
+        part = parse_key(key)
+        if part is None or (component and _component_for(part, component) is None):
+            raise ValueError(
+                f"{source} is no LoRA of a Stable Diffusion U-Net or text encoder alone: it has {key!r:.200}, which is "
+                "no part of a plain LoRA that is known here. See docs/files.md for what is read."
+            )
+        if component:
+            part = replace(part, component=component)
+        pair = pairs.setdefault((part.component, part.path), _Pair(part))
+        if part.role in pair.tensors:
+            raise ValueError(f"{source} names {part.path} twice: {pair.keys[part.role]} and {key}. Export it again.")
+        pair.tensors[part.role], pair.keys[part.role] = tensor, key
+    if not pairs:
+        raise ValueError(f"{source} is no LoRA of a U-Net: it holds no tensor. Export it again.")
+    parts = [pair.part for pair in pairs.values()]
+    if len({part.component for part in parts}) > 1 and all(part.form == "peft" for part in parts):
+        pairs = {(MODEL, pair.part.named): replace(pair, part=_of_a_model(pair.part)) for pair in pairs.values()}
+    for pair in pairs.values():
+        if not {"A", "B"} <= pair.tensors.keys():
+            missing = counterpart(next(pair.keys[role] for role in ("A", "B", "alpha") if role in pair.keys))
+            raise ValueError(f"{source} lacks {missing}. It is cut off or no plain LoRA.")
+        _check_shapes(pair, source)
+    return pairs
 
-    config = source.parent / "adapter_config.json"
+
+def _component_for(part: Part, folder: str) -> str | None:
+    """`folder` if a PEFT folder of that component can hold the part."""
+    kind = TEXT_ENCODER if folder.startswith(TEXT_ENCODER) else folder
+    return folder if part.form == "peft" and part.component == kind else None
+
+
+def _of_a_model(part: Part) -> Part:
+    """A PEFT folder is of one model: one whose names only partly look like a text encoder's is of neither kind."""
+    return replace(part, component=MODEL, path=part.named)
+
+
+def _check_shapes(pair: _Pair, source: Path) -> None:
+    A, B = pair.tensors["A"], pair.tensors["B"]
+    fits = A.ndim in (2, 4) and B.ndim in (2, A.ndim) and A.shape[0] == B.shape[1] and B.shape[2:].numel() == 1
+    if not (fits and A.numel() and B.numel() and A.is_floating_point() and B.is_floating_point()):
+        raise ValueError(
+            f"{source} is no plain LoRA of linears and convolutions: {pair.keys['A']} is {A.dtype} {tuple(A.shape)} "
+            f"and {pair.keys['B']} {B.dtype} {tuple(B.shape)}. They must be (rank, in) and (out, rank), or (rank, in, "
+            "height, width) and (out, rank, 1, 1)."
+        )
+    alpha = pair.tensors.get("alpha")
+    if alpha is not None and (alpha.numel() != 1 or alpha.is_complex()):
+        raise ValueError(f"{source} has {pair.keys['alpha']} of shape {tuple(alpha.shape)}. It must be one number.")
+
+
+def _block(pair: _Pair, settings: PeftSettings | None) -> PlainBlock:
+    """Its scale is that of the settings, or of its own alpha; without either it is 1."""
+    A, B, alpha = pair.tensors["A"], pair.tensors["B"], pair.tensors.get("alpha")
+    if settings is not None and alpha is not None:
+        raise ValueError(f"it has {pair.keys['alpha']} beside {_DIFFUSERS_METADATA}, so its scale is said twice")
+    r = A.shape[0]
+    if settings is not None:
+        scaling = settings.scaling(pair.part.named, r)
+    else:
+        scaling = 1.0 if alpha is None else float(alpha) / r
+    return PlainBlock(A.float(), B.float(), scaling)
+
+
+def _settings_inside(
+    metadata: Mapping[str, str], pairs: Mapping[tuple[str, str], _Pair]
+) -> dict[str, PeftSettings | None]:
+    """Those of each prefix in a diffusers file; none for a prefix that its metadata don't mention."""
+    if _DIFFUSERS_METADATA not in metadata:
+        return {}
+    try:
+        fields = json.loads(metadata[_DIFFUSERS_METADATA])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{_DIFFUSERS_METADATA}: {reason(error)}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{_DIFFUSERS_METADATA} is {fields!r:.80}, which is no table")
+    found = {}
+    for prefix in {pair.part.prefix for pair in pairs.values()}:
+        own = {name[len(prefix) :]: value for name, value in fields.items() if name.startswith(prefix)}
+        own = {name: value for name, value in own.items() if "." not in name}  # not of another prefix
+        found[prefix] = PeftSettings.of(own) if own else None
+    return found
+
+
+def _settings_beside(source: Path) -> dict[str, PeftSettings | None]:
+    """Those of a PEFT folder. PEFT's own reader would ask the Hub for a missing file, and unpickle another."""
+    config = source.parent / PEFT_SETTINGS
     if not config.is_file():
-        raise FileNotFoundError(f"{source} has no adapter_config.json beside it, so its scale is unknown.")
+        raise FileNotFoundError(f"{source} has no {PEFT_SETTINGS} beside it, so its scale is unknown.")
     try:
-        settings = PeftConfig.from_pretrained(str(source.parent))
-    except _UNREADABLE as error:
+        fields: Any = json.loads(config.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{config} can't be read ({reason(error)}). Export the LoRA again.") from error
-    if not isinstance(settings, LoraConfig):
-        raise ValueError(f"{config} is a {type(settings).__name__.removesuffix('Config')} adapter of PEFT, no LoRA.")
-    return _read_matrices(tensors, _PEFT_PREFIX, settings.to_dict(), source)
-
-
-def _read_kohya(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: Path) -> dict[str, PlainBlock]:
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
-    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-
-    down, up, alpha = ".lora_down.weight", ".lora_up.weight", ".alpha"
-    stems = _stems(tensors, (down, up, alpha), source)
-    pairs = {stem: _pair(tensors, stem + down, stem + up, source) for stem in stems}
-    # Not its alphas: they come back as patterns of modules, which here are the pairs themselves.
-    renamed, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
-    paths = {key.rsplit(".lora_", 1)[0] for key in convert_unet_state_dict_to_peft(renamed)}
-    names = {"lora_" + path.replace(".", "_"): path.removeprefix(_DIFFUSERS_PREFIX) for path in paths}
-    blocks = {}
-    for stem, (A, B) in pairs.items():
-        if stem not in names:  # such as SDXL's lora_unet_input_blocks_...
-            raise ValueError(f"{source} has {stem}, which is no module of a diffusers U-Net.")
-        scale = float(tensors[stem + alpha]) if stem + alpha in tensors else A.shape[0]
-        blocks[names[stem]] = PlainBlock(A, B, scale / A.shape[0])
-    return blocks
-
-
-def _read_matrices(
-    tensors: Mapping[str, Tensor], prefix: str, settings: Mapping[str, Any], source: Path
-) -> dict[str, PlainBlock]:
-    A_end, B_end = ".lora_A.weight", ".lora_B.weight"
-    blocks = {}
-    for stem in _stems(tensors, (A_end, B_end), source):
-        A, B = _pair(tensors, stem + A_end, stem + B_end, source)
-        name = stem.removeprefix(prefix)
-        blocks[name] = PlainBlock(A, B, _scaling(name, A.shape[0], settings))
-    return blocks
-
-
-def _scaling(name: str, r: int, settings: Mapping[str, Any]) -> float:
-    """As PEFT reads its LoraConfig; without `lora_alpha` the rank, as diffusers has it."""
-    from peft.utils.other import get_pattern_key
-
-    patterns = settings.get("alpha_pattern") or {}
-    alpha = float(patterns.get(get_pattern_key(patterns, name), settings.get("lora_alpha", r)))
-    return alpha / (math.sqrt(r) if settings.get("use_rslora") else r)
-
-
-def _stems(tensors: Mapping[str, Tensor], endings: tuple[str, ...], source: Path) -> list[str]:
-    """What stands before the endings, each once. A key with none of them, such as DoRA's, must not be lost."""
-    stems: dict[str, None] = {}
-    for key in tensors:
-        ending = next((ending for ending in endings if key.endswith(ending)), None)
-        if ending is None:
-            raise ValueError(f"{source} has {key}, which is no part of a plain LoRA ({', '.join(endings)}).")
-        stems[key.removesuffix(ending)] = None
-    return list(stems)
-
-
-def _pair(tensors: Mapping[str, Tensor], down: str, up: str, source: Path) -> tuple[Tensor, Tensor]:
-    if down not in tensors or up not in tensors:
-        raise ValueError(f"{source} lacks {down if down not in tensors else up}. It is cut off or no plain LoRA.")
-    A, B = tensors[down].float(), tensors[up].float()
-    if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not len(A):
-        raise ValueError(
-            f"{source} is no plain LoRA of linears: {down} is {tuple(A.shape)} and {up} {tuple(B.shape)}, which are no "
-            "(rank, in) and (out, rank)."
-        )
-    return A, B
+    kind = fields.get("peft_type") if isinstance(fields, dict) else None
+    if kind != "LORA":
+        name = _PEFT_KINDS.get(kind, kind) if isinstance(kind, str) else kind
+        raise ValueError(f"{config} is a {name!s:.80} adapter of PEFT, no LoRA. Only LoRA is read here.")
+    try:
+        return {PEFT_PREFIX: PeftSettings.of(fields)}
+    except ValueError as error:
+        raise ValueError(f"{config} is no plain LoRA's ({error}). Export the LoRA again.") from error

@@ -20,8 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
-"""Components of a pipeline that a LoRA may change, as diffusers calls them."""
+from .lora_file import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 
 _KOHYA_PREFIXES = {
     "lora_unet_": UNET,
@@ -36,7 +35,9 @@ class Topology:
     """What SAI names depend on."""
 
     layers: int
-    """Residual blocks of one level on the way down (diffusers' `layers_per_block`); on the way up it is one more."""
+    """Residual blocks of one level on the way down (diffusers' `layers_per_block`); on the way up it is one more.
+
+    0 where levels differ, for which SAI's code has no names."""
     up_attention: tuple[bool, ...]
     """Which levels on the way up have attention. An upsampler's number depends on it."""
     sdxl: bool
@@ -49,17 +50,13 @@ SDXL = Topology(2, (True, True, False), sdxl=True)
 
 
 def topology_of(config: Mapping[str, Any]) -> Topology:
-    """From a diffusers U-Net's own config.
-
-    Raises:
-        ValueError: the levels have different numbers of layers. SAI's code has no names for that.
-    """
+    """From a diffusers U-Net's own config."""
     layers = config["layers_per_block"]
     numbers = {layers} if isinstance(layers, int) else set(layers)
-    if len(numbers) != 1:
-        raise ValueError(f"layers_per_block is {layers}. It must be one number for all levels.")
     up = tuple("CrossAttn" in str(kind) for kind in config["up_block_types"])
-    return Topology(int(numbers.pop()), up, sdxl=config.get("addition_embed_type") == "text_time")
+    return Topology(
+        numbers.pop() if len(numbers) == 1 else 0, up, sdxl=config.get("addition_embed_type") == "text_time"
+    )
 
 
 def guess_topology(components: Mapping[str, Iterable[str]]) -> Topology:
@@ -128,13 +125,20 @@ _INSIDE = re.compile(rf"transformer_blocks_{_N}_(\w+)", re.ASCII)
 _TEXT = re.compile(rf"text_model_encoder_layers_{_N}_(\w+)", re.ASCII)
 
 
-def kohya_stem(component: str, path: str, topology: Topology) -> str:
+def kohya_stem(component: str, path: str, topology: Topology, sai: bool | None = None) -> str:
     """The name before `.lora_down.weight` in a kohya file for that kind of model.
 
     Text encoders' paths are those of transformers 4, which LoRA files keep: they start with `text_model.`.
+
+    Args:
+        sai: whether the U-Net's modules have SAI names. Left out: as kohya's tools want it, for SDXL.
+
+    Raises:
+        ValueError: the U-Net has no such module in SAI's code.
     """
     if component == UNET:
-        return "lora_unet_" + _underscored(sai_path(path, topology) if topology.sdxl else path)
+        original = topology.sdxl if sai is None else sai
+        return "lora_unet_" + _underscored(sai_path(path, topology) if original else path)
     if component == TEXT_ENCODER and not topology.sdxl:
         return "lora_te_" + _underscored(path)
     return {TEXT_ENCODER: "lora_te1_", TEXT_ENCODER_2: "lora_te2_"}[component] + _underscored(path)
@@ -179,7 +183,7 @@ def _sai_mid(path: str) -> str | None:
 
 def _sai_block(path: str, topology: Topology) -> str | None:
     match = _PATH.fullmatch(path)
-    if match is None:
+    if match is None or not topology.layers:
         return None
     way, level, kind, layer, inner = match[1], int(match[2]), match[3], int(match[4]), match[5]
     layers = topology.layers

@@ -1,97 +1,200 @@
-"""Plain LoRA to the files of diffusers, PEFT and kohya's sd-scripts (ComfyUI, A1111).
+"""A LoRA to the files of diffusers, PEFT, and kohya's sd-scripts (ComfyUI, A1111) under either of its names.
 
-Facts of the forms, read in huggingface/diffusers `loaders/peft.py` and `utils/peft_utils.py`: keys need the prefix
-`unet.`; the scale is `lora_alpha / r` of the metadata entry `lora_adapter_metadata` (fields of PEFT's LoraConfig,
-prefixed too); without it kohya's `.alpha`, and without that the rank; both together raise.
+Facts of the forms, read in huggingface/diffusers `loaders/peft.py`, `loaders/lora_base.py` and `utils/peft_utils.py`:
+keys need the prefix of their component; the scale is `lora_alpha / r` of the metadata entry `lora_adapter_metadata`
+(fields of PEFT's LoraConfig, prefixed too); without it kohya's `.alpha`, and without that 1. What others call the
+modules is in `unet_names.py`.
 
-Names are converted by diffusers and PEFT; scales, checks and metadata are ours.
+Files for pipelines have the scale in `lora_B`, and `lora_alpha = r`: readers that look at no metadata are right, too.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..blocks.plain import PlainBlock
+from ..config import Precision
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import Blocks, Origin
+from .lora_file import UNET, Blocks
+from .lora_metadata import with_hashes
+from .rounding import Rounded, rounded
 from .storage import save_tensors
+from .unet_names import Topology, guess_topology, kohya_stem
 
-_PEFT_FILE = "adapter_model.safetensors"
-_DIFFUSERS_METADATA = "lora_adapter_metadata"
-_DIFFUSERS_PREFIX = "unet."
-_PEFT_PREFIX = "base_model.model."
+PEFT_FILE = "adapter_model.safetensors"
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+PEFT_PREFIX = "base_model.model."
+
+Components = Mapping[str, Blocks]
+"""By `lora_file.COMPONENTS`."""
 
 
-def save_diffusers(path: str | os.PathLike[str], blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> str:
-    """Keys `unet.<path>.lora_A.weight`; scale, ranks and ResLoRA's settings in the metadata.
+@dataclass(frozen=True)
+class Written:
+    """A file that was written."""
+
+    path: str
+    precision: Precision
+    """Of its numbers; float32 where they don't fit the precision that was asked for, which is told."""
+    error: float
+    """||delta W in the file - delta W|| / ||delta W|| over all blocks."""
+
+
+def write_diffusers(
+    path: str | os.PathLike[str], components: Components, metadata: Mapping[str, str], precision: Precision = "float32"
+) -> Written:
+    """Keys `unet.<path>.lora_A.weight`, for `load_lora_weights` and readers of its form.
 
     diffusers' own `save_lora_weights` takes no further metadata, and writes into the file's place directly.
+
+    Args:
+        path: a .safetensors file, or a folder, in which the file gets diffusers' name.
+        metadata: what `lora_metadata.describe` gives.
     """
     target = Path(path)
     target = target if target.suffix == ".safetensors" else target / DIFFUSERS_FILE
-    settings = {_DIFFUSERS_PREFIX + key: value for key, value in _peft_settings(blocks).items()}
-    metadata = {**_metadata(blocks, origin, details), _DIFFUSERS_METADATA: json.dumps(settings, sort_keys=True)}
-    save_tensors(target, _matrices(blocks, _DIFFUSERS_PREFIX), metadata)
-    return str(target)
+    found = rounded(components, precision, lambda block: 1.0, target)
+    settings, tensors = {}, {}
+    for component, blocks in found.components.items():
+        tensors.update(_matrices(blocks, f"{component}."))
+        # transformers 4 has text_model. before a text encoder's paths, and 5 mostly not; PEFT compares ends of paths
+        names = {name if component == UNET else name.removeprefix("text_model."): blocks[name] for name in blocks}
+        anchor = "^" if component == UNET else ""
+        settings.update({f"{component}.{key}": value for key, value in peft_settings(names, anchor).items()})
+    return _write(target, tensors, {**metadata, DIFFUSERS_METADATA: json.dumps(settings, sort_keys=True)}, found)
 
 
-def save_kohya(path: str | os.PathLike[str], blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> str:
-    """Keys `lora_unet_<path with underscores>.lora_down.weight`, and one `.alpha` for all.
+def write_kohya(
+    path: str | os.PathLike[str],
+    components: Components,
+    metadata: Mapping[str, str],
+    precision: Precision = "float32",
+    topology: Topology | None = None,
+) -> Written:
+    """Keys `lora_unet_<diffusers' path with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`.
 
-    diffusers' converter sets alpha to the rank, and its reader loses alphas that differ (its pattern keys match no
-    module). So there is one alpha, and what a block's scale has beyond it is folded into `lora_up`.
+    Args:
+        topology: of the U-Net; left out, it is guessed from the paths.
+
+    Raises:
+        ValueError: the path is no .safetensors file.
     """
-    from diffusers.utils import convert_state_dict_to_kohya
+    return _write_kohya(Path(path), components, metadata, precision, topology or guess_topology(components), False)
 
-    target = Path(path)
+
+def write_sai(
+    path: str | os.PathLike[str],
+    components: Components,
+    metadata: Mapping[str, str],
+    precision: Precision = "float32",
+    topology: Topology | None = None,
+) -> Written:
+    """As `write_kohya` with the names of Stability AI's code, which kohya's own tools want for SDXL.
+
+    Raises:
+        ValueError: the path is no .safetensors file, or a module has no such name.
+    """
+    return _write_kohya(Path(path), components, metadata, precision, topology or guess_topology(components), True)
+
+
+def _write_kohya(
+    target: Path,
+    components: Components,
+    metadata: Mapping[str, str],
+    precision: Precision,
+    topology: Topology,
+    sai: bool,
+) -> Written:
+    """All blocks have one alpha, the commonest rank; what a block's scale has beyond it is in `lora_up`.
+
+    diffusers' reader loses alphas that differ: its pattern keys match no module.
+    """
     if target.suffix != ".safetensors":
-        raise ValueError(f"{path} is no file name for a kohya LoRA. It must end in .safetensors.")
-    alpha = float(_peft_settings(blocks)["lora_alpha"])
-    folded = {
-        name: PlainBlock(block.lora_A, block.lora_B * (block.scaling * block.r / alpha), alpha / block.r)
-        for name, block in blocks.items()
-    }
-    tensors: dict[str, Tensor] = convert_state_dict_to_kohya(_matrices(folded, _DIFFUSERS_PREFIX))
-    tensors.update({key: torch.tensor(alpha) for key in tensors if key.endswith(".alpha")})
-    save_tensors(target, tensors, _metadata(blocks, origin, details))
-    return str(target)
+        raise ValueError(f"{target} is no file name for a kohya LoRA. It must end in .safetensors.")
+    ranks = Counter(block.r for blocks in components.values() for block in blocks.values())
+    alpha = float(max(ranks, key=ranks.__getitem__, default=1))
+    found = rounded(components, precision, lambda block: alpha / block.r, target)
+    tensors: dict[str, Tensor] = {}
+    for component, blocks in found.components.items():
+        for name, block in blocks.items():
+            stem = kohya_stem(component, name, topology, sai)
+            tensors[f"{stem}.lora_down.weight"] = block.lora_A
+            tensors[f"{stem}.lora_up.weight"] = block.lora_B
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    return _write(target, tensors, metadata, found)
 
 
-def save_peft(
+def write_peft(
     folder: str | os.PathLike[str],
-    blocks: Blocks,
-    origin: Origin,
-    base_model: str,
-    task_type: str | None,
-    trained_modules: Mapping[str, Tensor],
-) -> str:
+    components: Components,
+    metadata: Mapping[str, str],
+    precision: Precision = "float32",
+    base_model: str = "",
+    task_type: str | None = None,
+    trained_modules: Mapping[str, Tensor] | None = None,
+) -> Written:
     """`adapter_config.json` (PEFT's own LoraConfig writes it) and `adapter_model.safetensors`.
 
     PEFT's `get_peft_model_state_dict` names the keys of a model that PEFT has wrapped, which there is none of here.
+    Scales stay in the configuration, without which PEFT loads nothing.
+
+    Args:
+        folder: of one component; several get folders of their own in it, by their names.
+        base_model: name or path that PEFT loads the base model from, where it is asked to.
+        trained_modules: parameters that were trained whole, by their path.
+
+    Raises:
+        ValueError: there are several components and trained modules, which could be of any.
     """
     from peft import LoraConfig
 
-    target = Path(folder)
-    tensors = {f"{_PEFT_PREFIX}{name}": value for name, value in trained_modules.items()}
-    save_tensors(target / _PEFT_FILE, {**tensors, **_matrices(blocks, _PEFT_PREFIX)}, origin.to_metadata())
-    settings = LoraConfig(
-        **_peft_settings(blocks),
-        base_model_name_or_path=base_model,
-        inference_mode=True,
-        task_type=task_type,
-        modules_to_save=sorted({name.split(".", 1)[0] for name in trained_modules}) or None,
-    )
-    settings.save_pretrained(str(target))
-    return str(target)
+    found, heads = rounded(components, precision, lambda block: block.scaling, folder), trained_modules or {}
+    several = len(found.components) > 1
+    if heads and several:
+        raise ValueError(f"Trained modules belong to one model of {', '.join(found.components)}. Save them apart.")
+    for component, blocks in found.components.items():
+        target = Path(folder) / component if several else Path(folder)
+        tensors = {f"{PEFT_PREFIX}{name}": value for name, value in heads.items()}
+        save_tensors(target / PEFT_FILE, {**tensors, **_matrices(blocks, PEFT_PREFIX)}, metadata)
+        settings = LoraConfig(
+            **peft_settings(blocks, "^"),
+            base_model_name_or_path=base_model,
+            inference_mode=True,
+            task_type=task_type,
+            modules_to_save=sorted({_trained_module(name, blocks) for name in heads}) or None,
+        )
+        settings.save_pretrained(str(target))
+    return Written(str(folder), found.precision, found.error)
+
+
+def _trained_module(parameter: str, blocks: Blocks) -> str:
+    """The module that PEFT is to replace as a whole: a child of the model; inside the base model, the parameter's own.
+
+    A new pooler of BERT's is inside it, and PEFT puts no LoRA into a module that it replaces.
+    """
+    child = parameter.partition(".")[0]
+    inside = any(name.startswith(f"{child}.") for name in blocks)
+    return parameter.rpartition(".")[0] if inside else child
+
+
+def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], found: Rounded) -> Written:
+    blocks = [block for blocks in found.components.values() for block in blocks.values()]
+    ranks, alphas = {block.r for block in blocks}, {block.scaling * block.r for block in blocks}
+    network = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+    }
+    save_tensors(target, tensors, with_hashes(tensors, {**metadata, **network}))
+    return Written(str(target), found.precision, found.error)
 
 
 def _matrices(blocks: Blocks, prefix: str) -> dict[str, Tensor]:
@@ -103,34 +206,16 @@ def _matrices(blocks: Blocks, prefix: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _peft_settings(blocks: Blocks) -> dict[str, Any]:
+def peft_settings(blocks: Blocks, anchor: str) -> dict[str, Any]:
     """Fields of PEFT's LoraConfig. Only old ones: an unknown field makes an older PEFT refuse the file."""
     sizes = {name: (block.r, block.scaling * block.r) for name, block in blocks.items()}
     (r, alpha), _ = Counter(sizes.values()).most_common(1)[0]
     return {
         "r": r,
         "lora_alpha": alpha,
-        "rank_pattern": {f"^{name}": size[0] for name, size in sizes.items() if size[0] != r},
-        "alpha_pattern": {f"^{name}": size[1] for name, size in sizes.items() if size[1] != alpha},
+        "rank_pattern": {f"{anchor}{name}": size[0] for name, size in sizes.items() if size[0] != r},
+        "alpha_pattern": {f"{anchor}{name}": size[1] for name, size in sizes.items() if size[1] != alpha},
         "target_modules": sorted(sizes),
         "lora_dropout": 0.0,
         "bias": "none",
     }
-
-
-def _metadata(blocks: Blocks, origin: Origin, details: Mapping[str, str]) -> dict[str, str]:
-    """What users' tools like to see (kohya's `ss_` names and modelspec), and how the LoRA came about."""
-    ranks = {block.r for block in blocks.values()}
-    alphas = {block.scaling * block.r for block in blocks.values()}
-    method = origin.config.method if origin.config else "lora"
-    metadata = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
-        "ss_base_model_version": "sd",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion/lora",
-        "modelspec.title": f"LoRA ({method})",
-        "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    return {**metadata, **origin.to_metadata(), **details}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
-from ..config import ResLoRAConfig
+from ..config import Precision, ResLoRAConfig
 from ..files import writing
-from ..files.lora_file import UNET, Blocks, Origin
+from ..files.lora_file import MODEL, UNET, Blocks, Origin
+from ..files.lora_metadata import PREDICTION_TYPE, describe, family_of
 from ..files.reading import read_lora
+from ..files.unet_names import guess_topology, topology_of
 from ..plan.text import check_own_weights
 
 
@@ -37,7 +39,7 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class PlainLoRA:
-    """A LoRA by the path of its linears. The adapter that it was merged from is not touched.
+    """A LoRA by the path of its linears and convolutions. The adapter that it was merged from is not touched.
 
     `save_diffusers` is the main form: `StableDiffusionPipeline.load_lora_weights` takes it. ComfyUI and A1111 take
     what `save_kohya` writes, PEFT what `save_peft` writes.
@@ -52,17 +54,39 @@ class PlainLoRA:
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
     """What a file of others holds for `text_encoder` and `text_encoder_2`."""
 
-    def save_diffusers(self, path: str | os.PathLike[str], **details: str) -> str:
+    def save_diffusers(
+        self,
+        path: str | os.PathLike[str],
+        precision: Precision = "float32",
+        unet_config: Mapping[str, Any] | None = None,
+        **details: str,
+    ) -> str:
         """Writes `pytorch_lora_weights.safetensors` in a folder, or the named .safetensors file; gives its path.
 
         Args:
-            details: strings for the file's metadata, for example `ss_base_model_version="sd_v1"`.
+            precision: of the file's numbers. Most LoRA files are in fp16; rounding costs about 1e-4 of the change.
+            unet_config: the U-Net's own `config`, which says what kind of model the file is for; left out, it is
+                guessed from the blocks.
+            details: more strings for the file's metadata, for example `ss_output_name="rex"`.
         """
-        return writing.save_diffusers(path, self.blocks, self._origin(), details)
+        metadata = self._metadata(unet_config, details)
+        return writing.write_diffusers(path, self.components, metadata, precision).path
 
-    def save_kohya(self, path: str | os.PathLike[str], **details: str) -> str:
-        """Writes one .safetensors file in kohya's naming, for ComfyUI and A1111; gives its path."""
-        return writing.save_kohya(path, self.blocks, self._origin(), details)
+    def save_kohya(
+        self,
+        path: str | os.PathLike[str],
+        precision: Precision = "float32",
+        unet_config: Mapping[str, Any] | None = None,
+        **details: str,
+    ) -> str:
+        """Writes one .safetensors file in kohya's naming, for ComfyUI, A1111 and kohya's scripts; gives its path.
+
+        Modules of SDXL get the names of Stability AI's code, which kohya's scripts want. Arguments as above.
+        """
+        metadata = self._metadata(unet_config, details)
+        topology = topology_of(unet_config) if unet_config else guess_topology(self.components)
+        write = writing.write_sai if topology.sdxl else writing.write_kohya
+        return write(path, self.components, metadata, precision, topology).path
 
     def save_peft(
         self,
@@ -70,6 +94,7 @@ class PlainLoRA:
         base_model: str = "",
         task_type: str | None = None,
         trained_modules: Mapping[str, Tensor] | None = None,
+        precision: Precision = "float32",
     ) -> str:
         """Writes an adapter folder for `PeftModel.from_pretrained`; gives its path.
 
@@ -77,8 +102,13 @@ class PlainLoRA:
             base_model: name or path that PEFT loads the base model from, where it is asked to.
             task_type: PEFT's, for example `CAUSAL_LM` or `SEQ_CLS`; needed by `AutoPeftModelFor...`.
             trained_modules: parameters that were trained whole, by their path in the model, such as a new classifier's.
+            precision: of the adapter's numbers.
         """
-        return writing.save_peft(folder, self.blocks, self._origin(), base_model, task_type, trained_modules or {})
+        metadata = self._origin().to_metadata()
+        written = writing.write_peft(
+            folder, self.components, metadata, precision, base_model, task_type, trained_modules
+        )
+        return written.path
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlainLoRA:
@@ -89,11 +119,38 @@ class PlainLoRA:
             ValueError: the file is damaged, holds other keys too, or is no LoRA.
         """
         file = read_lora(path)
-        text_encoders = {name: blocks for name, blocks in file.components.items() if name != UNET}
-        return cls(file.blocks(UNET), file.origin.config, file.origin.approach, text_encoders=text_encoders)
+        text_encoders = {name: blocks for name, blocks in file.components.items() if name not in (UNET, MODEL)}
+        blocks, origin = file.blocks(UNET) or file.blocks(MODEL), file.origin
+        return cls(blocks, origin.config, origin.approach, text_encoders=text_encoders)
+
+    @property
+    def components(self) -> dict[str, Blocks]:
+        """All blocks by their part of a pipeline: the U-Net's, and those of text encoders."""
+        return {UNET: self.blocks, **self.text_encoders}
 
     def _origin(self) -> Origin:
         return Origin(self.config, self.approach)
+
+    def by_component(self) -> dict[str, PlainLoRA]:
+        """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them."""
+        alone = {name: replace(self, blocks=blocks, text_encoders={}) for name, blocks in self.text_encoders.items()}
+        return {UNET: replace(self, text_encoders={}), **alone} if self.blocks else alone
+
+    def check_alone(self) -> None:
+        """Whether the LoRA is of one model.
+
+        Raises:
+            ValueError: it has text encoders' blocks too, which what is done with one model would lose.
+        """
+        if self.text_encoders:
+            raise ValueError(
+                f"This LoRA is also of {' and '.join(self.text_encoders)}, and that part would be lost. Take the LoRA "
+                "of each component from by_component()."
+            )
+
+    def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
+        family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
+        return describe(self.components, self._origin(), details, family)
 
     def fuse_into(self, model: nn.Module) -> float:
         """Adds the LoRA to the model's own weights, for good: sums in float32 and rounds once.
@@ -102,31 +159,33 @@ class PlainLoRA:
             The largest rounding error of a weight; 0 for a float32 model.
 
         Raises:
-            ValueError: the model lacks one of the linears, has another size, still has its ResLoRA adapter, or uses the
-                weight of one of the linears elsewhere, too (a tied `lm_head`); nothing is changed then.
+            ValueError: the model lacks one of the layers, has another size, still has its ResLoRA adapter, or uses the
+                weight of one of them elsewhere, too (a tied `lm_head`), or the LoRA is of several models; nothing is
+                changed then.
         """
         if any(isinstance(module, LoRABlock) for module in model.modules()):
             raise ValueError(
                 "The model still has its ResLoRA adapter, which would act twice. Call adapter.remove() first."
             )
-        linears = self.linears_of(model)
-        check_own_weights(model, linears)
+        layers = self.linears_of(model)
+        check_own_weights(model, layers)
         largest = 0.0
         with torch.no_grad():
             for name, block in self.blocks.items():
-                weight = linears[name].weight
-                exact = weight.float() + block.delta_weight().to(weight.device)
+                weight = layers[name].weight
+                exact = weight.float() + block.delta_weight().reshape(weight.shape).to(weight.device)
                 weight.copy_(exact)
                 largest = max(largest, float((weight.float() - exact).abs().max()))
         return largest
 
-    def linears_of(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """The model's linears that this LoRA belongs to, by name.
+    def linears_of(self, model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+        """The model's linears and convolutions that this LoRA belongs to, by name.
 
         Raises:
-            ValueError: the model lacks one of them, or has another size.
+            ValueError: the model lacks one of them, or has another size, or the LoRA is of several models.
         """
-        return {name: _linear(model, name, block) for name, block in self.blocks.items()}
+        self.check_alone()
+        return {name: _layer(model, name, block) for name, block in self.blocks.items()}
 
     def summary(self) -> dict[str, Any]:
         """Approach, ranks, errors and ||delta W||_F as plain values, for JSON."""
@@ -146,14 +205,28 @@ class PlainLoRA:
         }
 
 
-def _linear(model: nn.Module, name: str, block: PlainBlock) -> nn.Linear:
-    try:
-        linear = model.get_submodule(name)
-    except AttributeError:
-        raise ValueError(f"The model has no {name}. This LoRA belongs to another model.") from None
-    shape = (block.lora_B.shape[0], block.lora_A.shape[1])
-    if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != shape:
-        raise ValueError(
-            f"{name} is {linear} in the model, and {shape[0]}x{shape[1]} in this LoRA, which belongs to another model."
-        )
-    return linear
+def _layer(model: nn.Module, name: str, block: PlainBlock) -> nn.Linear | nn.Conv2d:
+    layer = _submodule(model, name)
+    if layer is None:
+        raise ValueError(f"The model has no {name}. This LoRA belongs to another model.")
+    supported = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    if supported and _without_ones(layer.get_parameter("weight").shape) == _without_ones(block.shape):
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        return layer
+    size = "x".join(map(str, block.shape))
+    raise ValueError(f"{name} is {layer} in the model, and {size} in this LoRA, which belongs to another model.")
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    """transformers 5 has no `text_model` in a CLIPTextModel; LoRA files keep it in their names."""
+    for path in (name, name.removeprefix("text_model.")):
+        try:
+            return model.get_submodule(path)
+        except AttributeError:
+            continue
+    return None
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A convolution of 1 x 1 is a linear; files of some tools write one as the other."""
+    return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)

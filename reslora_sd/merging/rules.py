@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..blocks.block import LoRABlock
 from ..blocks.equations import block_shortcut
+from ..blocks.plain import cut_pair
 from ..config import ResLoRAConfig
 from .statistics import Statistics
 
@@ -21,22 +22,14 @@ from .statistics import Statistics
 def stack(block: LoRABlock, rank: int | None) -> tuple[Tensor, Tensor, float]:
     """Eq. 5: the sum of B_{n-k} A_{n-k} as one pair of rank (m+1) r; exact.
 
-    With `rank`, the best pair of that rank in the Frobenius norm (Eckart and Young), found from the small factors.
+    With `rank`, the best pair of that rank.
 
     Returns:
         A (rank, in), B (out, rank), and the relative error ||cut - whole||_F / ||whole||_F that the cut costs.
     """
     blocks = (block, *block.predecessors)
     A, B = block_shortcut([one.lora_A.float().cpu() for one in blocks], [one.lora_B.float().cpu() for one in blocks])
-    if rank is None or rank >= A.shape[0]:
-        return A, B, 0.0
-    Q_B, R_B = torch.linalg.qr(B.double())
-    Q_A, R_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
-    root = S[:rank].sqrt()
-    whole = float(S.norm())
-    error = float(S[rank:].norm()) / whole if whole else 0.0
-    return (root[:, None] * (Vh[:rank] @ Q_A.T)).float(), (Q_B @ U[:, :rank] * root).float(), error
+    return (A, B, 0.0) if rank is None else cut_pair(A, B, rank)
 
 
 def alpha_by_input(block: LoRABlock, config: ResLoRAConfig, statistics: Statistics) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -18,8 +19,9 @@ from .names import (
     FUSED_FOLDER,
     HEAD_FILE,
     INDEX_FILE,
-    KOHYA_FILE,
+    KOHYA_KEY,
     LOG_FILE,
+    OLD_KOHYA_FILE,
     PEFT_FOLDER,
     REFERENCES_FILE,
     REPORT_FILE,
@@ -27,9 +29,10 @@ from .names import (
     RUN_FILE,
     SHEET_FILES,
     TRACKER,
+    kohya_name,
 )
 
-_FINISHED = (REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, KOHYA_FILE, ADAPTER_FILE, HEAD_FILE, ANSWERS_FILE, *SHEET_FILES)
+_FINISHED = (REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, HEAD_FILE, ANSWERS_FILE, *SHEET_FILES)
 """Written after the last step; the file that makes a run a finished one goes first."""
 _STEP_FOLDER = re.compile(r"step-\d{6,}")
 _PICTURE = re.compile(r"step-\d{6,}/[a-z_]+-\d{2,}-\d+\.png")
@@ -50,6 +53,15 @@ def holds_run(folder: Path) -> bool:
     """Whether a run was here; folders such as `logs` or `peft` alone may be another program's."""
     files = (RUN_FILE, LOG_FILE, INDEX_FILE, REPORT_FILE, RESULTS_FILE)
     return any((folder / name).is_file() for name in files) or bool(list_checkpoints(folder))
+
+
+def kohya_file(folder: Path) -> str:
+    """The name of the run's LoRA for ComfyUI and A1111, also where the folder was renamed, or is of an old version."""
+    settings = read_object(folder / RUN_FILE, lambda _: None)
+    name = settings.get(KOHYA_KEY)
+    if isinstance(name, str) and name.endswith(".safetensors") and name == os.path.basename(name) and name[0] != ".":
+        return name
+    return OLD_KOHYA_FILE if settings and name is None else kohya_name(folder)
 
 
 def remove_run(folder: Path) -> None:
@@ -73,7 +85,7 @@ def remove_run(folder: Path) -> None:
 
 def remove_finished(folder: Path) -> None:
     """Removes what is written after the last step of a training."""
-    for name in _FINISHED:
+    for name in (*_FINISHED, kohya_file(folder)):
         (folder / name).unlink(missing_ok=True)
     for name in (PEFT_FOLDER, FUSED_FOLDER):
         if (folder / name).is_dir():

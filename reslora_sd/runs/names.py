@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
 """Our methods, as on the command line, and the residual that each one trains with."""
@@ -28,13 +30,16 @@ LOG_FILE = "log.jsonl"
 INDEX_FILE = "validation/index.jsonl"
 REFERENCES_FILE = "validation/real.jsonl"
 SHEET_FILES = ("validation/steps.png", "validation/merged.png")
+KOHYA_KEY = "kohya_file"
+"""The entry of run.json that names the LoRA for ComfyUI and A1111."""
 REPORT_FILE = "merge_report.json"
 RESULTS_FILE = "results.json"
 ANSWERS_FILE = "answers.jsonl"
 ADAPTER_FILE = "reslora_adapter.safetensors"
 HEAD_FILE = "trained_modules.safetensors"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+OLD_KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
+"""What older versions called the file that is now named after its run: see `kohya_name`."""
 PEFT_FOLDER, FUSED_FOLDER = "peft", "fused"
 MANIFEST_FILE = "checkpoint.json"
 SCHEDULE_FILE = "schedule.json"
@@ -58,6 +63,26 @@ DEFAULT_PROMPTS = ("cat face", "penguin", "birthday cake", "red apple")
 def default_approach(residual: str) -> str:
     """The best approach of a residual: `exact` where there is one, else `least_squares`."""
     return "exact" if "exact" in APPROACHES[residual] else "least_squares"
+
+
+_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')  # in names of files, or in A1111's <lora:name:1>
+_LONGEST_NAME = 200  # bytes; file systems take 255, and a file has a longer name while it is written
+
+
+def kohya_name(folder: Path) -> str:
+    """The name of a run's LoRA for ComfyUI and A1111, which list files by it: that of the run folder.
+
+    A folder that is called as a method, such as the page's `rex/lora`, gets the name of the folder above it in front.
+    """
+    path = Path(os.path.abspath(folder))
+    name = path.name
+    if name in METHODS and path.parent.name not in ("", "runs"):
+        name = f"{path.parent.name}-{name}"
+    name = _UNFIT.sub("_", name).strip(". ").encode()[:_LONGEST_NAME].decode(errors="ignore") or "lora"
+    file = f"{name}.safetensors"
+    # diffusers takes any file with the end of its own name for its own
+    taken = file.lower().endswith(DIFFUSERS_FILE) or file.lower() in (ADAPTER_FILE, HEAD_FILE)
+    return f"{name}_kohya.safetensors" if taken else file
 
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")

@@ -1,7 +1,8 @@
-"""Paths that a file names: they must not lead out of its folder."""
+"""Paths that a file names: they must not lead out of its folder, nor tell strangers of this machine's."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -17,3 +18,9 @@ def inside(folder: Path, relative: str) -> Path:
     if not path.is_relative_to(root) or path == root:
         raise ValueError(f"{relative!r} lies outside {folder.name}; refused.")
     return path
+
+
+def public_name(value: str) -> str:
+    """The last part alone of a path that is absolute, or there on this machine; anything else as it is."""
+    is_path = os.path.isabs(value) or ("/" in value and os.path.exists(value))
+    return Path(value).name if is_path else value

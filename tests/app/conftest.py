@@ -37,7 +37,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     flags = (
         "--max_train_steps 4 --validation_steps 2 --checkpointing_steps 2 --train_batch_size 2 --rank 4 "
         "--max_train_samples 16 --validation_samples 4 --calibration_samples 8 "
-        "--validation_inference_steps 3 --validation_guidance_scale 4 --report"
+        "--validation_inference_steps 3 --validation_guidance_scale 4 --report --save_precision float32"
     ).split()
     trainings = {
         method: subprocess.Popen(

@@ -105,6 +105,23 @@ def test_a_plain_block_of_a_convolution_is_two_convolutions(kernel):
     assert block.norm() == pytest.approx(float(block.delta_weight().double().norm()), rel=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [(), (3, 3)])
+def test_a_cut_is_the_best_of_its_rank_and_never_larger(kernel):
+    torch.manual_seed(0)
+    block = PlainBlock(torch.randn(4, 6, *kernel), torch.randn(7, 4, *((1, 1) if kernel else ())), -1.5)
+    whole = block.delta_weight().flatten(1).double()
+    U, S, Vh = torch.linalg.svd(whole, full_matrices=False)
+    cut, error = block.cut(2)
+    assert cut.r == 2 and cut.shape == block.shape and cut.scaling == block.scaling
+    best = U[:, :2] * S[:2] @ Vh[:2]
+    torch.testing.assert_close(cut.delta_weight().flatten(1).double(), best, rtol=1e-4, atol=1e-5)
+    assert error == pytest.approx(float((best - whole).norm() / whole.norm()), rel=1e-5)
+    for rank in (4, 9):
+        same, error = block.cut(rank)
+        assert error == 0.0 and torch.equal(same.lora_A, block.lora_A) and torch.equal(same.lora_B, block.lora_B)
+    assert PlainBlock(block.lora_A, torch.zeros(7, 4), 1.0).cut(1)[1] == 0.0
+
+
 def test_a_plain_block_does_not_change():
     block = PlainBlock(torch.ones(1, 2), torch.ones(3, 1), 1.0)
     for field in dataclasses.fields(block):

@@ -48,7 +48,7 @@ def test_exact_merges_collect_no_statistics_and_the_end_says_what_to_do(train, m
     assert "Drift" not in said
     for words in ("pytorch_lora_weights.safetensors, for the base model", "load_lora_weights", "reslora-page", "tiny"):
         assert words in said
-    assert f"ComfyUI and A1111:   {run / 'pytorch_lora_weights_kohya.safetensors'}" in said
+    assert f"ComfyUI and A1111:   {run / 'run.safetensors'}" in said
     places = [
         bars.rindex(f"{name}: 100%") for name in ("merging", "measuring", "proving", "drawing with the exported file")
     ]

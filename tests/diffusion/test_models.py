@@ -39,7 +39,7 @@ def test_the_given_prediction_type_reaches_every_picture_the_file_and_the_user(
         for run in (labelled, told)
     ]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 4
-    for name in ("pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"):
+    for name in ("pytorch_lora_weights.safetensors", "told.safetensors"):
         assert load_tensors(told / name)[1]["modelspec.prediction_type"] == "v"
 
 

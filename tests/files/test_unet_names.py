@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from torch import nn
 
+from reslora_sd.files.lora_file import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from reslora_sd.files.unet_names import (
     SD,
     SDXL,
-    TEXT_ENCODER,
-    TEXT_ENCODER_2,
-    UNET,
     guess_topology,
     kohya_stem,
     module_of,
@@ -30,7 +29,7 @@ INSIDE = {
 }
 
 
-def counted(unet: nn.Module) -> dict[str, str]:
+def counted(unet: Any) -> dict[str, str]:
     """diffusers' paths to SAI's, by walking the U-Net in the order in which it runs, and counting blocks.
 
     Stability's code has one list of blocks on each way; each holds a residual block, then its attention, then what
@@ -77,7 +76,8 @@ def test_every_module_of_a_unet_has_its_name_in_stabilitys_code_and_comes_back(k
         assert sai_path(name, topology) == wanted
         assert module_of("lora_unet_" + wanted.replace(".", "_"), topology.layers) == (UNET, name)
         assert module_of("lora_unet_" + name.replace(".", "_"), topology.layers) == (UNET, name)
-    assert len({kohya_stem(UNET, name, topology) for name in names}) == len(names)
+    for sai in (False, True):
+        assert len({kohya_stem(UNET, name, topology, sai) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("kind", ["SD 1", "SD 2", "SDXL"])
@@ -127,6 +127,9 @@ def test_a_module_without_a_name_there_is_refused(path):
         sai_path(path)
 
 
-def test_levels_of_different_depth_are_refused():
-    with pytest.raises(ValueError, match=r"layers_per_block is \(1, 2\)\. It must be one number"):
-        topology_of({"layers_per_block": (1, 2), "up_block_types": []})
+def test_levels_of_different_depth_have_names_in_diffusers_alone():
+    topology = topology_of({"layers_per_block": (1, 2), "up_block_types": ["CrossAttnUpBlock2D"]})
+    path = "down_blocks.0.attentions.0.proj_in"
+    assert kohya_stem(UNET, path, topology) == "lora_unet_down_blocks_0_attentions_0_proj_in"
+    with pytest.raises(ValueError, match="has no name"):
+        kohya_stem(UNET, path, topology, sai=True)

@@ -112,3 +112,58 @@ def test_a_plain_lora_and_its_reports_do_not_change():
         plain.approach = "none"
     with pytest.raises(dataclasses.FrozenInstanceError):
         next(iter(plain.reports.values())).r = 1
+
+
+class Convolutions(torch.nn.Module):
+    """A 1 x 1 one as SD 1.x has before its attention, one that halves the size, and a linear."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.proj_in, self.down = torch.nn.Conv2d(4, 6, 1), torch.nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.out = torch.nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.out(self.down(self.proj_in(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kernel_of_b", [(), (1, 1)])
+@pytest.mark.parametrize("proj_in", [(), (1, 1)])
+def test_convolutions_are_fused_and_act_as_diffusers_would_have_them(kernel_of_b, proj_in):
+    torch.manual_seed(1)
+    plain = PlainLoRA(
+        {
+            "proj_in": PlainBlock(
+                torch.randn(2, 4, *proj_in), torch.randn(6, 2, *(kernel_of_b if proj_in else ())), 0.5
+            ),
+            "down": PlainBlock(torch.randn(3, 6, 3, 3), torch.randn(8, 3, *kernel_of_b), 2.0),
+            "out": PlainBlock(torch.randn(2, 8), torch.randn(5, 2), 1.0),
+        }
+    )
+    model, fused, x = Convolutions(), Convolutions(), torch.randn(2, 4, 6, 6)
+    assert plain.fuse_into(fused) == 0.0
+    base = model(x)
+    with applied(plain, model):
+        torch.testing.assert_close(model(x), fused(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(model(x), base) and not torch.allclose(base, fused(x))
+    wrong = PlainLoRA({"down": PlainBlock(torch.randn(3, 6, 1, 1), torch.randn(8, 3, 1, 1), 2.0)})
+    with pytest.raises(ValueError, match=r"^down is Conv2d.* in the model, and 8x6x1x1 in this LoRA"):
+        wrong.fuse_into(model)
+
+
+def test_a_lora_of_text_encoders_too_is_never_half_applied():
+    block = PlainBlock(torch.ones(1, 8), torch.ones(8, 1), 1.0)
+    plain = PlainLoRA({"layers.0.q": block}, text_encoders={"text_encoder": {"text_model.layers.1.k": block}})
+    model = toy()
+    with pytest.raises(ValueError, match="is also of text_encoder"):
+        plain.fuse_into(model)
+    with pytest.raises(ValueError, match="is also of text_encoder"), applied(plain, model):
+        pass
+    alone = plain.by_component()
+    assert list(alone) == ["unet", "text_encoder"]
+    before = copy.deepcopy(model.state_dict())
+    alone["unet"].fuse_into(model)
+    alone["text_encoder"].fuse_into(model)  # whose paths have no text_model, as in transformers 5
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"layers.0.q.weight", "layers.1.k.weight"}
+    assert list(PlainLoRA({}, text_encoders=plain.text_encoders).by_component()) == ["text_encoder"]

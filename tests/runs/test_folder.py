@@ -6,6 +6,7 @@ import random
 import pytest
 from PIL import Image
 
+from reslora_sd.runs.contents import kohya_file
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.runs.names import SHEET_FILES
@@ -188,3 +189,25 @@ def test_broken_rows_are_told_once(run, caplog, row):
     caplog.clear()
     run.discard_from(2)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("recorded", "file"),
+    [
+        ("rex.safetensors", "rex.safetensors"),  # the folder was renamed
+        (None, "pytorch_lora_weights_kohya.safetensors"),  # of an older version
+        ("../rex.safetensors", "run.safetensors"),
+        ("run.json", "run.safetensors"),
+        (["rex.safetensors"], "run.safetensors"),
+    ],
+)
+def test_the_lora_with_the_runs_name_is_found_and_goes_with_the_run(run, recorded, file):
+    about = {"method": "lora"} if recorded is None else {"method": "lora", "kohya_file": recorded}
+    (run.path / "run.json").write_text(json.dumps(about))
+    (run.path.parent / "rex.safetensors").write_text("of others")
+    for name in (file, "mine.safetensors"):
+        (run.path / name).write_text("")
+    assert kohya_file(run.path) == file
+    run.discard_from(2)
+    assert not (run.path / file).exists()
+    assert (run.path / "mine.safetensors").exists() and (run.path.parent / "rex.safetensors").exists()

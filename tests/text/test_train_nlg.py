@@ -161,9 +161,11 @@ def test_a_fused_model_needs_nothing_of_ours(train, llama):
     fused = transformers.AutoModelForCausalLM.from_pretrained(run / "fused")
     model = transformers.AutoModelForCausalLM.from_pretrained(llama)
     load_reslora(model, run / "reslora_adapter.safetensors")
+    auto = peft.AutoPeftModelForCausalLM.from_pretrained(run / "peft")  # told no more than that
     tokens = torch.arange(3, 30)[None]
     with torch.no_grad():
-        torch.testing.assert_close(fused(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+        for one in (fused, auto):
+            torch.testing.assert_close(one(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_counts_answers_only(train, llama):

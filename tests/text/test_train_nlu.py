@@ -129,6 +129,19 @@ def test_a_head_of_two_layers_is_fused_with_any_method(train, tmp_path, method):
     torch.testing.assert_close(logits_of(fused), logits_of(loaded), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["reslora_is", "lokr"])
+def test_a_new_pooler_inside_the_base_model_is_loaded_too(train, bert, tmp_path, method):
+    """An encoder whose files lack the pooler, as many of the Hub's: it trains with the head."""
+    bare = tmp_path / "bare"
+    transformers.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bare)
+    transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(bare)
+    flags = ("--model", bare, "--method", method, "--max_steps", 2, "--save_fused", "--evaluate", "none")
+    _, run = train(*flags)
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(run / "peft")
+    fused = transformers.AutoModelForSequenceClassification.from_pretrained(run / "fused")
+    torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
+
+
 def test_a_new_head_trains_where_the_model_has_one_if_that_is_asked(train):
     flags = ("--method", "lora", "--max_steps", 2)
     _, first = train(*flags, "--save_fused", "--evaluate", "none", "--learning_rate", 0.05, output="first")

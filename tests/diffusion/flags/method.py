@@ -120,6 +120,7 @@ def eq_13_takes_its_factors_from_norms_of_inputs(it: Seen, plain: Seen) -> None:
     blocks = read_object(it.run / "merge_report.json", pytest.fail)["blocks"]
     before = predecessors(it)
     linked = next(name for name in before if before[name])
+    assert blocks[linked]["input_norm"], "no statistics were taken"
     expected = [blocks[one]["input_norm"] / blocks[linked]["input_norm"] for one in before[linked]]
     assert blocks[linked]["alphas"] == pytest.approx(expected, rel=1e-6)
 

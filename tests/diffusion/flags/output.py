@@ -7,7 +7,9 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 
+from reslora_sd.files.storage import load_tensors
 from tests.diffusion.flags import seen
 from tests.diffusion.flags.seen import Seen
 from tests.diffusion.flags.table import elsewhere, row
@@ -50,6 +52,14 @@ def the_tracker_writes_there(it: Seen, plain: Seen) -> None:
 @row("checkpointing_steps", *WRITTEN)
 def checkpoints_are_written_every_so_many_steps(it: Seen, plain: Seen) -> None:
     assert {path.name for path in it.run.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (1, 2, 3)}
+
+
+@row("save_precision", "--save_precision", "bf16", "--no_report", without=("--no_report",), whole=True)
+def both_exported_files_hold_such_numbers(it: Seen, plain: Seen) -> None:
+    for name in ("pytorch_lora_weights.safetensors", f"{it.run.name}.safetensors"):
+        tensors = load_tensors(it.run / name)[0]
+        assert {value.dtype for key, value in tensors.items() if not key.endswith(".alpha")} == {torch.bfloat16}
+    assert "Saved in bf16: rounding changes the LoRA by 0." in it.said
 
 
 def with_hub(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""A LoRA added to a whole pipeline's own weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Precision
+from ..files.lora_file import MODEL
+from ..files.storage import reason
+from ..merging.plain_lora import PlainLoRA
+from ..training.command import quiet_libraries
+from .outputs import new_folder
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
+
+
+def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> float:
+    """Writes the pipeline `base` with the LoRA in its U-Net and text encoders; gives the largest rounding error.
+
+    Raises:
+        ValueError: the pipeline can't be read, or the LoRA belongs to another one. Nothing is written then.
+    """
+    quiet_libraries()
+    pipeline = _load(base, precision)
+    parts = plain.by_component()
+    for name, part in parts.items():
+        model = getattr(pipeline, name, None)
+        if name == MODEL or model is None:
+            raise ValueError(f"{base} has no {name}, which this LoRA is for. Name the pipeline that it was made for.")
+        try:
+            part.linears_of(model)
+        except ValueError as error:
+            raise ValueError(f"The LoRA doesn't fit the {name} of {base}: {error}") from error
+    rounding = max((part.fuse_into(getattr(pipeline, name)) for name, part in parts.items()), default=0.0)
+    with new_folder(place) as folder:
+        pipeline.save_pretrained(folder)
+    return rounding
+
+
+def _load(base: str, precision: Precision) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(base, torch_dtype=_DTYPES[precision])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Cannot read the pipeline {base!r} ({reason(error)}). --fuse takes a folder that save_pretrained of "
+            "diffusers wrote, or a name on the Hub."
+        ) from error

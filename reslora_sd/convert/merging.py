@@ -1,0 +1,169 @@
+"""Merges the adapter of a run without training again: `reslora-convert RUN OUT --merge`.
+
+| approach                 | what it needs                                                                        |
+| ------------------------ | ------------------------------------------------------------------------------------ |
+| `none`, `exact`          | the base model, whose layers say which block follows which                           |
+| `weights`                | the same; its weights are in the equation                                            |
+| `input`, `least_squares` | the base model and pictures: `--calibrate` draws the run's batches anew from run.json |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapter.adapter import ResLoRAAdapter, load_reslora
+from ..adapter.training_form import read_training_form
+from ..files.lora_file import UNET, Origin
+from ..files.lora_metadata import family_of, prediction_of
+from ..files.storage import reason
+from ..files.unet_names import topology_of
+from ..merging.merge import merge
+from ..merging.plain_lora import PlainLoRA
+from ..merging.statistics import Statistics, collect_statistics
+from ..runs.names import ADAPTER_FILE, APPROACHES, FROM_STATISTICS, RUN_FILE, checkpoint_step, default_approach
+from ..runs.paths import public_name
+from ..runs.reader import read_run
+from ..runs.run import Run
+from ..training.command import quiet_libraries
+from .settings import ConvertSettings
+from .sources import Source
+
+if TYPE_CHECKING:
+    from ..diffusion.models import Parts
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge, and how far its branches are from the unmerged ones."""
+
+    source: Source
+    plain: PlainLoRA
+
+    @property
+    def error(self) -> float | None:
+        """The largest relative error of a branch; `None` where the approach can't say."""
+        errors = [report.error for report in self.plain.reports.values() if report.error is not None]
+        return max(errors, default=None)
+
+
+def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
+    """The merge that the settings ask for.
+
+    Args:
+        path: a run's folder, one of its checkpoints, or a training form itself.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no training form, it is damaged, its model or data can't be had, or the
+            approach doesn't fit.
+    """
+    file = _training_form(path)
+    _, config = read_training_form(file)
+    approach = _approach(settings, config.residual, file)
+    run = _run_of(file)
+    base = settings.base or _base_of(run, file)
+    quiet_libraries()
+    if settings.calibrate:
+        if run is None:
+            raise ValueError(f"There is no {RUN_FILE} beside {file}, so --calibrate can't know which pictures to take.")
+        unet, adapter, statistics, details = _calibrated(file, run, base, settings)
+    else:
+        unet, details, statistics = _unet(base, run), {}, None
+        adapter = load_reslora(unet, file)
+    plain = merge(adapter, approach, statistics)
+    adapter.remove()
+    details |= {"base_model": Path(public_name(base)).name, "ss_sd_model_name": public_name(base)}
+    details |= {"modelspec.title": run.path.name, "ss_output_name": run.path.name} if run else {}
+    unet_config = dict(unet.config)
+    family = family_of(unet_config, details.get("modelspec.prediction_type"))
+    origin = Origin(plain.config, plain.approach)
+    return Merged(Source({UNET: plain.blocks}, "diffusers", origin, details, topology_of(unet_config), family), plain)
+
+
+def _training_form(path: Path) -> Path:
+    file = path / ADAPTER_FILE if path.is_dir() else path
+    if not file.is_file():
+        where = f"There is no {ADAPTER_FILE} in {path}" if path.is_dir() else f"There is no file {path}"
+        raise FileNotFoundError(f"{where}. --merge takes a run, one of its checkpoints, or an {ADAPTER_FILE}.")
+    return file
+
+
+def _approach(settings: ConvertSettings, residual: str, file: Path) -> str:
+    chosen = settings.merge or "best"
+    approach = default_approach(residual) if chosen == "best" else chosen
+    if approach not in APPROACHES[residual]:
+        raise ValueError(
+            f"{file} has residual {residual!r}, which approach {approach!r} doesn't fit. Choose one of "
+            f"{', '.join(APPROACHES[residual])}."
+        )
+    if approach in FROM_STATISTICS and not settings.calibrate:
+        others = ", ".join(one for one in APPROACHES[residual] if one not in FROM_STATISTICS)
+        raise ValueError(
+            f"Approach {approach!r} needs statistics of the model's inputs, which runs don't keep. Add --calibrate, "
+            f"which runs the model on the run's own pictures, or choose one that needs no data: {others}."
+        )
+    return approach
+
+
+def _run_of(file: Path) -> Run | None:
+    """The run that a training form lies in, directly or in a checkpoint."""
+    folder = file.absolute().parent
+    for place in (folder, folder.parent) if checkpoint_step(folder.name) is not None else (folder,):
+        if (place / RUN_FILE).is_file():
+            return read_run(place)
+    return None
+
+
+def _base_of(run: Run | None, file: Path) -> str:
+    base = run.settings.get("base_model") if run else None
+    if not isinstance(base, str) or not base:
+        beside = f"{run.path / RUN_FILE} names none" if run else f"there is no {RUN_FILE} beside {file}"
+        raise ValueError(f"Which model the adapter is for isn't known: {beside}. Name it with --base.")
+    return base
+
+
+def _unet(base: str, run: Run | None) -> Any:
+    """The U-Net alone: SDXL's too."""
+    from diffusers import UNet2DConditionModel
+
+    arguments = run.arguments if run else {}
+    more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir")}
+    try:
+        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **more)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Cannot read the U-Net of {base!r} ({reason(error)}). Give a pipeline's folder or Hub name with --base. "
+            "Adapters of language models are merged by their own scripts."
+        ) from error
+    return unet.float().eval()
+
+
+def _calibrated(
+    file: Path, run: Run, base: str, settings: ConvertSettings
+) -> tuple[Any, ResLoRAAdapter, Statistics, dict[str, str]]:
+    """The U-Net with its adapter, and statistics on the batches after those that the run used."""
+    from ..diffusion.calibration import calibration_batches, calibration_settings, predict
+    from ..diffusion.effort import effort_of
+    from ..diffusion.models import load_parts
+    from ..diffusion.progress import stage
+
+    of_run = calibration_settings(run.arguments)
+    model, training = of_run.model, of_run.training
+    parts: Parts = load_parts(base, model.revision, model.variant, model.prediction_type, model.cache_dir)
+    steps = run.steps or run.last_step
+    drawn = steps * training.gradient_accumulation_steps
+    pictures = settings.calibration_samples or effort_of(of_run, drawn).calibration
+    count = max(1, pictures // training.train_batch_size)
+    batches = calibration_batches(of_run, parts, drawn, count)
+    adapter = load_reslora(parts.unet, file)
+    with stage("statistics", count) as bar:
+
+        def counted() -> Iterator[Any]:
+            for batch in batches:
+                yield batch
+                bar.update()
+
+        statistics = collect_statistics(adapter, counted(), lambda batch: predict(parts.unet, parts, batch))
+    return parts.unet, adapter, statistics, prediction_of(parts.scheduler.config.prediction_type)

@@ -1,0 +1,97 @@
+"""A run's adapter merged after the run, without training again."""
+
+import json
+import shutil
+
+import pytest
+from diffusers import UNet2DConditionModel
+from safetensors import safe_open
+
+from reslora_sd import load_reslora, merge
+from reslora_sd.files.reading import read_lora
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    assert found.keys() == expected.keys()
+    for name, block in expected.items():
+        difference = (found[name].delta_weight() - block.delta_weight()).norm()
+        assert float(difference) <= tolerance * block.norm(), name
+
+
+def test_a_run_is_merged_as_it_would_have_merged_itself(train, run, tmp_path, tiny_pipeline_folder):
+    folder = train(
+        *("--method", "reslora_ms", "--save_precision", "float32"),
+        *("--max_train_steps", 2, "--checkpointing_steps", 1, "--report", "false"),
+    )
+    own = read_lora(folder).blocks()
+
+    said = run(folder, tmp_path / "best", "--merge", "--calibrate")
+    assert_same(read_lora(tmp_path / "best").blocks(), own)
+    report = json.loads((folder / "merge_report.json").read_text())
+    largest = max(block["error"] for block in report["blocks"].values())
+    assert said[0] == f"Merged by least_squares; a branch's output is off by at most {largest:.2%}."
+
+    run(folder / "reslora_adapter.safetensors", tmp_path / "w.safetensors", "--merge", "weights")
+    unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
+    adapter = load_reslora(unet, folder / "reslora_adapter.safetensors")
+    assert_same(read_lora(tmp_path / "w.safetensors").blocks(), merge(adapter, "weights").blocks)
+    file = read_lora(tmp_path / "w.safetensors")
+    assert file.origin.config == adapter.config and file.origin.approach == "weights"
+    with safe_open(tmp_path / "w.safetensors", "pt") as opened:
+        assert opened.metadata()["modelspec.title"] == folder.name
+
+    run(folder / "checkpoint-1", tmp_path / "c.safetensors", "--merge", "none", "--to", "kohya")
+    before = load_reslora(UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet"), *early(folder))
+    assert_same(read_lora(tmp_path / "c.safetensors").blocks(), merge(before, "none").blocks)
+
+    run(folder, tmp_path / "i.safetensors", "--merge", "input", "--calibrate", "--calibration_samples", 2)
+    assert read_lora(tmp_path / "i.safetensors").origin.approach == "input"
+    with pytest.raises(ValueError, match=r"'least_squares' needs statistics .* --calibrate.*none, weights"):
+        run(folder, tmp_path / "x", "--merge", "least_squares")
+    with pytest.raises(ValueError, match="approach 'exact' doesn't fit"):
+        run(folder, tmp_path / "x", "--merge", "exact")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy(folder / "reslora_adapter.safetensors", moved / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"there is no run\.json beside .*--base"):
+        run(moved / "mine.safetensors", tmp_path / "x", "--merge", "none")
+    run(moved / "mine.safetensors", tmp_path / "y", "--merge", "none", "--base", tiny_pipeline_folder)
+    assert_same(read_lora(tmp_path / "y").blocks(), merge(adapter, "none").blocks)
+    with pytest.raises(ValueError, match=r"no run\.json beside .*--calibrate can't know"):
+        words = ("--merge", "--base", tiny_pipeline_folder, "--calibrate")
+        run(moved / "mine.safetensors", tmp_path / "x", *words)
+    with pytest.raises(ValueError, match=r"Cannot read the U-Net of .*--base"):
+        run(moved / "mine.safetensors", tmp_path / "x", "--merge", "none", "--base", moved)
+    assert not (tmp_path / "x").exists()
+
+
+def early(folder):
+    return [folder / "checkpoint-1" / "reslora_adapter.safetensors"]
+
+
+def test_what_holds_no_adapter_is_told(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no reslora_adapter\.safetensors in .*--merge takes a run"):
+        run(tmp_path, tmp_path / "x", "--merge")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing"):
+        run(tmp_path / "nothing", tmp_path / "x", "--merge")
+
+
+def test_exact_merges_need_no_data_and_can_be_cut(run, tmp_path, tiny_pipeline_folder):
+    from reslora_sd import ResLoRAConfig, add_reslora
+    from tests.unets import move_away_from_zero
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
+    adapter = add_reslora(unet, ResLoRAConfig(residual="block", r=4, lora_alpha=6))
+    move_away_from_zero(adapter, std=0.1)
+    adapter.save(tmp_path / "a.safetensors")
+    expected = merge(adapter)
+    words = ("--merge", "--base", tiny_pipeline_folder)
+    run(tmp_path / "a.safetensors", tmp_path / "b.safetensors", *words)
+    assert_same(read_lora(tmp_path / "b.safetensors").blocks(), expected.blocks)
+    said = run(tmp_path / "a.safetensors", tmp_path / "c.safetensors", *words, "--rank", 4)
+    cut = read_lora(tmp_path / "c.safetensors").blocks()
+    assert {block.r for block in cut.values()} == {4} and max(block.r for block in expected.blocks.values()) == 12
+    assert_same(cut, merge(adapter, rank=4).blocks, 1e-4)
+    assert "Merged by exact" in said[0] and "Cut to rank 4" in said[1]
