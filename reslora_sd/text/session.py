@@ -239,7 +239,7 @@ def _take_up_end(trainer: RunTrainer, checkpoint: str) -> None:
 def _evaluations(trainer: RunTrainer) -> dict[str, Any]:
     """The losses of the rows kept apart by step, and the step whose weights were taken; nothing without any."""
     rows = [
-        {"step": row["step"], "epoch": row["epoch"], "loss": row["eval_loss"]}
+        {"step": row["step"], "epoch": row.get("epoch"), "loss": row["eval_loss"]}
         for row in trainer.state.log_history
         if "eval_loss" in row
     ]
