@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,21 +62,24 @@ def check_one_stack(config: Any, name: str = "The model") -> None:
         )
 
 
-def check_own_weights(model: nn.Module, names: Iterable[str]) -> None:
+def check_own_weights(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
     """Refuses linears whose weight is another module's too, as `lm_head` of a model that ties it to the embedding.
 
     Beside the weight, a LoRA acts on the linear alone. Fused, by us or by PEFT's `merge_and_unload`, it would move the
     embedding as well: another model than the one that was trained.
 
+    Args:
+        layers: of the model, by the names that errors call them.
+
     Raises:
         ValueError: there is one; the message says how to untie it.
     """
-    holders: dict[int, list[str]] = {}
+    holders: dict[int, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(path)
-    for name in names:
-        shared = [path for path in holders.get(id(model.get_submodule(name).weight), []) if path != name]
+            holders.setdefault(id(parameter), []).append((path, module))
+    for name, layer in layers.items():
+        shared = [path for path, module in holders.get(id(getattr(layer, "weight", None)), []) if module is not layer]
         if shared:
             raise ValueError(
                 f"{name} shares its weight with {shared[0]}, which would change, too, when a LoRA of {name} is fused. "

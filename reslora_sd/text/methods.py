@@ -94,7 +94,7 @@ def attach(
     if not settings.is_ours:
         from .baselines import add_peft_baseline
 
-        check_own_weights(model, [name for name, _ in model.named_modules() if matches(name, targets)])
+        check_own_weights(model, {name: one for name, one in model.named_modules() if matches(name, targets)})
         wrapped, callbacks = add_peft_baseline(
             model,
             settings.method,
