@@ -95,6 +95,17 @@ def save_small_bert(folder: Path, encoder_only: bool = False) -> Path:
     return folder
 
 
+def save_small_roberta(folder: Path) -> Path:
+    """A folder with an encoder of two layers, whose classifiers have a head of two layers, and its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    sizes = {**_SIZES, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    config = transformers.RobertaConfig(**sizes, max_position_embeddings=514, pad_token_id=0)
+    transformers.RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_glue(path: Path, task: str, rows: int, first: int = 0) -> Path:
     """A file in the form of one of GLUE's tasks, whose labels can be learned from its first text."""
     words = ("aaaa", "zzzz", "----")

@@ -50,7 +50,7 @@ logger = logging.getLogger("reslora_sd")
 
 @as_only_writer(lambda settings: str(settings.training.output_dir))
 def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
-    """The run, in order: check, read, load, attach, train, merge, evaluate, export.
+    """The run, in order: check, read, load, attach, train, merge, evaluate, report, export.
 
     Returns:
         what results.json says, in the main process.
@@ -71,14 +71,16 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         if one.too_long:
             logger.warning("%d %s rows are over --max_length %d: left out.", one.too_long, name, data.max_length)
 
-    attached = attach(model, settings.method, total_steps(training, len(encoded)), training.seed)
+    steps, keep_base = total_steps(training, len(encoded)), evaluation.evaluate != "none"
+    attached = attach(model, settings.method, steps, training.seed, keep_base=keep_base)
     log = StepLog(run, attached.adapter)
     pad = padding(tokenizer)
-    trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log)
+    kept_apart = validation.examples if validation is not None else None
+    trainer = make_trainer(attached, training, encoded.examples, pad, tokenizer, log, kept_apart)
     described = {
         "name": data.task,
-        "train": data.train_file or task.hub_name,
-        "test": data.test_file or test_task(task).hub_name,
+        "train": data.train_file or task.hub.name,
+        "test": data.test_file or test_task(task).hub.name,
         "train_rows": len(encoded),
         "test_rows": len(tests),
         "too_long": encoded.too_long + tests.too_long,
@@ -97,18 +99,18 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         about["validation_loss"] = check_trained(loss, "the rows kept apart", run.path)
     calibration = calibration_rows(attached, encoded.examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
-    plains, contexts = merged_variants(attached, batches(calibration))
+    plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results: dict[str, dict[str, float]] = {}
     if evaluation.evaluate != "none":
         results = measure_answers(model, contexts, batches(tests.examples))
     if evaluation.evaluate == "all":
-        shares, texts = accuracies(
-            model, contexts, test_task(task), test_rows, tokenizer, evaluation.eval_batch_size, data.max_length
-        )
+        sizes = (evaluation.eval_batch_size, data.max_length, data.max_new_tokens)
+        shares, texts = accuracies(model, contexts, test_task(task), test_rows, tokenizer, *sizes)
         results = {name: {"accuracy": shares[name], **row} for name, row in results.items()}
         write_answers(run.path, test_rows, texts)
-    export(attached, plains, run.path, tokenizer, settings.model.model, "CAUSAL_LM", settings.output.save_fused)
-    return report(run, about, results)
+    said = report(run, about, results, plains)
+    export(attached, plains, run.path, tokenizer, about, "CAUSAL_LM", settings.output.save_fused)
+    return said
 
 
 def cli() -> None:

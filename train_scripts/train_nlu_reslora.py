@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.encode import batches_of
 from reslora_sd.text.evaluate import measure_classes
 from reslora_sd.text.finish import calibration_rows, describe_run, export, merged_variants, report
-from reslora_sd.text.glue import HUB_NAME, encode_pairs, glue_task, read_tests, read_train
+from reslora_sd.text.glue import HUB_NAME, class_outputs, encode_pairs, glue_task, read_tests, read_train
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import load_classifier
 from reslora_sd.text.read import keep_apart
@@ -42,7 +43,7 @@ logger = logging.getLogger("reslora_sd")
 
 @as_only_writer(lambda settings: str(settings.training.output_dir))
 def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
-    """The run, in order: check, read, load, attach, train, merge, evaluate, export.
+    """The run, in order: check, read, load, attach, train, merge, evaluate, report, export.
 
     Returns:
         what results.json says, in the main process.
@@ -56,17 +57,26 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
 
     set_seed(training.seed)  # the new classifier's weights
     model, tokenizer, head = load_classifier(
-        settings.model.model, task.labels, dtype=getattr(torch, settings.model.dtype)
+        settings.model.model,
+        task.labels,
+        getattr(torch, settings.model.dtype),
+        task.classes,
+        data.new_head,
     )
-    examples, cut = encode_pairs(train_rows, task, tokenizer, data.max_length)
-    sets = {name: encode_pairs(rows, task, tokenizer, data.max_length) for name, rows in test_rows.items()}
+    outputs = class_outputs(task, model.config)
+    encode = partial(encode_pairs, task=task, tokenizer=tokenizer, max_length=data.max_length, outputs=outputs)
+    measure = partial(measure_classes, metrics=task.metrics, regression=task.is_regression, outputs=outputs)
+    examples, cut = encode(train_rows)
+    sets = {name: encode(rows) for name, rows in test_rows.items()}
     all_cut = cut + sum(number for _, number in sets.values())
     if all_cut:
         logger.warning("%d rows are over --max_length %d tokens: cut.", all_cut, data.max_length)
 
-    attached = attach(model, settings.method, total_steps(training, len(examples)), training.seed, head)
+    measured = evaluation.evaluate != "none"
+    attached = attach(model, settings.method, total_steps(training, len(examples)), training.seed, head, measured)
     pad = DataCollatorWithPadding(tokenizer)
-    trainer = make_trainer(attached, training, examples, pad, tokenizer, StepLog(run, attached.adapter))
+    kept = encode(validation_rows)[0] if validation_rows else None
+    trainer = make_trainer(attached, training, examples, pad, tokenizer, StepLog(run, attached.adapter), kept)
     described = {
         "name": data.task,
         "train": data.train_file or HUB_NAME,
@@ -83,21 +93,22 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
     model = attached.model.eval()
-    if validation_rows:  # before merging, which a model that diverged can't have
-        kept, _ = encode_pairs(validation_rows, task, tokenizer, data.max_length)
-        measured = measure_classes(model, {"unmerged": nullcontext}, batches(kept), task.metrics, task.is_regression)
-        about["validation_loss"] = check_trained(measured["unmerged"]["loss"], "the rows kept apart", run.path)
+    if kept is not None:  # before merging, which a model that diverged can't have
+        loss = measure(model, {"unmerged": nullcontext}, batches(kept))["unmerged"]["loss"]
+        about["validation_loss"] = check_trained(loss, "the rows kept apart", run.path)
     calibration = calibration_rows(attached, examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
-    plains, contexts = merged_variants(attached, batches(calibration))
+    plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results: dict[str, dict[str, float]] = {}
-    for name, (rows, _) in sets.items() if evaluation.evaluate != "none" else ():
-        found = measure_classes(model, contexts, batches(rows), task.metrics, task.is_regression)
+    for name, (rows, _) in sets.items() if measured else ():
+        found = measure(model, contexts, batches(rows))
         for variant, figures in found.items():
             named = {f"{key} ({name})" if name else key: value for key, value in figures.items()}
             results[variant] = {**results.get(variant, {}), **named}
-    export(attached, plains, run.path, tokenizer, settings.model.model, "SEQ_CLS", settings.output.save_fused)
-    return report(run, about, results)
+    said = report(run, about, results, plains)
+    classes = [model.config.id2label[place] for place in range(task.labels)]
+    export(attached, plains, run.path, tokenizer, about, "SEQ_CLS", settings.output.save_fused, classes)
+    return said
 
 
 def cli() -> None:

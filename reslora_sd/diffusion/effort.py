@@ -29,6 +29,8 @@ class Effort:
     """Draw the validation pictures with the exported file."""
     draw_others: bool = False
     """Draw them with the other merges; and let exact merges have statistics, for the error of each branch."""
+    alpha_from: str = "weights"
+    """As `merge` takes it: where Eq. 13's factors come from."""
 
     def merges(self, residual: str, approach: str) -> tuple[str, ...]:
         """The merges that are made and measured, the exported one among them."""
@@ -36,7 +38,8 @@ class Effort:
 
     def takes_statistics(self, residual: str, approach: str) -> bool:
         """Whether data pass through the model before these merges."""
-        looks = bool(set(self.merges(residual, approach)) & set(FROM_STATISTICS))
+        merges = set(self.merges(residual, approach))
+        looks = bool(merges & set(FROM_STATISTICS)) or (self.alpha_from == "inputs" and "weights" in merges)
         return looks or (self.draw_others and residual != "none")
 
 
@@ -55,12 +58,12 @@ def effort_of(settings: UnetSettings, drawn: int) -> Effort:
         settings.output.report,
         settings.training.train_batch_size,
     )
-    pictures = drawn * batch_size
+    pictures, alpha_from = drawn * batch_size, settings.method.alpha_from
     if report:
         calibration = asked or FULL_CALIBRATION
-        return Effort(calibration, min(FULL_MEASURED, calibration), draw_others=True)
+        return Effort(calibration, min(FULL_MEASURED, calibration), draw_others=True, alpha_from=alpha_from)
     calibration = asked or min(max(pictures // 16, _LEAST_CALIBRATION), FULL_CALIBRATION)
     if report is False:
-        return Effort(calibration, batch_size, other_merges=False, draw=False)
+        return Effort(calibration, batch_size, other_merges=False, draw=False, alpha_from=alpha_from)
     measured = min(max(pictures // 100, _LEAST_MEASURED), FULL_MEASURED)
-    return Effort(calibration, min(measured, calibration))
+    return Effort(calibration, min(measured, calibration), alpha_from=alpha_from)

@@ -194,7 +194,8 @@ def _merge_all(
     with stage("merging", len(wanted)) as bar:
         plains = {}
         for name in wanted:
-            plains[name] = merge(adapter, name, statistics, rank=cut.get(name))
+            alpha_from = effort.alpha_from if name == "weights" else "weights"
+            plains[name] = merge(adapter, name, statistics, rank=cut.get(name), alpha_from=alpha_from)
             bar.update()
     return plains
 

@@ -170,7 +170,7 @@ def write_peft(
             base_model_name_or_path=base_model,
             inference_mode=True,
             task_type=task_type,
-            modules_to_save=sorted({name.split(".", 1)[0] for name in heads}) or None,
+            modules_to_save=sorted({_trained_module(name, blocks) for name in heads}) or None,
         )
         settings.save_pretrained(str(target))
     return Written(str(folder), found.precision, found.error)
@@ -189,6 +189,16 @@ def _as_transformers_has_it(component: str, blocks: Blocks) -> Blocks:
     return (
         blocks if hasattr(model, "text_model") else {path.removeprefix("text_model."): blocks[path] for path in blocks}
     )
+
+
+def _trained_module(parameter: str, blocks: Blocks) -> str:
+    """The module that PEFT is to replace as a whole: a child of the model; inside the base model, the parameter's own.
+
+    A new pooler of BERT's is inside it, and PEFT puts no LoRA into a module that it replaces.
+    """
+    child = parameter.partition(".")[0]
+    inside = any(name.startswith(f"{child}.") for name in blocks)
+    return parameter.rpartition(".")[0] if inside else child
 
 
 def _write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], found: Rounded) -> Written:

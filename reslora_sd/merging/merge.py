@@ -73,7 +73,8 @@ def merge(
             if approach == "weights":
                 merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
             plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)
-            reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error)
+            norm = rules.input_norm(block, statistics) if statistics is not None else None
+            reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error, norm)
     return PlainLoRA(plain, adapter.config, approach, reports)
 
 

@@ -18,6 +18,7 @@ from ..files.lora_file import MODEL, UNET, Blocks, Origin
 from ..files.lora_metadata import PREDICTION_TYPE, describe, family_of
 from ..files.reading import read_lora
 from ..files.unet_names import guess_topology, topology_of
+from ..plan.text import check_own_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class BlockReport:
     """Rank after the merge."""
     error: float | None
     """sqrt(E||merged - unmerged||^2 / E||unmerged||^2) of the branch's output; `None` without statistics."""
+    input_norm: float | None = None
+    """||x_n||_F, the mean over the statistics' last forward passes (f_n of Eq. 8); `None` without statistics."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,16 @@ class PlainLoRA:
             The largest rounding error of a weight; 0 for a float32 model.
 
         Raises:
-            ValueError: the model lacks one of the layers, has another size, or still has its ResLoRA adapter, or the
-                LoRA is of several models; nothing is changed then.
+            ValueError: the model lacks one of the layers, has another size, still has its ResLoRA adapter, or uses the
+                weight of one of them elsewhere, too (a tied `lm_head`), or the LoRA is of several models; nothing is
+                changed then.
         """
         if any(isinstance(module, LoRABlock) for module in model.modules()):
             raise ValueError(
                 "The model still has its ResLoRA adapter, which would act twice. Call adapter.remove() first."
             )
         layers = self.linears_of(model)
+        check_own_weights(model, layers)
         largest = 0.0
         with torch.no_grad():
             for name, block in self.blocks.items():
@@ -193,6 +198,7 @@ class PlainLoRA:
                     "r": report.r,
                     "error": report.error,
                     "norm": self.blocks[name].norm(),
+                    "input_norm": report.input_norm,
                 }
                 for name, report in self.reports.items()
             },

@@ -46,6 +46,11 @@ def alpha_by_input(block: LoRABlock, config: ResLoRAConfig, statistics: Statisti
     return sum(_ratio(_mean(statistics.blocks[one.name].middle_norms), f) for one in block.predecessors)
 
 
+def input_norm(block: LoRABlock, statistics: Statistics) -> float:
+    """f_n of Eq. 8: the mean of ||x_n||_F."""
+    return _mean(statistics.blocks[block.name].input_norms)
+
+
 def alpha_by_weights(block: LoRABlock, config: ResLoRAConfig, merged_norms: Mapping[str, float]) -> float:
     """Eq. 11: alpha = f*_{n-2} / f*_{n-1}, f* the norm of a merged weight; 1 where there is no n-2."""
     if not block.predecessors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,13 @@ def trace_text(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
     A model on the `meta` device is traced without weights.
 
     Raises:
-        ValueError: a target matches nothing, something that is no plain linear, or a linear that doesn't run once.
+        ValueError: a target matches nothing, something that is no plain linear, a linear whose weight is another
+            module's too, or one that doesn't run once; or the model is an encoder-decoder.
     """
+    check_one_stack(getattr(model, "config", None))
     targets = {name: module for name, module in model.named_modules() if matches(name, config.target_modules)}
     _check_targets(model, config, targets)
+    check_own_weights(model, targets)
     calls: list[tuple[str, Tensor]] = []  # tensors are kept, so that an id is never given out again
     handles = [module.register_forward_pre_hook(_recorder(name, calls)) for name, module in targets.items()]
     try:
@@ -44,6 +47,46 @@ def trace_text(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
             "learn. Name targets that run, for example by a longer end of their path."
         )
     return list(_sites(calls, targets))
+
+
+def check_one_stack(config: Any, name: str = "The model") -> None:
+    """Refuses encoder-decoders such as T5: they need a second input, and their two stacks are no single chain.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name} is of type {config.model_type!r}, an encoder-decoder. ResLoRA takes decoders such as "
+            "Llama and encoders such as BERT, whose layers are one chain. Choose another model."
+        )
+
+
+def check_own_weights(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Refuses linears whose weight is another module's too, as `lm_head` of a model that ties it to the embedding.
+
+    Beside the weight, a LoRA acts on the linear alone. Fused, by us or by PEFT's `merge_and_unload`, it would move the
+    embedding as well: another model than the one that was trained.
+
+    Args:
+        layers: of the model, by the names that errors call them.
+
+    Raises:
+        ValueError: there is one; the message says how to untie it.
+    """
+    holders: dict[int, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append((path, module))
+    for name, layer in layers.items():
+        shared = [path for path, module in holders.get(id(getattr(layer, "weight", None)), []) if module is not layer]
+        if shared:
+            raise ValueError(
+                f"{name} shares its weight with {shared[0]}, which would change, too, when a LoRA of {name} is fused. "
+                "Leave it out of the targets, or untie a copy of the base model, and train on that: "
+                "model.config.tie_word_embeddings = False; model.lm_head.weight = "
+                "torch.nn.Parameter(model.lm_head.weight.clone()); model.save_pretrained(FOLDER)."
+            )
 
 
 def _sites(calls: Sequence[tuple[str, Tensor]], targets: dict[str, nn.Module]) -> Iterator[Site]:

@@ -148,7 +148,10 @@ class RunFolder:
         remove_oldest(self.path, keep)
 
     def finish(self, name: str, found: dict[str, Any]) -> None:
-        """Writes merge_report.json or results.json, which makes the run a finished one: nothing may come after it."""
+        """Writes merge_report.json or results.json, which makes the run a finished one: no log line comes after it.
+
+        Text runs write files for others after it, which resuming the finished run writes again.
+        """
         check_there(self.path)
         write_json(self.path / name, found)
 

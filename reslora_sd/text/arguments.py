@@ -65,8 +65,13 @@ class CommandLine(Generic[Data]):
         return SettingsParser(kinds, self.description)
 
     def _defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        by_epochs = {"max_steps": -1} if "num_train_epochs" in given else {}
-        return {**_DEFAULTS, **self.defaults, **by_epochs}
+        """`--load_best_model_at_end` needs a checkpoint at each evaluation."""
+        more: dict[str, Any] = {"max_steps": -1} if "num_train_epochs" in given else {}
+        if given.get("load_best_model_at_end"):
+            more["save_strategy"] = given.get("eval_strategy", "steps")
+            if "eval_steps" in given:
+                more["save_steps"] = given["eval_steps"]
+        return {**_DEFAULTS, **self.defaults, **more}
 
 
 _DEFAULTS = {

@@ -72,6 +72,28 @@ def add_peft_baseline(
     return wrapped, [AllocateRanks(wrapped)] if method == "adalora" else []
 
 
+def fused(wrapped: Any) -> Any:
+    """The model with PEFT's adapter in its weights, and with the modules that trained whole in their places.
+
+    PEFT's own `merge_and_unload` of LoHa and LoKr fails at a head of several layers (RoBERTa's).
+
+    Returns:
+        the model itself, without anything of PEFT.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    model = wrapped.get_base_model()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+        elif isinstance(module, BaseTunerLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+    del model.peft_config  # else save_pretrained writes the adapter only
+    return model
+
+
 class AllocateRanks(TrainerCallback):  # type: ignore[misc]
     """Has AdaLoRA take ranks away after each step; without it, AdaLoRA trains as LoRA (peft#3373).
 
@@ -118,6 +140,9 @@ class AdaLoRATrainer(RunTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         _load_adalora_state(self.model, Path(resume_from_checkpoint) / ADALORA_FILE)
+
+    def _take_best(self, checkpoint: Path) -> None:
+        _load_adalora_state(self.model, checkpoint / ADALORA_FILE)
 
 
 def _adalora_state(model: Any) -> dict[str, Tensor]:

@@ -22,15 +22,24 @@ from .encode import IGNORED
 Batch = Mapping[str, Tensor]
 
 
-def merge_by_every_approach(adapter: ResLoRAAdapter, batches: Iterable[Batch]) -> dict[str, PlainLoRA]:
-    """All approaches of the adapter's residual, on the same statistics of `batches`; padding doesn't count."""
+def merge_by_every_approach(
+    adapter: ResLoRAAdapter, batches: Iterable[Batch], alpha_from: str = "weights"
+) -> dict[str, PlainLoRA]:
+    """All approaches of the adapter's residual, on the same statistics of `batches`; padding doesn't count.
+
+    Args:
+        alpha_from: of `weights`, as `merge` takes it.
+    """
     statistics = collect_statistics(
         adapter,
         batches,
         lambda batch: run_model(adapter.model, batch),
         token_mask=lambda batch: batch["attention_mask"].bool(),
     )
-    return {name: merge(adapter, name, statistics) for name in APPROACHES[adapter.config.residual]}
+    return {
+        name: merge(adapter, name, statistics, alpha_from=alpha_from if name == "weights" else "weights")
+        for name in APPROACHES[adapter.config.residual]
+    }
 
 
 def variants(
@@ -92,6 +101,7 @@ def measure_classes(
     batches: Sequence[Batch],
     metrics: Callable[[Any, Any], dict[str, float]],
     regression: bool = False,
+    outputs: Sequence[int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Of every variant: the task's metrics, `loss`, and `kl`: KL(unmerged || variant) of the classes, nats; for a
     regression the mean squared difference from the unmerged one stands under `kl`.
@@ -99,27 +109,37 @@ def measure_classes(
     Args:
         batches: with `labels`, (batch,).
         metrics: (predictions, labels) -> figures by name; predictions are class numbers, or scores of a regression.
+        outputs: the model's output for each class, where its order is its own; metrics get the task's class numbers.
     """
     labels = torch.cat([batch["labels"] for batch in batches]).cpu()
-    outputs = {}
+    if outputs is not None and not regression:
+        labels = torch.tensor(outputs).argsort()[labels]
+    found = {}
     with evaluating(model):
         for name, context in contexts.items():
             with context():
-                outputs[name] = torch.cat([run_model(model, batch).float().cpu() for batch in batches])
-    found = {}
-    for name, logits in outputs.items():
-        if regression:
-            predictions, target = logits.squeeze(-1), labels.float()
-            loss = (predictions - target).square().mean()
-            divergence = (predictions - outputs["unmerged"].squeeze(-1)).square().mean()
-        else:
-            predictions = logits.argmax(-1)
-            loss = nn.functional.cross_entropy(logits, labels)
-            reference, other = outputs["unmerged"].log_softmax(-1), logits.log_softmax(-1)
-            divergence = (reference.exp() * (reference - other)).sum(-1).mean().clamp(min=0)
-        figures = metrics(predictions.numpy(), labels.numpy())
-        found[name] = {**figures, "loss": float(loss), "kl": float(divergence)}
-    return found
+                logits = torch.cat([run_model(model, batch).float().cpu() for batch in batches])
+                found[name] = logits if outputs is None or regression else logits[:, list(outputs)]
+    return {
+        name: _class_figures(logits, found["unmerged"], labels, metrics, regression) for name, logits in found.items()
+    }
+
+
+def _class_figures(
+    logits: Tensor, unmerged: Tensor, labels: Tensor, metrics: Callable[[Any, Any], dict[str, float]], regression: bool
+) -> dict[str, float]:
+    """What `measure_classes` gives of one variant."""
+    if regression:
+        predictions, target = logits.squeeze(-1), labels.float()
+        loss = (predictions - target).square().mean()
+        divergence = (predictions - unmerged.squeeze(-1)).square().mean()
+    else:
+        predictions = logits.argmax(-1)
+        loss = nn.functional.cross_entropy(logits, labels)
+        reference, other = unmerged.log_softmax(-1), logits.log_softmax(-1)
+        divergence = (reference.exp() * (reference - other)).sum(-1).mean().clamp(min=0)
+    figures = metrics(predictions.numpy(), labels.numpy())
+    return {**figures, "loss": float(loss), "kl": float(divergence)}
 
 
 def table(results: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -16,10 +16,13 @@ from ..merging.plain_lora import PlainLoRA
 from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
 from ..runs.jsonl import is_number
-from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, RESULTS_FILE, default_approach
+from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, REPORT_FILE, RESULTS_FILE, default_approach
+from .baselines import fused as fused_by_peft
+from .card import write_card
 from .encode import generate_answers
 from .evaluate import Batch, merge_by_every_approach, table
 from .methods import Attached
+from .models import base_reference
 from .trainer import head_parameters, save_trained
 
 Contexts = Mapping[str, Callable[[], AbstractContextManager[None]]]
@@ -33,8 +36,12 @@ def accuracies(
     tokenizer: Any,
     batch_size: int,
     max_length: int,
+    max_new_tokens: int | None = None,
 ) -> tuple[dict[str, float], dict[str, list[str | None]]]:
     """Share of right answers, by generation, of every variant; a prompt over the limit counts as wrong.
+
+    Args:
+        max_new_tokens: of an answer; left out, the task's.
 
     Returns:
         accuracies, and the answers themselves.
@@ -43,7 +50,8 @@ def accuracies(
     prompts = [task.prompt(row) for row in rows]
     for name, context in contexts.items():
         with context():
-            answers, _ = generate_answers(model, tokenizer, prompts, batch_size, max_length, task.max_new_tokens)
+            tokens = max_new_tokens or task.max_new_tokens
+            answers, _ = generate_answers(model, tokenizer, prompts, batch_size, max_length, tokens, task.stop)
         right = [text is not None and task.is_correct(text, row) for text, row in zip(answers, rows, strict=True)]
         shares[name], texts[name] = sum(right) / len(right), answers
     return shares, texts
@@ -80,9 +88,13 @@ def calibration_rows(
     return rows
 
 
-def merged_variants(attached: Attached, calibration: Iterable[Batch]) -> tuple[dict[str, PlainLoRA], Contexts]:
+def merged_variants(
+    attached: Attached, calibration: Iterable[Batch], alpha_from: str = "weights"
+) -> tuple[dict[str, PlainLoRA], Contexts]:
     """All merges of our methods (none of others), and the contexts of every variant."""
-    plains = merge_by_every_approach(attached.adapter, calibration) if attached.adapter is not None else {}
+    plains = {}
+    if attached.adapter is not None:
+        plains = merge_by_every_approach(attached.adapter, calibration, alpha_from)
     return plains, attached.contexts(plains)
 
 
@@ -91,30 +103,42 @@ def export(
     plains: Mapping[str, PlainLoRA],
     folder: Path,
     tokenizer: Any,
-    base_model: str,
+    about: Mapping[str, Any],
     task_type: str,
     fused: bool,
+    classes: Sequence[str] | None = None,
 ) -> None:
-    """Writes the training form, PEFT's folder of the default merge, and, if wanted, the fused model.
+    """Writes the training form, PEFT's folder of the default merge, and, if wanted, the fused model; says how to load.
 
     The adapter is taken out of the model. PEFT's own methods are saved by PEFT, `full` by transformers.
+
+    Args:
+        about: run.json's words.
+        classes: of a classifier: the names of its outputs; one for a score.
     """
     adapter, model = attached.adapter, attached.model
+    base = base_reference(about["base_model"])
     if attached.method == "full":
         _save_model(model, tokenizer, folder)
         return
     if adapter is None:
+        config = model.peft_config["default"]
+        config.base_model_name_or_path, config.task_type = base, task_type
         model.save_pretrained(str(folder / PEFT_FOLDER))
-        if fused:
-            _save_model(model.merge_and_unload(), tokenizer, folder)
-        return
-    save_trained(adapter, folder)
-    head = {name: parameter.detach().cpu() for name, parameter in head_parameters(model).items()}
-    plain = plains[default_approach(adapter.config.residual)]
-    plain.save_peft(folder / PEFT_FOLDER, base_model, task_type, head)
-    adapter.remove()
+    else:
+        save_trained(adapter, folder)
+        head = {name: parameter.detach().cpu() for name, parameter in head_parameters(model).items()}
+        plain = plains[default_approach(adapter.config.residual)]
+        plain.save_peft(folder / PEFT_FOLDER, base, task_type, head)
+    call = write_card(folder / PEFT_FOLDER, about["base_model"], task_type, about, classes)
+    print(f"Load the adapter: {call}")
+    if adapter is not None:
+        adapter.remove()
     if fused:
-        plain.fuse_into(model)
+        if adapter is None:
+            model = fused_by_peft(model)
+        else:
+            plain.fuse_into(model)
         _save_model(model, tokenizer, folder)
 
 
@@ -146,8 +170,16 @@ def describe_run(
     }
 
 
-def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Writes results.json, prints the table, and gives what was written."""
+def report(
+    run: RunFolder,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, float]],
+    plains: Mapping[str, PlainLoRA] | None = None,
+) -> dict[str, Any]:
+    """Writes results.json and merge_report.json, prints the table, and gives what results.json says.
+
+    Before the files for others: whatever happens to these, the figures of a long evaluation are there.
+    """
     log = run.log_rows()
     seconds, memory = ([row[key] for row in log if is_number(row.get(key))] for key in ("seconds", "memory"))
     found = {
@@ -158,9 +190,12 @@ def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Ma
         "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
+        **{key: settings[key] for key in ("evaluations", "best_step") if key in settings},
         "results": {name: dict(row) for name, row in results.items()},
     }
     run.finish(RESULTS_FILE, found)
+    if plains:
+        run.finish(REPORT_FILE, _merge_report(settings, plains))
     if results:
         print(table(results))
     print(
@@ -168,3 +203,11 @@ def report(run: RunFolder, settings: Mapping[str, Any], results: Mapping[str, Ma
         f"a step, {found['peak_memory_mb']:.0f} MB at most while training. Everything is in {run.path}."
     )
     return found
+
+
+def _merge_report(settings: Mapping[str, Any], plains: Mapping[str, PlainLoRA]) -> dict[str, Any]:
+    """Of every block: factors, error, norms; as a run of pictures reports them."""
+    exported = default_approach(settings["lora_config"]["residual"])
+    blocks = {name: plain.summary()["blocks"] for name, plain in plains.items()}
+    others = {name: found for name, found in blocks.items() if name != exported}
+    return {"approach": exported, "blocks": blocks[exported], "other_approaches": others}

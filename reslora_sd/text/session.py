@@ -34,15 +34,18 @@ _FIXED = frozenset(
     """.split()
 )
 """Flags that a resumed run shares with its first part; the others' new values count from the checkpoint on."""
-_WHILE_TRAINING = ("eval_strategy", "eval_on_start")
-_UNUSED = frozenset(
+_WHILE_TRAINING = ("eval_strategy", "eval_on_start", "load_best_model_at_end")
+_LOSS = (None, "loss", "eval_loss")
+_OF_EVALUATIONS = frozenset(
     """
-    do_train do_eval do_predict per_device_eval_batch_size eval_steps eval_delay eval_accumulation_steps
-    eval_do_concat_batches eval_use_gather_object prediction_loss_only batch_eval_metrics include_for_metrics
-    bf16_full_eval fp16_full_eval metric_for_best_model greater_is_better
+    per_device_eval_batch_size eval_steps eval_delay eval_accumulation_steps eval_do_concat_batches
+    eval_use_gather_object prediction_loss_only batch_eval_metrics include_for_metrics bf16_full_eval fp16_full_eval
+    metric_for_best_model greater_is_better
     """.split()
 )
-"""Of TrainingArguments, those of evaluations while training and of transformers' own scripts."""
+"""Of TrainingArguments, those of evaluations while training."""
+_UNUSED = frozenset(("do_train", "do_eval", "do_predict"))
+"""Those of transformers' own scripts."""
 
 
 def _breaks(name: str, before: Any, now: Any) -> bool:
@@ -64,7 +67,7 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     """
     training, overwrite = settings.training, settings.output.overwrite_output_dir
     check_accumulation(training.gradient_accumulation_steps)
-    _check_used(settings.training_values)
+    _check_used(settings.training_values, settings.data.validation_samples)
     run = RunFolder(training.output_dir)
     asked = training.resume_from_checkpoint
     checkpoint = checkpoint_to_resume(run, None if asked is None else str(asked), overwrite)
@@ -81,24 +84,32 @@ def find_resumed(settings: TextSettings[Any]) -> tuple[RunFolder, int]:
     return run, step_of(checkpoint)
 
 
-def _check_used(values: Mapping[str, Any]) -> None:
+def _check_used(values: Mapping[str, Any], validation_samples: int) -> None:
     """Refuses flags of TrainingArguments that can't be followed here, and names those that change nothing.
 
     Raises:
-        ValueError: one asks for evaluation while training, or for a warm-up of a schedule without one.
+        ValueError: one asks for evaluation while training without rows for it, or by another figure than their loss,
+            or for a warm-up of a schedule without one; or nothing would be learned.
     """
-    for name in _WHILE_TRAINING:
-        if values.get(name) not in (None, False, "no"):
-            raise ValueError(
-                f"--{name} is {values[name]}, but these scripts evaluate once, after training. Leave it out: "
-                "--evaluate says what is measured, and --validation_samples keeps rows apart to choose settings by."
-            )
+    asked = [name for name in _WHILE_TRAINING if values.get(name) not in (None, False, "no")]
+    if asked and not validation_samples:
+        raise ValueError(
+            f"--{asked[0]} is {values[asked[0]]}, and there are no rows to evaluate on while training: test rows "
+            "choose nothing. Keep training rows apart with --validation_samples."
+        )
+    if values.get("metric_for_best_model") not in _LOSS or values.get("greater_is_better"):
+        raise ValueError(
+            "The best model is the one with the lowest loss of the rows kept apart. Leave out --metric_for_best_model "
+            "and --greater_is_better."
+        )
+    if not 0 < values["learning_rate"] < math.inf:
+        raise ValueError(f"--learning_rate is {values['learning_rate']:g}: nothing would be learned. Give one above 0.")
     if values.get("warmup_steps") and values.get("lr_scheduler_type") == "constant":
         raise ValueError(
             f"--warmup_steps is {values['warmup_steps']:g} and --lr_scheduler_type constant, which has no warm-up. "
             "Leave it out, or choose --lr_scheduler_type constant_with_warmup."
         )
-    if unused := sorted(_UNUSED & values.keys()):
+    if unused := sorted((_UNUSED if asked else _UNUSED | _OF_EVALUATIONS) & values.keys()):
         names = ", ".join(f"--{name}" for name in unused)
         logger.warning("Not used here: %s. See --evaluate and --eval_batch_size.", names)
 
@@ -136,8 +147,15 @@ def make_trainer(
     collator: Callable[[Sequence[Any]], Mapping[str, Any]],
     tokenizer: Any,
     log: StepLog,
-) -> Trainer:
-    """transformers' Trainer; with checkpoints of our own where the adapter is ours."""
+    kept_apart: Sequence[Any] | None = None,
+) -> RunTrainer:
+    """transformers' Trainer; with checkpoints of our own where the adapter is ours.
+
+    Args:
+        kept_apart: examples that `--eval_strategy` evaluates on.
+    """
+    training.label_names = training.label_names or ["labels"]  # PEFT's wrapper hides the model's
+    training.prediction_loss_only = True
     if training.gradient_checkpointing:
         ours = gradient_checkpointing_kwargs() if attached.adapter is not None else {"use_reentrant": False}
         for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # new, old name
@@ -148,6 +166,7 @@ def make_trainer(
         "model": attached.model,
         "args": training,
         "train_dataset": examples,
+        "eval_dataset": kept_apart,
         "data_collator": collator,
         "processing_class": tokenizer,
         "callbacks": [log, *attached.callbacks],
@@ -161,11 +180,11 @@ def make_trainer(
     return RunTrainer(**given)
 
 
-def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:
+def train(trainer: RunTrainer, attached: Attached, run: RunFolder, settings: dict[str, Any], resumed_at: int) -> bool:
     """Trains from the start or the checkpoint; one that is at the end already is only taken up.
 
     Args:
-        settings: of run.json; gets `steps`, those of the run at its end.
+        settings: of run.json; gets `steps`, those of the run at its end, and what was evaluated while training.
 
     Returns:
         whether this process is the one that evaluates: none does after a training that was asked to stop.
@@ -185,8 +204,7 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
             logger.info("%s", attached.adapter.link_plan())
     stopped = False
     if resumed_at >= total:
-        trainer._load_from_checkpoint(checkpoint)
-        trainer.state.global_step = resumed_at
+        _take_up_end(trainer, str(checkpoint))
         start()
     else:
         if checkpoint is None:
@@ -200,6 +218,7 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         stopped = trainer.state.global_step < total
         # what follows is measured in the weights' precision, without the autocast that training put on forward
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    settings.update(_evaluations(trainer))
     # the main process goes on alone; one that ended with its group's threads running could be aborted
     trainer.model_wrapped = trainer.model
     leave_process_group(trainer.accelerator)
@@ -207,6 +226,25 @@ def train(trainer: Trainer, attached: Attached, run: RunFolder, settings: dict[s
         step = trainer.state.global_step
         print(f"Stopped after step {step} of {total}. Go on with --resume_from_checkpoint latest.")
     return is_main and not stopped
+
+
+def _take_up_end(trainer: RunTrainer, checkpoint: str) -> None:
+    """Loads the last checkpoint of a run that is at its end, or its best one."""
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if trainer.args.load_best_model_at_end:
+        trainer._load_best_model()
+
+
+def _evaluations(trainer: RunTrainer) -> dict[str, Any]:
+    """The losses of the rows kept apart by step, and the step whose weights were taken; nothing without any."""
+    rows = [
+        {"step": row["step"], "epoch": row.get("epoch"), "loss": row["eval_loss"]}
+        for row in trainer.state.log_history
+        if "eval_loss" in row
+    ]
+    best = {"best_step": trainer.state.best_global_step} if trainer.args.load_best_model_at_end else {}
+    return {"evaluations": rows, **best} if rows else {}
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> None:

@@ -88,9 +88,11 @@ class GenerationData(DataSettings):
 
     task: str = option("svamp", f"One of {', '.join(GENERATION_TASKS)}.")
     max_length: int = option(512, "Tokens of prompt and answer; longer rows are left out.")
+    max_new_tokens: int | None = option(None, "A generated answer is cut after so many tokens (left out: the task's).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(self, 1, ("max_new_tokens",))
         task_named(self.task)
 
 
@@ -99,6 +101,7 @@ class ClassificationData(DataSettings):
     """Rows of one of GLUE's tasks."""
 
     task: str = option("rte", f"One of {', '.join(GLUE_TASKS)}.")
+    new_head: bool = option(False, "Train a new classifier even where the model has one for the task.")
     test_file_mismatched: str | None = option(None, "MNLI's second test set.")
     max_length: int = option(128, "Tokens of a row; longer rows are cut, and counted.")
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import hub
 from .answers import letter_in, number_in, same_number
+from .hub import HubData
 from .read import Row, choose, read_hub, read_json_lines
 
 Texts = Callable[[Mapping[str, Any]], str]
@@ -19,8 +21,7 @@ class GenerationTask:
     """A task whose answers a causal LM writes."""
 
     name: str
-    hub_name: str
-    hub_config: str | None
+    hub: HubData
     columns: tuple[str, ...]
     """Columns that every row must have."""
     prompt: Texts
@@ -31,6 +32,8 @@ class GenerationTask:
     """Whether an answer to a row is right."""
     max_new_tokens: int
     """An answer is cut after so many tokens."""
+    stop: re.Pattern[str]
+    """An answer ends where this ends: after its own last line, or where the model asks itself another question."""
     test_split: str = "test"
     tested_on: str | None = None
     """Another task whose test rows are used (MetaMathQA is tested on GSM8K's, appendix C)."""
@@ -58,10 +61,8 @@ def read_train(task: GenerationTask, file: str | None, limit: int | None, seed: 
     Raises:
         FileNotFoundError, ValueError: as `read_json_lines`, `read_hub`, and for rows whose answer can't be read.
     """
-    rows = (
-        read_json_lines(file, task.columns) if file else read_hub(task.hub_name, task.hub_config, "train", task.columns)
-    )
-    return choose(_checked(task, rows, file or task.hub_name), limit, seed)
+    rows = read_json_lines(file, task.columns) if file else _from_hub(task, "train", None)
+    return choose(_checked(task, rows, file or task.hub.name), limit, seed)
 
 
 def read_test(task: GenerationTask, file: str | None, limit: int | None) -> list[Row]:
@@ -73,7 +74,14 @@ def read_test(task: GenerationTask, file: str | None, limit: int | None) -> list
     task = test_task(task)
     if file:
         return _checked(task, read_json_lines(file, task.columns, limit), file)
-    return _checked(task, read_hub(task.hub_name, task.hub_config, task.test_split, task.columns, limit), task.hub_name)
+    return _checked(task, _from_hub(task, task.test_split, limit), task.hub.name)
+
+
+def _from_hub(task: GenerationTask, split: str, limit: int | None) -> list[Row]:
+    rows = read_hub(task.hub.name, task.hub.config, split, task.columns, limit)
+    if limit is None:
+        hub.check_rows(task.hub, split, rows)
+    return rows
 
 
 def _checked(task: GenerationTask, rows: list[Row], place: str) -> list[Row]:
@@ -153,60 +161,66 @@ def _hellaswag_target(row: Mapping[str, Any]) -> str:
     return f" {'ABCD'[int(row['label'])]}"
 
 
+_NEXT_QUESTION = r"(?=\n\s*(?:Question|Options):)"
+_AFTER_MARK = re.compile(rf"####\s*\S[^\n]*(?=\n)|{_NEXT_QUESTION}")
+_AFTER_RESULT = re.compile(rf"=\s*[-\d.,]+[^\S\n]*(?=\n)|{_NEXT_QUESTION}")
+_AFTER_LINE = re.compile(r"\S[^\n]*(?=\n)")
+
+
 def _is_number_of(column: str) -> Callable[[str, Mapping[str, Any]], bool]:
     return lambda text, row: same_number(text, _number(row[column]))
 
 
 _GSM8K = GenerationTask(
     name="gsm8k",
-    hub_name="openai/gsm8k",
-    hub_config="main",
+    hub=hub.GSM8K,
     columns=("question", "answer"),
     prompt=lambda row: _question(row["question"]),
     target=_gsm8k_target,
     is_correct=_is_number_of("answer"),
     max_new_tokens=256,
+    stop=_AFTER_MARK,
 )
 _SVAMP = GenerationTask(
     name="svamp",
-    hub_name="ChilleD/SVAMP",
-    hub_config=None,
+    hub=hub.SVAMP,
     columns=("Body", "Question", "Equation", "Answer"),
     prompt=_svamp_question,
     target=_svamp_target,
     is_correct=_is_number_of("Answer"),
     max_new_tokens=48,
+    stop=_AFTER_RESULT,
 )
 _MATHQA = GenerationTask(
     name="mathqa",
-    hub_name="allenai/math_qa",
-    hub_config=None,
+    hub=hub.MATHQA,
     columns=("Problem", "Rationale", "options", "correct"),
     prompt=_mathqa_prompt,
     target=_mathqa_target,
     is_correct=lambda text, row: letter_in(text, _LETTERS) == str(row["correct"]).strip().lower(),
     max_new_tokens=256,
+    stop=_AFTER_MARK,
 )
 _METAMATHQA = GenerationTask(
     name="metamathqa",
-    hub_name="meta-math/MetaMathQA",
-    hub_config=None,
+    hub=hub.METAMATHQA,
     columns=("query", "response"),
     prompt=lambda row: _question(row["query"]),
     target=lambda row: f" {str(row['response']).strip()}",
     is_correct=lambda text, row: True,  # its answers may be formulas; only GSM8K's are marked
     max_new_tokens=256,
+    stop=_AFTER_MARK,
     tested_on="gsm8k",
 )
 _HELLASWAG = GenerationTask(
     name="hellaswag",
-    hub_name="Rowan/hellaswag",
-    hub_config=None,
+    hub=hub.HELLASWAG,
     columns=("activity_label", "ctx", "endings", "label"),
     prompt=_hellaswag_prompt,
     target=_hellaswag_target,
     is_correct=lambda text, row: letter_in(text, "abcd") == "abcd"[int(row["label"])],
     max_new_tokens=4,
+    stop=_AFTER_LINE,
     test_split="validation",
 )
 GENERATION_TASKS = {task.name: task for task in (_GSM8K, _SVAMP, _MATHQA, _METAMATHQA, _HELLASWAG)}

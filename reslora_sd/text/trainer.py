@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from ..adapter.adapter import ResLoRAAdapter
 from ..adapter.training_form import load_adapter_state
 from ..files.storage import load_tensors, save_tensors
-from ..runs.checkpoints import SAVING
+from ..runs.checkpoints import SAVING, list_checkpoints, remove_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.names import ADAPTER_FILE, HEAD_FILE, checkpoint_name
 from ..runs.stopping import Agree
@@ -39,6 +39,25 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.run = run
         self.args.logging_nan_inf_filter = False  # it logs NaN as the mean of the losses before
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest loss of the rows kept apart, where the run evaluates while training."""
+        step = self.state.best_global_step
+        return self.run.path / checkpoint_name(step) if step else None
+
+    def _load_best_model(self) -> None:
+        best = self.best
+        if best is None or not best.is_dir():
+            raise FileNotFoundError(
+                f"{best} was the best checkpoint, and isn't there, so --load_best_model_at_end can't take it up. Leave "
+                "that flag out to go on from the last one."
+            )
+        self.state.best_model_checkpoint = str(best)
+        self._take_best(best)
+
+    def _take_best(self, checkpoint: Path) -> None:
+        super()._load_best_model()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """transformers' own; a loss that is no number stops the run before it reaches the weights or a checkpoint."""
@@ -65,8 +84,13 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             step = self.state.global_step
             written = self.run.path / SAVING / checkpoint_name(step)
-            self.run.add_checkpoint(written, step, self.args.save_total_limit, processes=self.args.world_size)
+            keep, best = self.args.save_total_limit, self.best if self.args.load_best_model_at_end else None
+            self.run.add_checkpoint(written, step, None if best else keep, processes=self.args.world_size)
+            for old in list_checkpoints(self.run.path)[:-keep] if best and keep else ():
+                if old != best:
+                    remove_checkpoint(old)
             (self.run.path / SAVING).rmdir()
+        self.state.best_model_checkpoint = str(self.best) if self.best else None  # it is published by now
         self.accelerator.wait_for_everyone()
 
 
@@ -93,6 +117,9 @@ class ResLoRATrainer(RunTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.adapter, Path(resume_from_checkpoint))
+
+    def _take_best(self, checkpoint: Path) -> None:
+        load_trained(self.adapter, checkpoint)
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

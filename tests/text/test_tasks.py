@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reslora_sd.text.answers import cut
 from reslora_sd.text.tasks import GENERATION_TASKS, read_test, read_train, task_named
 
 GSM8K = {
@@ -57,6 +58,29 @@ def test_metamathqa_is_tested_on_gsm8k(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("task", "text", "answer"),
+    [
+        ("gsm8k", " So 5.\n#### 5\nQuestion: Tim\n#### 3", " So 5.\n#### 5"),
+        ("gsm8k", " So it is 5\n\nQuestion: Tim has 3", " So it is 5"),
+        ("gsm8k", " So 5.\n####\n5\nmore", " So 5.\n####\n5"),
+        ("svamp", " (8 - 3) = 5\nQuestion: = 7", " (8 - 3) = 5"),
+        ("svamp", " Let's see:\n(8 - 3) = 5", " Let's see:\n(8 - 3) = 5"),
+        ("mathqa", " answer b\n#### b\nQuestion: x", " answer b\n#### b"),
+        ("metamathqa", " It is 5.\n#### 5\nThe answer is: 5", " It is 5.\n#### 5"),
+        ("hellaswag", "\n C\n D", "\n C"),
+    ],
+)
+def test_an_answer_ends_where_its_task_says(task, text, answer):
+    assert cut(text, task_named(task).stop) == answer
+
+
+def test_no_target_is_cut_before_its_solution():
+    mathqa, gsm8k = task_named("mathqa"), task_named("gsm8k")
+    assert cut(mathqa.target(MATHQA), mathqa.stop) == mathqa.target(MATHQA)
+    assert cut(gsm8k.target(GSM8K), gsm8k.stop) == gsm8k.target(GSM8K)
+
+
+@pytest.mark.parametrize(
     ("task", "file"),
     [
         ("gsm8k", "gsm8k/train.jsonl"),
@@ -75,3 +99,5 @@ def test_every_row_of_the_real_data_counts_as_right_when_answered_with_its_targe
         pytest.skip("the real data sets are not named: set RESLORA_SHARED_DATA to their folder")
     rows = read_train(GENERATION_TASKS[task], str(Path(data) / file), None, 0)  # raises for a row that doesn't
     assert len(rows) >= 200
+    named = GENERATION_TASKS[task]
+    assert all(named.is_correct(cut(named.target(row), named.stop), row) for row in rows)

@@ -161,9 +161,11 @@ def test_a_fused_model_needs_nothing_of_ours(train, llama):
     fused = transformers.AutoModelForCausalLM.from_pretrained(run / "fused")
     model = transformers.AutoModelForCausalLM.from_pretrained(llama)
     load_reslora(model, run / "reslora_adapter.safetensors")
+    auto = peft.AutoPeftModelForCausalLM.from_pretrained(run / "peft")  # told no more than that
     tokens = torch.arange(3, 30)[None]
     with torch.no_grad():
-        torch.testing.assert_close(fused(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+        for one in (fused, auto):
+            torch.testing.assert_close(one(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_counts_answers_only(train, llama):
@@ -194,6 +196,13 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(train, tmp_pa
 def test_too_long_rows_are_counted_and_said(train, tmp_path, caplog):
     result, _ = train("--max_length", 85, "--evaluate", "loss", "--test_file", tmp_path / "train.jsonl")
     assert result["dataset"]["too_long"] == 28 and "14 test rows are over --max_length 85: left out" in caplog.text
+
+
+def test_answers_are_cut_after_so_many_tokens(train):
+    """The tokens are bytes; a random model ends no answer early."""
+    _, run = train("--max_new_tokens", 3, "--max_steps", 1)
+    answers = [text for row in read_jsonl(run / "answers.jsonl") for text in row["answers"].values()]
+    assert max(len(text.encode()) for text in answers) <= 3 * len("\ufffd".encode()) and any(answers)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The classification script from end to end, on a small random BERT."""
 
+import json
 import re
 
 import peft
@@ -11,7 +12,8 @@ from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.models import load_classifier
-from tests.texts import save_small_bert, write_glue
+from tests.text.flags.rows import make_deep
+from tests.texts import save_small_bert, save_small_roberta, write_glue
 from train_scripts import train_nlu_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
@@ -97,6 +99,114 @@ def test_peft_loads_adapter_and_head(train, bert, method):
     torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
     head, _ = load_tensors(run / "trained_modules.safetensors")
     assert torch.equal(fused.classifier.weight, head["classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "labels"), [("reslora_is", "rte", None), ("loha", "mnli", 3), ("lora", "stsb", 1)]
+)
+def test_peft_finds_the_base_by_itself_and_is_told_no_more_than_the_run_said(train, capsys, method, task, labels):
+    _, run = train("--method", method, "--save_fused", "--evaluate", "none", "--max_steps", 2, task=task)
+    more = f", num_labels={labels}" if labels else ""
+    call = f"AutoPeftModelForSequenceClassification.from_pretrained('{run / 'peft'}'{more})"
+    assert f"Load the adapter: {call}" in capsys.readouterr().out
+    loaded = eval(call, {"AutoPeftModelForSequenceClassification": peft.AutoPeftModelForSequenceClassification})
+    fused = transformers.AutoModelForSequenceClassification.from_pretrained(run / "fused")
+    torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
+    card = (run / "peft" / "README.md").read_text()
+    assert f"from_pretrained('peft'{more})" in card
+    assert ("0 entailment, 1 neutral, 2 contradiction" in card) == (task == "mnli")
+
+
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_a_head_of_two_layers_is_fused_with_any_method(train, tmp_path, method):
+    """RoBERTa's, which PEFT's own merge of LoHa and LoKr trips over."""
+    roberta = save_small_roberta(tmp_path / "roberta")
+    flags = ("--model", roberta, "--method", method, "--save_fused", "--evaluate", "none")
+    _, run = train(*flags, "--max_steps", 2)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(roberta)
+    loaded = peft.PeftModel.from_pretrained(model, run / "peft")
+    fused = transformers.AutoModelForSequenceClassification.from_pretrained(run / "fused")
+    torch.testing.assert_close(logits_of(fused), logits_of(loaded), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_pooler_inside_the_base_model_is_loaded_too(train, bert, tmp_path):
+    """An encoder whose files lack the pooler, as many of the Hub's: it trains with the head."""
+    bare = tmp_path / "bare"
+    transformers.BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(bare)
+    transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(bare)
+    _, run = train("--model", bare, "--max_steps", 2, "--save_fused", "--evaluate", "none")
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(run / "peft")
+    fused = transformers.AutoModelForSequenceClassification.from_pretrained(run / "fused")
+    torch.testing.assert_close(logits_of(loaded), logits_of(fused), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_head_trains_where_the_model_has_one_if_that_is_asked(train):
+    flags = ("--method", "lora", "--max_steps", 2)
+    _, first = train(*flags, "--save_fused", "--evaluate", "none", "--learning_rate", 0.05, output="first")
+    again, new = (
+        train(*flags, "--model", first / "fused", *more, output=f"again{len(more)}")[0]["results"]["base"]["loss"]
+        for more in ((), ("--new_head",))
+    )
+    assert again != pytest.approx(new, rel=1e-3)
+
+
+def test_results_are_written_before_the_files_for_others(train, tmp_path, monkeypatch):
+    def fail(*args, **more):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        train("--method", "reslora_is", "--save_fused", "--max_steps", 2)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]["unmerged"]
+    assert json.loads((tmp_path / "run" / "merge_report.json").read_text())["blocks"]
+
+
+def test_the_base_row_is_the_same_model_whatever_the_method(train):
+    rows = [
+        train("--method", method, "--max_steps", 2, output=method)[0]["results"]["base"]
+        for method in ("reslora_ms", "loha", "full")
+    ]
+    assert all(row["loss"] == pytest.approx(rows[0]["loss"], rel=1e-6) for row in rows)
+    assert all(row["accuracy"] == rows[0]["accuracy"] < 1 for row in rows)
+
+
+def test_a_log_line_that_is_never_due_costs_no_results(train):
+    result, run = train("--logging_steps", 5, "--max_steps", 2)
+    assert losses(run) == [] and result["results"]["unmerged"] and result["seconds_per_step"] == 0
+
+
+@pytest.mark.parametrize(("dtype", "method"), [("bfloat16", "lora"), ("float16", "lokr")])
+def test_half_precision_gives_results_with_a_head_of_two_layers_too(train, tmp_path, dtype, method):
+    roberta = save_small_roberta(tmp_path / "roberta")
+    result, _ = train("--model", roberta, "--dtype", dtype, "--method", method, "--max_steps", 2, task="stsb")
+    assert {"base", "unmerged"} <= result["results"].keys()
+
+
+def test_text_runs_report_every_block_as_runs_of_pictures_do(train):
+    _, run = train("--method", "reslora_ms", "--evaluate", "none", "--max_steps", 2)
+    report = json.loads((run / "merge_report.json").read_text())
+    assert report["approach"] == "least_squares" and report["other_approaches"].keys() == {"none", "input", "weights"}
+    blocks = report["other_approaches"]["weights"]
+    assert len(blocks) == 4 and all(block["norm"] >= 0 and block["input_norm"] > 0 for block in blocks.values())
+    assert any(block["alphas"] for block in blocks.values())
+
+
+def test_the_published_reading_of_eq_13_is_a_flag(train, tmp_path):
+    """f_{n-k} / f_n of the inputs' norms instead of those of merged weights; the other merges stay."""
+    deep = make_deep(lambda folder: save_small_bert(folder, encoder_only=True), "AutoModel")(tmp_path / "deep")
+    flags = ("--model", deep, "--method", "reslora_ms", "--max_steps", 2, "--evaluate", "none")
+    ours, published = (
+        json.loads((train(*flags, *more, output=f"run{len(more)}")[1] / "merge_report.json").read_text())
+        for more in ((), ("--alpha_from", "inputs"))
+    )
+    assert ours["blocks"] == published["blocks"]
+    before, blocks = (report["other_approaches"]["weights"] for report in (ours, published))
+    first, middle, last = (f"bert.encoder.layer.{layer}.attention.self.query" for layer in range(3))
+    ratios = [blocks[one]["input_norm"] / blocks[last]["input_norm"] for one in (middle, first)]
+    assert blocks[last]["alphas"] == pytest.approx(ratios, rel=1e-6)
+    assert before[last]["alphas"] != pytest.approx(ratios, rel=1e-6)
+    with pytest.raises(ValueError, match=r"--alpha_from inputs is for reslora_ms .* --method is lora"):
+        train("--method", "lora", "--alpha_from", "inputs")
 
 
 @pytest.mark.parametrize("method", ["reslora_is", "lokr", "full"])

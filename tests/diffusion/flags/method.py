@@ -16,6 +16,7 @@ from tests.diffusion.flags.table import elsewhere, row
 SMALL = ("--rank", 2, "--target_modules", "attn2.to_k", "attn2.to_v")
 BS = ("--method", "reslora_bs")
 CUT_BS = (*BS, "--merge_rank", 3, "--no_report")
+BY_INPUTS = ("--method", "reslora_ms", "--merge_approach", "weights", "--no_report", "--alpha_from", "inputs")
 INPUT = ("--merge_approach", "input", "--calibration_samples", 6, "--no_report")
 elsewhere(
     init_lora="test_starting.py::test_training_goes_on_where_another_run_ended_and_the_base_stays_the_models_own",
@@ -118,6 +119,16 @@ def the_exported_factors_are_cut(it: Seen, plain: Seen) -> None:
 def that_merge_is_exported(it: Seen, plain: Seen) -> None:
     assert load_tensors(it.run / EXPORTED)[1]["reslora_merge_approach"] == "input"
     assert list(read_object(it.run / "merge_report.json", pytest.fail)["end_to_end"]["drift"]) == ["input"]
+
+
+@row("alpha_from", *BY_INPUTS, without=(*BY_INPUTS[:-2],), whole=True)
+def eq_13_takes_its_factors_from_norms_of_inputs(it: Seen, plain: Seen) -> None:
+    blocks = read_object(it.run / "merge_report.json", pytest.fail)["blocks"]
+    before = predecessors(it)
+    linked = next(name for name in before if before[name])
+    assert blocks[linked]["input_norm"], "no statistics were taken"
+    expected = [blocks[one]["input_norm"] / blocks[linked]["input_norm"] for one in before[linked]]
+    assert blocks[linked]["alphas"] == pytest.approx(expected, rel=1e-6)
 
 
 @row("calibration_samples", *INPUT, without=("--no_report", "--calibration_samples", 8), whole=True)

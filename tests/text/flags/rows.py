@@ -90,6 +90,10 @@ NLU_FILES: dict[str, Callable[[Path], Path]] = {
 NLG.see(
     method="test_train_nlg.py::test_our_methods_train_merge_and_are_loaded_by_peft",
     max_length="test_train_nlg.py::test_too_long_rows_are_counted_and_said",
+    alpha_from="test_train_nlu.py::test_the_published_reading_of_eq_13_is_a_flag",
+    eval_strategy="test_evaluating.py::test_the_best_weights_are_taken_and_kept",
+    load_best_model_at_end="test_evaluating.py::test_the_best_weights_are_taken_and_kept",
+    max_new_tokens="test_train_nlg.py::test_answers_are_cut_after_so_many_tokens",
     save_fused="test_train_nlg.py::test_a_fused_model_needs_nothing_of_ours",
     overwrite_output_dir="test_train_nlg.py::test_a_run_that_is_there_is_not_overwritten_unasked",
     resume_from_checkpoint="test_train_nlg.py::test_a_resumed_run_is_the_straight_one",
@@ -102,6 +106,8 @@ NLG.see(
 NLU.see(
     method="test_train_nlu.py::test_every_method_learns_and_its_head_trains",
     save_fused="test_train_nlu.py::test_peft_loads_adapter_and_head",
+    alpha_from="test_train_nlu.py::test_the_published_reading_of_eq_13_is_a_flag",
+    new_head="test_train_nlu.py::test_a_new_head_trains_where_the_model_has_one_if_that_is_asked",
     test_file_mismatched="test_train_nlu.py::test_mnli_is_measured_on_both_of_its_sets",
     overwrite_output_dir="test_stop_and_resume.py::test_overwriting_leaves_no_weights_of_the_old_run",
     resume_from_checkpoint="test_train_nlu.py::test_a_resumed_run_is_the_straight_one_head_and_all",
