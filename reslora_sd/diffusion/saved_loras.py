@@ -47,7 +47,8 @@ class LoRASaver:
         started = time.perf_counter()
         method, unet = self.settings.method, self.parts.unet
         statistics, data = None, ""
-        if method.approach in FROM_STATISTICS:
+        alpha_from = method.alpha_from if method.approach == "weights" else "weights"
+        if method.approach in FROM_STATISTICS or alpha_from == "inputs":
             first, count = step * self.settings.training.gradient_accumulation_steps, self._batches()
             data = f" on {count * self.batches.batch_size} noisy pictures"
             with own_forward(unet):
@@ -56,7 +57,7 @@ class LoRASaver:
                     self.batches.between(first, first + count),
                     lambda batch: predict(unet, self.parts, batch),
                 )
-        plain = merge(self.adapter, method.approach, statistics, rank=method.merge_rank)
+        plain = merge(self.adapter, method.approach, statistics, rank=method.merge_rank, alpha_from=alpha_from)
         folder, kohya_file = self.run.make_lora_folder(step)
         self.exporter(plain, folder, step, kohya_file)
         seconds = time.perf_counter() - started

@@ -250,6 +250,12 @@ class UnetSettings:
             raise ValueError(f"--{name} is given without prompts. Add --validation_prompts 'a prompt'.")
         if drawn and not steps and not epochs:
             epochs = 1
+        method = self.method
+        if method.alpha_from == "inputs" and method.approach != "weights" and self.output.report is False:
+            raise ValueError(
+                "--alpha_from inputs changes the merge `weights` alone, and with --no_report nothing but "
+                f"{method.approach} is made. Add --merge_approach weights, or leave one of the two out."
+            )
         complete = replace(
             self.validation, validation_prompts=prompts, validation_prompt=None, validation_epochs=epochs
         )

@@ -112,6 +112,12 @@ CLASSIFICATION = CommandLine(
 def _settings(groups: Sequence[Any], values: Mapping[str, Any]) -> TextSettings[Any]:
     """The groups in the order of `CommandLine.parser`, and where the run goes if that is left out."""
     method, model, data, evaluation, output, training = groups
+    for dtype, flag in (("float16", "bf16"), ("bfloat16", "fp16")):
+        if model.dtype == dtype and getattr(training, flag):
+            raise ValueError(
+                f"--dtype {dtype} and --{flag} are two half precisions, which don't mix. Leave --{flag} out, or load "
+                "the weights as float32."
+            )
     training.output_dir = training.output_dir or f"runs/{data.task}-{method.method}"
     written = _training_values({**values, "output_dir": training.output_dir})
     return TextSettings(method, model, data, evaluation, output, training, written)

@@ -136,6 +136,10 @@ def test_prompts_can_come_from_a_file(tmp_path):
         (["--lr_power", "2", "--lr_scheduler", "linear"], r"--lr_power is 2\.0 and --lr_scheduler linear"),
         (["--num_validation_images", "-1"], "--num_validation_images is -1"),
         (["--validation_guidance_scale", "nan"], "--validation_guidance_scale is nan"),
+        (
+            ["--method", "reslora_ms", "--alpha_from", "inputs", "--no_report"],
+            "--alpha_from inputs changes the merge `weights` alone.*--merge_approach weights",
+        ),
     ],
 )
 def test_a_bad_value_is_named(argv, words):

@@ -51,6 +51,14 @@ def test_the_files_are_the_merge_of_their_step_in_both_forms_and_say_so(train_on
     assert f"Step 2: {run / 'loras' / 'step-000002'}, merged by exact in " in capsys.readouterr().out
 
 
+def test_a_lora_on_the_way_takes_the_same_reading_of_eq_13_as_the_one_at_the_end(train_only):
+    by_weights = ("--method", "reslora_ms", "--merge_approach", "weights", "--save_precision", "float32", *EVERY_2)
+    one = train_only(*by_weights, output="weights")
+    other = train_only(*by_weights, "--alpha_from", "inputs")
+    first, second = (PlainLoRA.load(run / "loras" / "step-000002").blocks for run in (one, other))
+    assert any(not torch.equal(first[site].lora_A, second[site].lora_A) for site in first)
+
+
 def test_a_full_disk_ends_the_run_in_a_sentence_and_leaves_no_half_file(train_only, monkeypatch, tmp_path):
     import reslora_sd.files.storage as storage
 

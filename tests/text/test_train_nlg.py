@@ -218,6 +218,7 @@ def test_answers_are_cut_after_so_many_tokens(train):
         (["--resume_from_checkpoint", "checkpoint-3"], "no checkpoint 'checkpoint-3'"),
         (["--model", "/nowhere"], "can't be loaded"),
         (["--validation_samples", "24"], "24 training rows"),
+        (["--dtype", "float16", "--bf16"], "--dtype float16 and --bf16 are two half precisions"),
     ],
 )
 def test_bad_input_is_told_and_nothing_is_written(train, tmp_path, capsys, flags, message):
