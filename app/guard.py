@@ -191,10 +191,12 @@ _SCRIPT = """
   const name = NAME, token = TOKEN, asked = window.fetch;
   const ours = (address) => new URL(address, location.href).origin === location.origin;
   window.fetch = (input, init) => {
-    if (!ours(input instanceof Request ? input.url : input)) return asked(input, init);
-    const request = new Request(input, init);
-    request.headers.set(name, token);
-    return asked(request);
+    const request = input instanceof Request ? input : null;
+    const method = (init?.method ?? request?.method ?? "GET").toUpperCase();
+    if (method === "GET" || method === "HEAD" || !ours(request ? request.url : input)) return asked(input, init);
+    const headers = new Headers(init?.headers ?? request?.headers);
+    headers.set(name, token);
+    return asked(input, { ...init, headers });
   };
   const { open, send } = XMLHttpRequest.prototype;
   XMLHttpRequest.prototype.open = function (method, address, ...rest) {

@@ -156,7 +156,7 @@ def trainings(folder: Path) -> list[Path]:
 def _one_at_a_time(home: Path) -> Iterator[None]:
     """Only one page at a time looks whether trainings of a name run, and starts them."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home.parent / f".{home.name}.lock")
+    lock = FileLock(home.parent / f".{home.name}.starting")
     try:
         with lock.acquire(timeout=20):
             yield

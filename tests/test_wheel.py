@@ -116,9 +116,23 @@ def test_no_import_works_in_a_checkout_alone() -> None:
                 assert not wrong, f"{path}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_help(command: str, programs: Path, tmp_path: Path) -> None:
-    assert call([programs / command, "--help"], tmp_path).startswith(f"usage: {command} ")
+def test_commands_help(programs: Path, tmp_path: Path) -> None:
+    """Two as users start them; the functions of all in one process, since most of each is its imports."""
+    for command in ("reslora-convert", "reslora-page"):
+        assert call([programs / command, "--help"], tmp_path).startswith(f"usage: {command} ")
+    code = """
+import contextlib, importlib.metadata, io, sys
+for command in importlib.metadata.entry_points(group="console_scripts"):
+    if command.name in sys.argv[1:]:
+        said, words, sys.argv = io.StringIO(), sys.argv, [command.name, "--help"]
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            command.load()()
+        sys.argv = words
+        print(*said.getvalue().split()[:2])
+"""
+    told = call([programs / "python", "-c", code, *COMMANDS], tmp_path).splitlines()
+    assert sorted(told) == [f"usage: {command}" for command in COMMANDS]
+    assert all((programs / command).is_file() for command in COMMANDS)
 
 
 def test_only_the_package_is_there_and_costs_no_torch(programs: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ FIXED = frozenset(
 """Flags that stay what they were: what is trained, on which pictures in which order, for which loss."""
 CHANGEABLE = frozenset(
     """
-    merge_approach merge_rank calibration_samples cache_dir cache_latents
+    merge_approach merge_rank alpha_from calibration_samples cache_dir cache_latents
     num_train_epochs max_train_steps gradient_checkpointing mixed_precision allow_tf32 dataloader_num_workers
     enable_xformers_memory_efficient_attention local_rank
     learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm

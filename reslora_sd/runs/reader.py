@@ -27,7 +27,7 @@ from .names import (
     checkpoint_step,
 )
 from .problems import Notes, gaps, repeated_pictures
-from .run import IndexedPicture, PictureKey, ReferencePicture, Run, State, planned_steps
+from .run import IndexedPicture, PictureKey, ReferencePicture, Run, State, is_text, planned_steps
 
 _FILES = (RUN_FILE, LOG_FILE, INDEX_FILE, REFERENCES_FILE, REPORT_FILE, RESULTS_FILE)
 _STILL_WRITING = 120.0
@@ -48,7 +48,8 @@ def read_run(path: Path) -> Run:
     last_files = {name: _read_last_file(path, name, settings, log, notes.add) for name in (REPORT_FILE, RESULTS_FILE)}
     state: State = "no run"
     if settings or log or pictures:
-        state = "finished" if any(last_files.values()) else "being written" if is_fresh(path) else "cut off"
+        last = last_files[RESULTS_FILE] if is_text(settings) else any(last_files.values())
+        state = "finished" if last else "being written" if is_fresh(path) else "cut off"
     run = Run(
         path,
         method if isinstance(method, str) and len(method) <= _LONGEST_NAME else "",

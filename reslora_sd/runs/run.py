@@ -109,6 +109,12 @@ class Run:
         return self.state == "finished" and step == self.last_step
 
 
+def is_text(settings: dict[str, Any]) -> bool:
+    """Whether run.json is of a text script: these alone have a task, and are over with results.json."""
+    arguments = settings.get("arguments")
+    return isinstance(arguments, dict) and "task" in arguments
+
+
 def planned_steps(settings: dict[str, Any], results: dict[str, Any]) -> int | None:
     """Steps by run.json's own word, by the flag of the script that wrote it, or by what a text run has done.
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from app.synthetic import make_run
 from tests.scripts import SCRIPTS
@@ -31,8 +32,18 @@ def made_up_pair(tmp_path: Path, made_up: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both methods on the embedded model: four steps, so that they are there in seconds."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Both methods on the embedded model, four steps: there in seconds, and once for all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "page_runs"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            make_real_runs(folder)
+            (folder / "made").touch()
+    return {method: folder / method for method in ("lora", "reslora_is")}
+
+
+def make_real_runs(folder: Path) -> None:
+    """Trains both, a core each."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     flags = (
         "--max_train_steps 4 --validation_steps 2 --checkpointing_steps 2 --train_batch_size 2 --rank 4 "
@@ -62,4 +73,3 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for training in trainings.values():
         said, _ = training.communicate(timeout=300)
         assert training.returncode == 0, said[-2000:]
-    return {method: folder / method for method in trainings}

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from reslora_sd.diffusion.arguments import parse_settings
+from tests.forked import launch
 from train_scripts import compare_methods
 
 
 def test_a_sweep_runs_once_and_continues(tmp_path, picture_folder, tiny_pipeline_folder, capsys, monkeypatch):
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
     argv = [
         "--output_dir",
         str(tmp_path / "sweep"),

@@ -274,7 +274,7 @@ def test_pictures_that_repeat_raise_an_alarm(train, monkeypatch, caplog):
     assert "equal those of an earlier step to the last pixel" in caplog.text
 
 
-@pytest.mark.parametrize("method", ["reslora_is", "reslora_ms"])
+@pytest.mark.parametrize("method", ["reslora_is", pytest.param("reslora_ms", marks=pytest.mark.slow)])
 def test_least_squares_is_much_nearer_than_the_papers_merges_on_a_trained_model(train, method, tmp_path):
     """On the embedded model, whose layers do something; the merge is measured on fresh noise."""
     run = train(
@@ -375,6 +375,7 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
     assert weights(tmp_path / "two").keys() == weights(one).keys()
 
 
+@pytest.mark.slow  # test_stop_and_resume.py kills a run in the same place
 def test_a_run_killed_while_saving_can_be_continued(train, tiny_pipeline_folder, picture_folder, tmp_path):
     """The process kills itself in the middle of its second checkpoint."""
     code = f"""

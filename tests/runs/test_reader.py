@@ -182,7 +182,7 @@ def test_a_finished_run_stays_finished_when_it_is_copied_or_its_log_is_damaged(m
     assert run.state == "finished" and run.notes == ["log.jsonl ends at step 9, and the run has 20."]
 
 
-@pytest.fixture(scope="module", params=["--max_steps 6", "--num_train_epochs 1"])
+@pytest.fixture(scope="module", params=["--max_steps 6", pytest.param("--num_train_epochs 1", marks=pytest.mark.slow)])
 def text_run(request, tmp_path_factory):
     """A run of six steps, as the text script leaves it, of a small random Llama."""
     folder = tmp_path_factory.mktemp("text")

@@ -7,6 +7,7 @@ import pytest
 
 from reslora_sd.runs.sweep import claim_folder
 from reslora_sd.text.apart import rows_apart
+from tests.forked import launch
 from tests.texts import save_small_llama, write_svamp
 from train_scripts import compare_text_methods
 
@@ -20,6 +21,7 @@ def test_a_method_can_have_rates_of_its_own():
 
 
 def test_a_sweep_evaluates_the_best_and_continues(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
     train, test = write_svamp(tmp_path / "train.jsonl", 16), write_svamp(tmp_path / "test.jsonl", 3, first=50)
     argv = [
         "--output_dir",
