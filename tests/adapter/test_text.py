@@ -249,6 +249,7 @@ def test_a_saved_training_form_comes_back(tmp_path):
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo's own look at inputs
 def test_a_compiled_model_gives_the_same():
     model, _ = adapted_llama(CASES[1], torch.float32)

@@ -248,7 +248,7 @@ def test_shrunken_unets_of_each_family_learn(config, residual):
 
 
 @pytest.mark.parametrize(
-    "residual", ["input", "middle", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "block"))]
+    "residual", ["middle", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "input", "block"))]
 )
 def test_a_compiled_unet_gives_the_same(residual):
     unet = small_unet().eval()

@@ -49,6 +49,7 @@ def test_the_oldest_checkpoint_gives_way_to_the_limit(launch):
     assert not list(run.rglob("*.png"))  # no validation pictures
 
 
+@pytest.mark.slow
 def test_a_limit_given_on_resuming_removes_several_checkpoints(launch):
     run = launch(4)
     assert checkpoints(run) == {"checkpoint-2", "checkpoint-4"}

@@ -77,7 +77,10 @@ def test_a_run_leaves_what_the_design_says(train, method):
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    ["reslora_is", "reslora_ms", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "reslora_bs"))],
+)
 def test_a_resumed_run_is_the_straight_run(train, method):
     flags = (
         "--method",
@@ -207,6 +210,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(train, case, tmp_path, 
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_user_sees_the_error_without_a_traceback(tmp_path):
     done = subprocess.run(
         [
@@ -438,6 +442,7 @@ exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
     assert_same(resumed, train("--max_train_steps", 6, output="straight"))
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_is_asked_to_stop_and_both_leave_one_checkpoint(
     tiny_pipeline_folder, picture_folder, tmp_path
 ):

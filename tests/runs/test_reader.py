@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from app.synthetic import make_run
 from reslora_sd.runs.reader import find_runs, read_run
 from reslora_sd.runs.run import PictureKey, planned_steps
+from tests.forked import launch
 from tests.scripts import SCRIPTS
 from tests.texts import save_small_llama, write_svamp
 
@@ -196,7 +196,7 @@ def text_run(request, tmp_path_factory):
     }
     words = [str(word) for pair in flags.items() for word in pair]
     command = [sys.executable, str(SCRIPTS / "train_nlg_reslora.py"), *words, "--use_cpu", *request.param.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = launch(command, lambda process: None)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 

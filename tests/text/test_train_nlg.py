@@ -243,6 +243,7 @@ def test_a_run_that_is_there_is_not_overwritten_unasked(train):
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(train, command, tmp_path):
     flags = ("--method", "reslora_ms", "--evaluate", "none")
     launch = [
