@@ -49,8 +49,8 @@ def planned_blocks(run: Run) -> list[PlannedBlock]:
                 name,
                 place,
                 lane,
-                tokens if is_step(tokens) and isinstance(tokens, int) else 0,
-                width if is_step(width) and isinstance(width, int) else 0,
+                tokens if is_step(tokens) else 0,
+                width if is_step(width) else 0,
                 tuple(one for one in before if isinstance(one, str)),
                 str(entry.get("reason", "")),
             )

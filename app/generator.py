@@ -28,9 +28,10 @@ from reslora_sd.runs.names import (
     ADAPTER_FILE,
     BUNDLED,
     DIFFUSERS_FILE,
-    FROM_STATISTICS,
     UNMERGED,
+    alpha_from_of,
     checkpoint_name,
+    looks_at_data,
 )
 from reslora_sd.runs.run import Run
 from reslora_sd.training.command import quiet_libraries
@@ -130,11 +131,11 @@ class PictureGenerator:
             if run.final(step) and run.exported == approach:
                 self._merged[key] = PlainLoRA.load(run.path / DIFFUSERS_FILE)
             else:
-                statistics = None
-                if approach in FROM_STATISTICS:
+                statistics, asked = None, run.arguments.get("alpha_from")
+                if looks_at_data(approach, asked):
                     batches = _reporting(self._batches(run, own, step), job)
                     statistics = collect_statistics(adapter, batches, lambda batch: predict(own.unet, own, batch))
-                self._merged[key] = merge(adapter, approach, statistics)
+                self._merged[key] = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
             while len(self._merged) > 8:
                 self._merged.popitem(last=False)
         return self._merged[key]

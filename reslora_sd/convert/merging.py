@@ -24,7 +24,15 @@ from ..files.unet_names import topology_of
 from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import Statistics, collect_statistics
-from ..runs.names import ADAPTER_FILE, APPROACHES, FROM_STATISTICS, RUN_FILE, checkpoint_step, default_approach
+from ..runs.names import (
+    ADAPTER_FILE,
+    APPROACHES,
+    RUN_FILE,
+    alpha_from_of,
+    checkpoint_step,
+    default_approach,
+    looks_at_data,
+)
 from ..runs.paths import public_name
 from ..runs.reader import read_run
 from ..runs.run import Run
@@ -61,8 +69,9 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     """
     file = _training_form(path)
     _, config = read_training_form(file)
-    approach = _approach(settings, config.residual, file)
     run = _run_of(file)
+    asked = run.arguments.get("alpha_from") if run else None
+    approach = _approach(settings, config.residual, asked, file)
     base = settings.base or _base_of(run, file)
     if settings.calibrate:
         if run is None:
@@ -71,7 +80,7 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     else:
         unet, details, statistics = _unet(base, run), {}, None
         adapter = load_reslora(unet, file)
-    plain = merge(adapter, approach, statistics)
+    plain = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
     adapter.remove()
     details |= {"base_model": Path(public_name(base)).name, "ss_sd_model_name": public_name(base)}
     details |= {"modelspec.title": run.path.name, "ss_output_name": run.path.name} if run else {}
@@ -89,7 +98,7 @@ def _training_form(path: Path) -> Path:
     return file
 
 
-def _approach(settings: ConvertSettings, residual: str, file: Path) -> str:
+def _approach(settings: ConvertSettings, residual: str, asked: object, file: Path) -> str:
     chosen = settings.merge or "best"
     approach = default_approach(residual) if chosen == "best" else chosen
     if approach not in APPROACHES[residual]:
@@ -97,8 +106,8 @@ def _approach(settings: ConvertSettings, residual: str, file: Path) -> str:
             f"{file} has residual {residual!r}, which approach {approach!r} doesn't fit. Choose one of "
             f"{', '.join(APPROACHES[residual])}."
         )
-    if approach in FROM_STATISTICS and not settings.calibrate:
-        others = ", ".join(one for one in APPROACHES[residual] if one not in FROM_STATISTICS)
+    if looks_at_data(approach, asked) and not settings.calibrate:
+        others = ", ".join(one for one in APPROACHES[residual] if not looks_at_data(one, asked))
         raise ValueError(
             f"Approach {approach!r} needs statistics of the model's inputs, which runs don't keep. Add --calibrate, "
             f"which runs the model on the run's own pictures, or choose one that needs no data: {others}."

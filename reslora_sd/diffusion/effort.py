@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..runs.names import APPROACHES, FROM_STATISTICS
+from ..runs.names import APPROACHES, looks_at_data
 from .settings import UnetSettings
 
 FULL_CALIBRATION, FULL_MEASURED = 512, 128
@@ -38,8 +38,7 @@ class Effort:
 
     def takes_statistics(self, residual: str, approach: str) -> bool:
         """Whether data pass through the model before these merges."""
-        merges = set(self.merges(residual, approach))
-        looks = bool(merges & set(FROM_STATISTICS)) or (self.alpha_from == "inputs" and "weights" in merges)
+        looks = any(looks_at_data(name, self.alpha_from) for name in self.merges(residual, approach))
         return looks or (self.draw_others and residual != "none")
 
 

@@ -17,7 +17,7 @@ from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, REPORT_FILE, UNMERGED
+from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, REPORT_FILE, UNMERGED, alpha_from_of
 from ..training.checks import check_trained
 from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
@@ -194,7 +194,7 @@ def _merge_all(
     with stage("merging", len(wanted)) as bar:
         plains = {}
         for name in wanted:
-            alpha_from = effort.alpha_from if name == "weights" else "weights"
+            alpha_from = alpha_from_of(name, effort.alpha_from)
             plains[name] = merge(adapter, name, statistics, rank=cut.get(name), alpha_from=alpha_from)
             bar.update()
     return plains

@@ -10,7 +10,7 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..merging.merge import merge
 from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import FROM_STATISTICS
+from ..runs.names import alpha_from_of, looks_at_data
 from .batches import BatchMaker
 from .calibration import predict
 from .export import Exporter
@@ -47,8 +47,7 @@ class LoRASaver:
         started = time.perf_counter()
         method, unet = self.settings.method, self.parts.unet
         statistics, data = None, ""
-        alpha_from = method.alpha_from if method.approach == "weights" else "weights"
-        if method.approach in FROM_STATISTICS or alpha_from == "inputs":
+        if looks_at_data(method.approach, method.alpha_from):
             first, count = step * self.settings.training.gradient_accumulation_steps, self._batches()
             data = f" on {count * self.batches.batch_size} noisy pictures"
             with own_forward(unet):
@@ -57,6 +56,7 @@ class LoRASaver:
                     self.batches.between(first, first + count),
                     lambda batch: predict(unet, self.parts, batch),
                 )
+        alpha_from = alpha_from_of(method.approach, method.alpha_from)
         plain = merge(self.adapter, method.approach, statistics, rank=method.merge_rank, alpha_from=alpha_from)
         folder, kohya_file = self.run.make_lora_folder(step)
         self.exporter(plain, folder, step, kohya_file)

@@ -20,7 +20,7 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, FROM_STATISTICS, default_approach
+from ..runs.names import APPROACHES, default_approach, looks_at_data
 from . import rules
 from .plain_lora import BlockReport, PlainLoRA
 from .statistics import Statistics
@@ -134,7 +134,7 @@ def _check(
         )
     if alpha_from not in ("weights", "inputs"):
         raise ValueError(f"alpha_from is {alpha_from!r}. It must be 'weights' or 'inputs'.")
-    if statistics is None and (approach in FROM_STATISTICS or (approach == "weights" and alpha_from == "inputs")):
+    if statistics is None and looks_at_data(approach, alpha_from):
         raise ValueError(f"Approach {approach!r} needs statistics. Run collect_statistics(adapter, ...) and pass them.")
     if alpha_from == "inputs" and (approach, residual) != ("weights", "middle"):
         raise ValueError("alpha_from='inputs' has a meaning for approach 'weights' of residual 'middle' only.")

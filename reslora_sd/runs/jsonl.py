@@ -64,7 +64,7 @@ def read_object(path: Path, tell: Tell) -> dict[str, Any]:
     return value
 
 
-def is_step(value: object) -> bool:
+def is_step(value: object) -> TypeGuard[int]:
     """A whole number from 0 to a thousand million: more is damage."""
     return is_whole(value, 10**9)
 

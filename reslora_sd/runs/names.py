@@ -67,6 +67,16 @@ def default_approach(residual: str) -> str:
     return "exact" if "exact" in APPROACHES[residual] else "least_squares"
 
 
+def alpha_from_of(approach: str, asked: object) -> str:
+    """What `merge` takes as `alpha_from` for an approach: `asked` of a run counts for `weights` alone."""
+    return "inputs" if approach == "weights" and asked == "inputs" else "weights"
+
+
+def looks_at_data(approach: str, asked: object = "weights") -> bool:
+    """Whether a merge needs statistics, in a run whose `--alpha_from` is `asked`."""
+    return approach in FROM_STATISTICS or alpha_from_of(approach, asked) == "inputs"
+
+
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')  # in names of files, or in A1111's <lora:name:1>
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a file has a longer name while it is written
 

@@ -138,7 +138,7 @@ def _picture(row: dict[str, Any]) -> IndexedPicture | None:
     variant, file, digest = row.get("merge_approach", UNMERGED), row.get("file"), row.get("sha256", "")
     if not (isinstance(prompt, str) and isinstance(variant, str) and isinstance(file, str) and isinstance(digest, str)):
         return None
-    if not (is_whole(seed, _LARGEST_SEED) and isinstance(step, int) and is_step(step)):
+    if not (is_whole(seed, _LARGEST_SEED) and is_step(step)):
         return None
     if max(len(prompt), len(variant), len(file), len(digest)) > _LONGEST_TEXT:
         return None

@@ -16,7 +16,7 @@ from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import collect_statistics
 from ..modes import evaluating
-from ..runs.names import APPROACHES
+from ..runs.names import APPROACHES, alpha_from_of
 from .encode import IGNORED
 
 Batch = Mapping[str, Tensor]
@@ -37,7 +37,7 @@ def merge_by_every_approach(
         token_mask=lambda batch: batch["attention_mask"].bool(),
     )
     return {
-        name: merge(adapter, name, statistics, alpha_from=alpha_from if name == "weights" else "weights")
+        name: merge(adapter, name, statistics, alpha_from=alpha_from_of(name, alpha_from))
         for name in APPROACHES[adapter.config.residual]
     }
 

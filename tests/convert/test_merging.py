@@ -105,3 +105,14 @@ def test_exact_merges_need_no_data_and_can_be_cut(run, tmp_path, tiny_pipeline_f
     assert {block.r for block in cut.values()} == {4} and max(block.r for block in expected.blocks.values()) == 12
     assert_same(cut, merge(adapter, rank=4).blocks, 1e-4)
     assert "Merged by exact" in said[0] and "Cut to rank 4" in said[1]
+
+
+def test_a_runs_own_reading_of_eq_13_is_kept(train, run, tmp_path):
+    folder = train(
+        *("--method", "reslora_ms", "--merge_approach", "weights", "--alpha_from", "inputs", "--max_train_steps", 2),
+        *("--save_precision", "float32", "--report", "false"),
+    )
+    run(folder, tmp_path / "again", "--merge", "weights", "--calibrate")
+    assert_same(read_lora(tmp_path / "again").blocks(), read_lora(folder).blocks())
+    with pytest.raises(ValueError, match=r"'weights' needs statistics .* --calibrate.*: none\."):
+        run(folder, tmp_path / "x", "--merge", "weights")
