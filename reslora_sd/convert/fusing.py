@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import Precision
-from ..files.lora_file import MODEL
+from ..files.rounding import DTYPES
 from ..files.storage import reason
 from ..merging.plain_lora import PlainLoRA
 from .outputs import new_folder
-
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
 
 
 def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> float:
@@ -26,7 +22,7 @@ def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> floa
     parts = plain.by_component()
     for name, part in parts.items():
         model = getattr(pipeline, name, None)
-        if name == MODEL or model is None:
+        if model is None:
             raise ValueError(f"{base} has no {name}, which this LoRA is for. Name the pipeline that it was made for.")
         try:
             part.linears_of(model)
@@ -42,7 +38,7 @@ def _load(base: str, precision: Precision) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(base, dtype=_DTYPES[precision])
+        return DiffusionPipeline.from_pretrained(base, dtype=DTYPES[precision])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Cannot read the pipeline {base!r} ({reason(error)}). --fuse takes a folder that save_pretrained of "

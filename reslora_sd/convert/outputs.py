@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import Precision
 from ..files.lora_file import MODEL, Blocks
 from ..files.unet_names import Topology
-from ..files.writing import Written, write_diffusers, write_kohya, write_peft, write_sai
+from ..files.writing import Written, write_diffusers, write_kohya, write_peft
 from ..runs.names import DIFFUSERS_FILE
 
 _NOUNS = {
@@ -75,8 +75,7 @@ def write(
         with new_folder(place, merged=True) as folder:
             written = write_peft(folder, components, metadata, precision)
         return Written(str(place), written.precision, written.error)
-    sai = form == "sai" or topology.sdxl
-    return (write_sai if sai else write_kohya)(place, components, metadata, precision, topology)
+    return write_kohya(place, components, metadata, precision, topology, sai=True if form == "sai" else None)
 
 
 @contextmanager

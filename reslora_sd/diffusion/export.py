@@ -14,7 +14,7 @@ from ..config import Precision
 from ..files.lora_file import Origin
 from ..files.lora_metadata import SD1, Family, describe, family_of, prediction_of
 from ..files.unet_names import Topology, topology_of
-from ..files.writing import Written, write_diffusers, write_kohya, write_sai
+from ..files.writing import Written, write_diffusers, write_kohya
 from ..merging.plain_lora import PlainLoRA
 from ..runs.names import DIFFUSERS_FILE, kohya_name
 from ..runs.paths import public_name
@@ -72,10 +72,9 @@ class Exporter:
             "ss_training_finished_at": str(time.time()),
         }
         metadata = describe(plain.components, Origin(plain.config, plain.approach), details, self.family)
-        kohya = write_sai if self.topology.sdxl else write_kohya
         return Exported(
             write_diffusers(folder / DIFFUSERS_FILE, plain.components, metadata, self.precision),
-            kohya(folder / name, plain.components, metadata, self.precision, self.topology),
+            write_kohya(folder / name, plain.components, metadata, self.precision, self.topology),
         )
 
 

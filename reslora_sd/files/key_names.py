@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .lora_file import MODEL, TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from .lora_file import MODEL, PEFT_PREFIX, TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from .unet_names import module_of
 
 _PAIRS = {
@@ -25,7 +25,6 @@ _PAIRS = {
 }
 """Ends of the keys of lora_A and of lora_B."""
 _ROLES = {**dict.fromkeys(_PAIRS, "A"), **dict.fromkeys(_PAIRS.values(), "B"), ".alpha": "alpha"}
-PEFT_PREFIX = "base_model.model."
 _PREFIXES = {"unet.": UNET, "text_encoder.": TEXT_ENCODER, "text_encoder_2.": TEXT_ENCODER_2}
 _UNET_TOP = frozenset(
     "conv_in time_embedding add_embedding class_embedding encoder_hid_proj down_blocks mid_block up_blocks "

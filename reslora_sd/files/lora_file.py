@@ -14,6 +14,13 @@ COMPONENTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 MODEL = "model"
 """What a PEFT folder of another model, such as a language model, is for."""
 
+PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+"""The files of a PEFT folder."""
+PEFT_PREFIX = "base_model.model."
+"""Of every key in its file."""
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+"""The entry of a diffusers file that holds PEFT's settings."""
+
 FORMS = ("diffusers", "peft", "kohya", "sai")
 """`kohya` names a U-Net's modules as diffusers does, `sai` as the original SDXL code does."""
 

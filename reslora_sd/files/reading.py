@@ -17,14 +17,20 @@ from torch import Tensor
 from ..blocks.plain import PlainBlock
 from ..runs.names import DIFFUSERS_FILE
 from .foreign import refuse_foreign
-from .key_names import PEFT_PREFIX, Part, counterpart, parse_key
-from .lora_file import COMPONENTS, MODEL, TEXT_ENCODER, LoRAFile
+from .key_names import Part, counterpart, parse_key
+from .lora_file import (
+    COMPONENTS,
+    DIFFUSERS_METADATA,
+    MODEL,
+    PEFT_FILE,
+    PEFT_PREFIX,
+    PEFT_SETTINGS,
+    TEXT_ENCODER,
+    LoRAFile,
+)
 from .peft_settings import PeftSettings
 from .storage import load_tensors, reason
 
-PEFT_FILE = "adapter_model.safetensors"
-PEFT_SETTINGS = "adapter_config.json"
-_DIFFUSERS_METADATA = "lora_adapter_metadata"
 _PEFT_KINDS = {"LOHA": "LoHa", "LOKR": "LoKr", "ADALORA": "AdaLoRA"}
 
 
@@ -153,7 +159,7 @@ def _block(pair: _Pair, settings: PeftSettings | None) -> PlainBlock:
     """Its scale is that of the settings, or of its own alpha; without either it is 1."""
     A, B, alpha = pair.tensors["A"], pair.tensors["B"], pair.tensors.get("alpha")
     if settings is not None and alpha is not None:
-        raise ValueError(f"it has {pair.keys['alpha']} beside {_DIFFUSERS_METADATA}, so its scale is said twice")
+        raise ValueError(f"it has {pair.keys['alpha']} beside {DIFFUSERS_METADATA}, so its scale is said twice")
     r = A.shape[0]
     if settings is not None:
         scaling = settings.scaling(pair.part.named, r)
@@ -166,14 +172,14 @@ def _settings_inside(
     metadata: Mapping[str, str], pairs: Mapping[tuple[str, str], _Pair]
 ) -> dict[str, PeftSettings | None]:
     """Those of each prefix in a diffusers file; none for a prefix that its metadata don't mention."""
-    if _DIFFUSERS_METADATA not in metadata:
+    if DIFFUSERS_METADATA not in metadata:
         return {}
     try:
-        fields = json.loads(metadata[_DIFFUSERS_METADATA])
+        fields = json.loads(metadata[DIFFUSERS_METADATA])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{_DIFFUSERS_METADATA}: {reason(error)}") from error
+        raise ValueError(f"{DIFFUSERS_METADATA}: {reason(error)}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{_DIFFUSERS_METADATA} is {fields!r:.80}, which is no table")
+        raise ValueError(f"{DIFFUSERS_METADATA} is {fields!r:.80}, which is no table")
     found = {}
     for prefix in {pair.part.prefix for pair in pairs.values()}:
         own = {name[len(prefix) :]: value for name, value in fields.items() if name.startswith(prefix)}

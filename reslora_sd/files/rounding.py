@@ -19,7 +19,7 @@ logger = logging.getLogger("reslora_sd")
 
 MOST_ERROR = 0.02
 """A file of a lower precision than float32 that would be farther off is not written. bf16 usually costs 0.003."""
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def rounded(
     Raises:
         ValueError: the precision is none of the three, there is no block, or a number is NaN or infinite.
     """
-    if precision not in _DTYPES:
+    if precision not in DTYPES:
         raise ValueError(f"The precision is {precision!r}. Choose one of {', '.join(get_args(Precision))}.")
     found = {
-        component: {name: _cast(block, scaling(block), _DTYPES[precision]) for name, block in blocks.items()}
+        component: {name: _cast(block, scaling(block), DTYPES[precision]) for name, block in blocks.items()}
         for component, blocks in components.items()
         if blocks
     }

@@ -23,15 +23,11 @@ from torch import Tensor
 
 from ..config import Precision
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import TEXT_ENCODER, UNET, Blocks
+from .lora_file import DIFFUSERS_METADATA, PEFT_FILE, PEFT_PREFIX, TEXT_ENCODER, UNET, Blocks
 from .lora_metadata import with_hashes
 from .rounding import Rounded, rounded
 from .storage import save_tensors
 from .unet_names import Topology, guess_topology, kohya_stem
-
-PEFT_FILE = "adapter_model.safetensors"
-DIFFUSERS_METADATA = "lora_adapter_metadata"
-PEFT_PREFIX = "base_model.model."
 
 Components = Mapping[str, Blocks]
 """By `lora_file.COMPONENTS`."""
@@ -78,45 +74,22 @@ def write_kohya(
     metadata: Mapping[str, str],
     precision: Precision = "float32",
     topology: Topology | None = None,
+    sai: bool | None = None,
 ) -> Written:
-    """Keys `lora_unet_<diffusers' path with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`.
+    """Keys `lora_unet_<module with underscores>.lora_down.weight`, `.lora_up.weight` and `.alpha`.
+
+    All blocks have one alpha, the commonest rank; what a block's scale has beyond it is in `lora_up`. diffusers' reader
+    loses alphas that differ: its pattern keys match no module.
 
     Args:
         topology: of the U-Net; left out, it is guessed from the paths.
-
-    Raises:
-        ValueError: the path is no .safetensors file.
-    """
-    return _write_kohya(Path(path), components, metadata, precision, topology or guess_topology(components), False)
-
-
-def write_sai(
-    path: str | os.PathLike[str],
-    components: Components,
-    metadata: Mapping[str, str],
-    precision: Precision = "float32",
-    topology: Topology | None = None,
-) -> Written:
-    """As `write_kohya` with the names of Stability AI's code, which kohya's own tools want for SDXL.
+        sai: whether the U-Net's modules have the names of Stability AI's code, or else diffusers'. Left out: as kohya's
+            own tools want it, for SDXL.
 
     Raises:
         ValueError: the path is no .safetensors file, or a module has no such name.
     """
-    return _write_kohya(Path(path), components, metadata, precision, topology or guess_topology(components), True)
-
-
-def _write_kohya(
-    target: Path,
-    components: Components,
-    metadata: Mapping[str, str],
-    precision: Precision,
-    topology: Topology,
-    sai: bool,
-) -> Written:
-    """All blocks have one alpha, the commonest rank; what a block's scale has beyond it is in `lora_up`.
-
-    diffusers' reader loses alphas that differ: its pattern keys match no module.
-    """
+    target, topology = Path(path), topology or guess_topology(components)
     if target.suffix != ".safetensors":
         raise ValueError(f"{target} is no file name for a kohya LoRA. It must end in .safetensors.")
     ranks = Counter(block.r for blocks in components.values() for block in blocks.values())

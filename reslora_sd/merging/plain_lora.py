@@ -85,8 +85,7 @@ class PlainLoRA:
         """
         metadata = self._metadata(unet_config, details)
         topology = topology_of(unet_config) if unet_config else guess_topology(self.components)
-        write = writing.write_sai if topology.sdxl else writing.write_kohya
-        return write(path, self.components, metadata, precision, topology).path
+        return writing.write_kohya(path, self.components, metadata, precision, topology).path
 
     def save_peft(
         self,

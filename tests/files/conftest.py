@@ -44,6 +44,6 @@ def write(plain: PlainLoRA, family: str, form: str, folder: Path, precision: Pre
     if form == "peft":
         plain.save_peft(folder, precision=precision)
         return next(folder.rglob("unet/adapter_model.safetensors"), folder / "adapter_model.safetensors")
-    to_file = {"kohya": writing.write_kohya, "sai": writing.write_sai}[form]
     metadata = describe(plain.components, Origin(plain.config, plain.approach), {}, family_of(config))
-    return Path(to_file(folder / "x.safetensors", plain.components, metadata, precision, topology_of(config)).path)
+    place, sai = folder / "x.safetensors", form == "sai"
+    return Path(writing.write_kohya(place, plain.components, metadata, precision, topology_of(config), sai).path)
