@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files.lora_file import MODEL, UNET, Blocks
-from ..files.lora_metadata import describe
+from ..files.lora_metadata import TRAINED_ALPHA, describe
 from ..merging.plain_lora import PlainLoRA
 from ..training.command import quiet_libraries
 from .changes import changed
@@ -47,8 +47,11 @@ def _save(source: Source, components: Mapping[str, Blocks], form: str, place: Pa
     if MODEL in components:
         metadata = source.origin.to_metadata()
     else:
-        metadata = describe(components, source.origin, source.details, source.family)
-    written = write(form, place, components, metadata, settings.precision, source.topology)
+        same = settings.strength == 1 and settings.rank is None  # as in training
+        details = {name: value for name, value in source.details.items() if same or name != TRAINED_ALPHA}
+        metadata = describe(components, source.origin, details, source.family)
+    about = source.base_model, source.task_type
+    written = write(form, place, components, metadata, settings.precision, source.topology, *about)
     rounded = f"; rounding changes it by {written.error:.2g}" if written.precision != "float32" else ""
     named = f"{form} (SDXL's original names)" if form == "kohya" and source.topology.sdxl else form
     return f"{written.path}: {named}, {_counts(components)}, {written.precision}{rounded}."

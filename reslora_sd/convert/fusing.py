@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> floa
     """Writes the pipeline `base` with the LoRA in its U-Net and text encoders; gives the largest rounding error.
 
     Raises:
-        ValueError: the pipeline can't be read, or the LoRA belongs to another one. Nothing is written then.
+        ValueError: the pipeline can't be read, the LoRA belongs to another one, or the sum is too large for the
+            precision. Nothing is written then.
     """
     pipeline = _load(base, precision)
     parts = plain.by_component()
@@ -29,6 +31,8 @@ def fuse(plain: PlainLoRA, base: str, place: Path, precision: Precision) -> floa
         except ValueError as error:
             raise ValueError(f"The LoRA doesn't fit the {name} of {base}: {error}") from error
     rounding = max((part.fuse_into(getattr(pipeline, name)) for name, part in parts.items()), default=0.0)
+    if not math.isfinite(rounding):
+        raise ValueError(f"A weight with the LoRA added is too large for {precision}. Choose bf16 or float32.")
     with new_folder(place) as folder:
         pipeline.save_pretrained(folder)
     return rounding

@@ -16,7 +16,6 @@ from ..blocks.plain import PlainBlock
 from ..files.lora_file import UNET, Blocks
 from ..files.lora_metadata import guess_family
 from ..files.reading import files_of, read_lora
-from ..files.storage import load_tensors
 from .sources import topology_of_file
 
 _LONGEST = 100
@@ -90,15 +89,14 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 def _training_form(path: Path) -> dict[str, Any]:
     state, config = read_training_form(path)
-    tensors, metadata = load_tensors(path)
     return {
         "file": str(path),
         "kind": "ResLoRA training form (merge it with --merge)",
         "bytes": path.stat().st_size,
-        "precision": sorted({_dtype(tensor.dtype) for tensor in tensors.values()}),
+        "precision": sorted(_dtypes([path])),
         "modules": len({name.rpartition(".")[0] for name in state}),
         "settings": {"method": config.method, **config.to_dict()},
-        "metadata": metadata,
+        "metadata": dict(_metadata(path)),
     }
 
 
@@ -108,10 +106,6 @@ def _dtypes(files: Iterable[Path]) -> set[str]:
         with safe_open(path, framework="pt") as file:
             found |= {str(file.get_slice(name).get_dtype()) for name in file.keys() if ".alpha" not in name}  # noqa: SIM118
     return {{"F16": "fp16", "BF16": "bf16", "F32": "float32", "F64": "float64"}.get(name, name) for name in found}
-
-
-def _dtype(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _model(metadata: Mapping[str, str], components: Mapping[str, Blocks], sdxl: bool) -> str:

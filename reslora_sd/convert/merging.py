@@ -18,7 +18,7 @@ from ..adapter.adapter import ResLoRAAdapter, load_reslora
 from ..adapter.training_form import read_training_form
 from ..assets import DEFAULT_MODEL
 from ..files.lora_file import UNET, Origin
-from ..files.lora_metadata import family_of, prediction_of
+from ..files.lora_metadata import PREDICTION_TYPE, family_of, prediction_of
 from ..files.storage import reason
 from ..files.unet_names import topology_of
 from ..merging.merge import merge
@@ -31,6 +31,7 @@ from ..runs.names import (
     alpha_from_of,
     checkpoint_step,
     default_approach,
+    kohya_name,
     looks_at_data,
 )
 from ..runs.paths import public_name
@@ -83,11 +84,14 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     plain = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
     adapter.remove()
     details |= {"base_model": Path(public_name(base)).name, "ss_sd_model_name": public_name(base)}
-    details |= {"modelspec.title": run.path.name, "ss_output_name": run.path.name} if run else {}
+    if run is not None:
+        name = kohya_name(run.path).removesuffix(".safetensors")
+        details |= {"modelspec.title": name, "ss_output_name": name}
     unet_config = dict(unet.config)
-    family = family_of(unet_config, details.get("modelspec.prediction_type"))
+    family = family_of(unet_config, details.get(PREDICTION_TYPE))
     origin = Origin(plain.config, plain.approach)
-    return Merged(Source({UNET: plain.blocks}, "diffusers", origin, details, topology_of(unet_config), family), plain)
+    topology = topology_of(unet_config)
+    return Merged(Source({UNET: plain.blocks}, "diffusers", origin, details, topology, family, base), plain)
 
 
 def _training_form(path: Path) -> Path:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..config import Precision
-from ..files.lora_file import MODEL, Blocks
+from ..files.lora_file import COMPONENTS, MODEL, PEFT_FILE, PEFT_SETTINGS, Blocks
 from ..files.unet_names import Topology
 from ..files.writing import Written, write_diffusers, write_kohya, write_peft
 from ..runs.names import DIFFUSERS_FILE
@@ -59,8 +59,10 @@ def write(
     metadata: Mapping[str, str],
     precision: Precision,
     topology: Topology,
+    base_model: str = "",
+    task_type: str | None = None,
 ) -> Written:
-    """One LoRA in one form; the place is from `check_free`.
+    """One LoRA in one form; the place is from `check_free`, and the last two are for PEFT.
 
     `kohya` writes the names that kohya's own scripts use for such a model, which for SDXL are those of `sai`.
 
@@ -73,9 +75,18 @@ def write(
         return write_diffusers(place, components, metadata, precision)
     if form == "peft":
         with new_folder(place, merged=True) as folder:
-            written = write_peft(folder, components, metadata, precision)
+            written = write_peft(folder, components, metadata, precision, base_model, task_type)
+            left = [path for path in _peft_files(place) if not (folder / path.relative_to(place)).exists()]
+        for path in left:  # of the LoRA that was there: a reader would take them for parts of this one
+            path.unlink()
         return Written(str(place), written.precision, written.error)
     return write_kohya(place, components, metadata, precision, topology, sai=True if form == "sai" else None)
+
+
+def _peft_files(folder: Path) -> list[Path]:
+    """The files of an adapter for one model, or for several, that a folder may hold."""
+    places = (folder, *(folder / component for component in COMPONENTS))
+    return [one / name for one in places for name in (PEFT_FILE, PEFT_SETTINGS) if (one / name).is_file()]
 
 
 @contextmanager

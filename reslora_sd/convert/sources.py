@@ -13,9 +13,10 @@ from ..files.reading import read_lora
 from ..files.unet_names import SD, SDXL, Topology, guess_topology
 
 _WRITTEN_ANEW = re.compile(
-    r"lora_adapter_metadata|format|ss_network_(module|dim|alpha)|sshs_.*|modelspec\.hash_sha256|reslora_.*"
+    r"lora_adapter_metadata|format|ss_network_(module|dim|alpha)|sshs_.*|modelspec\.hash_sha256|"
+    r"reslora_(?!lora_alpha$).*"
 )
-"""Entries that say something of a file's own form and numbers."""
+"""Entries that say something of a file's own form and numbers. What alpha was in training stays."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Source:
     topology: Topology
     family: Family | None = None
     """Of the base model, where it was at hand."""
+    base_model: str = ""
+    """Name or path of it, where that is known."""
+    task_type: str | None = None
+    """PEFT's, of a PEFT folder."""
 
 
 def read_source(path: Path) -> Source:
@@ -41,7 +46,10 @@ def read_source(path: Path) -> Source:
     """
     file = read_lora(path)
     details = {name: value for name, value in file.metadata.items() if not _WRITTEN_ANEW.fullmatch(name)}
-    return Source(file.components, file.form, file.origin, details, topology_of_file(file))
+    topology = topology_of_file(file)
+    return Source(
+        file.components, file.form, file.origin, details, topology, base_model=file.base_model, task_type=file.task_type
+    )
 
 
 def topology_of_file(file: LoRAFile) -> Topology:

@@ -38,6 +38,10 @@ class LoRAFile:
     """The safetensors file's own."""
     form: str
     """One of `FORMS`."""
+    base_model: str = ""
+    """What a PEFT folder of one model names for PEFT to load that model from."""
+    task_type: str | None = None
+    """PEFT's, of such a folder."""
 
     def blocks(self, component: str = UNET) -> Blocks:
         """Those of one component; empty where the file has none."""

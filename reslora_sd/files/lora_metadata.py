@@ -20,6 +20,8 @@ from torch import Tensor
 from .lora_file import UNET, Blocks, Origin
 
 PREDICTION_TYPE = "modelspec.prediction_type"
+TRAINED_ALPHA = "reslora_lora_alpha"
+"""What lora_alpha was in training, before the scale went into the weights."""
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """As diffusers calls them, and as modelspec does."""
 _WIDTHS = (320, 640, 1280)
@@ -119,7 +121,7 @@ def describe(
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": f"LoRA ({method})",
         "modelspec.date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "reslora_lora_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        TRAINED_ALPHA: f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
         **origin.to_metadata(),
         **details,
     }

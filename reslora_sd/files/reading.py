@@ -26,7 +26,9 @@ from .lora_file import (
     PEFT_PREFIX,
     PEFT_SETTINGS,
     TEXT_ENCODER,
+    TEXT_ENCODER_2,
     LoRAFile,
+    Origin,
 )
 from .peft_settings import PeftSettings
 from .storage import load_tensors, reason
@@ -43,7 +45,8 @@ def read_lora(path: str | os.PathLike[str]) -> LoRAFile:
     """
     source, sources = Path(path), files_of(path)
     if len(sources) == 1 and sources[0].parent in (source, source.parent):
-        return _read_file(sources[0])
+        is_second = sources[0].name == PEFT_FILE and sources[0].absolute().parent.name == TEXT_ENCODER_2
+        return _read_file(sources[0], TEXT_ENCODER_2 if is_second else None)
     files = {file.parent.name: _read_file(file, file.parent.name) for file in sources}
     metadata = next(iter(files.values())).metadata
     return LoRAFile({name: file.blocks(name) for name, file in files.items()}, metadata, "peft")
@@ -77,19 +80,20 @@ def _read_file(source: Path, component: str | None = None) -> LoRAFile:
     if len(forms - {"sai"}) > 1 or ("sai" in forms and not forms <= {"sai", "kohya"}):
         raise ValueError(f"{source} mixes the names of {' and '.join(sorted(forms))} files. Export it again.")
     form = "sai" if "sai" in forms else forms.pop()
-    beside = _settings_beside(source) if form == "peft" else {}
+    fields = _fields_beside(source) if form == "peft" else {}
+    base, task = fields.get("base_model_name_or_path"), fields.get("task_type")
     try:
-        settings = beside if form == "peft" else _settings_inside(metadata, pairs)
+        settings = {PEFT_PREFIX: PeftSettings.of(fields)} if form == "peft" else _settings_inside(metadata, pairs)
         components: dict[str, dict[str, PlainBlock]] = {}
         for (owner, path), pair in pairs.items():
             components.setdefault(owner, {})[path] = _block(pair, settings.get(pair.part.prefix))
         ordered = {owner: components[owner] for owner in (*COMPONENTS, MODEL) if owner in components}
-        file = LoRAFile(ordered, metadata, form)
-        assert file.origin is not None  # reads the settings of the adapter that was merged
+        Origin.from_metadata(metadata)  # refuses damaged settings of the adapter that was merged
     except ValueError as error:
         and_settings = f" and {PEFT_SETTINGS}" if form == "peft" else ""
         raise ValueError(f"{source}{and_settings}: no whole LoRA ({error}). Export it again.") from error
-    return file
+    named, kind = base if isinstance(base, str) else "", task if isinstance(task, str) else None
+    return LoRAFile(ordered, metadata, form, named, kind)
 
 
 @dataclass
@@ -188,8 +192,8 @@ def _settings_inside(
     return found
 
 
-def _settings_beside(source: Path) -> dict[str, PeftSettings | None]:
-    """Those of a PEFT folder. PEFT's own reader would ask the Hub for a missing file, and unpickle another."""
+def _fields_beside(source: Path) -> dict[str, Any]:
+    """A PEFT folder's settings. PEFT's own reader would ask the Hub for a missing file, and unpickle another."""
     config = source.parent / PEFT_SETTINGS
     if not config.is_file():
         raise FileNotFoundError(f"{source} has no {PEFT_SETTINGS} beside it, so its scale is unknown.")
@@ -198,10 +202,7 @@ def _settings_beside(source: Path) -> dict[str, PeftSettings | None]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{config} can't be read ({reason(error)}). Export the LoRA again.") from error
     kind = fields.get("peft_type") if isinstance(fields, dict) else None
-    if kind != "LORA":
+    if kind != "LORA" or not isinstance(fields, dict):
         name = _PEFT_KINDS.get(kind, kind) if isinstance(kind, str) else kind
         raise ValueError(f"{config} is a {name!s:.80} adapter of PEFT, no LoRA. Only LoRA is read here.")
-    try:
-        return {PEFT_PREFIX: PeftSettings.of(fields)}
-    except ValueError as error:
-        raise ValueError(f"{config} is no plain LoRA's ({error}). Export the LoRA again.") from error
+    return fields

@@ -72,7 +72,9 @@ def _cast(block: PlainBlock, scaling: float, dtype: torch.dtype) -> PlainBlock:
     A, B = block.lora_A.detach().cpu().float(), block.lora_B.detach().cpu().float()
     if A.ndim > B.ndim:  # a convolution, whose readers want a convolution of 1 x 1
         B = B.reshape(*B.shape, *(1,) * (A.ndim - B.ndim))
-    return PlainBlock(A.to(dtype), (B * (block.scaling / scaling)).to(dtype), scaling)
+    if scaling != block.scaling:  # both may be 0
+        B = B * (block.scaling / scaling)
+    return PlainBlock(A.to(dtype), B.to(dtype), scaling)
 
 
 def _fits(block: PlainBlock) -> bool:

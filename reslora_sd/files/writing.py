@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import Precision
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import DIFFUSERS_METADATA, PEFT_FILE, PEFT_PREFIX, TEXT_ENCODER, UNET, Blocks
+from .lora_file import DIFFUSERS_METADATA, PEFT_FILE, PEFT_PREFIX, TEXT_ENCODER, TEXT_ENCODER_2, UNET, Blocks
 from .lora_metadata import with_hashes
 from .rounding import Rounded, rounded
 from .storage import save_tensors
@@ -120,7 +120,7 @@ def write_peft(
     Scales stay in the configuration, without which PEFT loads nothing.
 
     Args:
-        folder: of one component; several get folders of their own in it, by their names.
+        folder: of one component; several, and `text_encoder_2`, get folders of their own in it, by their names.
         base_model: name or path that PEFT loads the base model from, where it is asked to.
         trained_modules: parameters that were trained whole, by their path.
 
@@ -130,7 +130,8 @@ def write_peft(
     from peft import LoraConfig
 
     found, heads = rounded(components, precision, lambda block: block.scaling, folder), trained_modules or {}
-    several = len(found.components) > 1
+    # a second text encoder's names alone don't say that it is one
+    several = len(found.components) > 1 or TEXT_ENCODER_2 in found.components
     if heads and several:
         raise ValueError(f"Trained modules belong to one model of {', '.join(found.components)}. Save them apart.")
     for component, blocks in found.components.items():

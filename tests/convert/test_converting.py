@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from reslora_sd import PlainLoRA
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.convert.__main__ import cli
 from reslora_sd.files.reading import read_lora
@@ -179,3 +180,58 @@ def test_peft_patterns_and_alphas_that_differ_keep_their_strength(run, tmp_path)
         blocks = read_lora(tmp_path / out).blocks()
         values = {path.rpartition(".")[2]: float(block.delta_weight()[0, 0]) for path, block in blocks.items()}
         assert values == pytest.approx({"to_q": 4 * 8 / 2, "to_k": 4 * 1 / 2})
+
+
+def lora_file(folder, components, metadata=None):
+    """A diffusers file of one pair for each component; gives its path."""
+    paths = {"unet": "mid_block.attentions.0.proj_in"}
+    tensors = {}
+    for component in components:
+        path = paths.get(component, "text_model.encoder.layers.0.mlp.fc1")
+        tensors[f"{component}.{path}.lora_A.weight"] = torch.ones(2, 6)
+        tensors[f"{component}.{path}.lora_B.weight"] = torch.ones(8, 2)
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "lora.safetensors", metadata)
+    return folder / "lora.safetensors"
+
+
+@pytest.mark.parametrize(("form", "out"), [("diffusers", "x"), ("peft", "x"), ("kohya", "x.safetensors")])
+def test_at_strength_0_every_form_holds_a_lora_that_does_nothing(run, tmp_path, form, out):
+    source = lora_file(tmp_path / "source", ["unet"])
+    run(source, tmp_path / out, "--to", form, "--strength", 0)
+    assert all(block.norm() == 0 for block in read_lora(tmp_path / out).blocks().values())
+
+
+def test_nothing_of_a_replaced_peft_folder_is_read_as_a_part_of_the_new_one(run, tmp_path):
+    kinds = (["unet", "text_encoder", "text_encoder_2"], ["unet", "text_encoder"], ["unet"], ["text_encoder_2", "unet"])
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "notes.txt").write_text("mine")
+    for components in kinds:
+        source = lora_file(tmp_path / "source", components)
+        run(source, tmp_path / "peft", "--to", "peft", "--overwrite")
+        assert set(read_lora(tmp_path / "peft").components) == set(components)
+    assert (tmp_path / "peft" / "notes.txt").read_text() == "mine"
+
+
+def test_a_second_text_encoder_alone_stays_the_second(run, tmp_path):
+    source = lora_file(tmp_path / "source", ["text_encoder_2"])
+    run(source, tmp_path / "peft", "--to", "peft")
+    for place in (tmp_path / "peft", tmp_path / "peft" / "text_encoder_2"):
+        assert list(read_lora(place).components) == ["text_encoder_2"]
+
+
+def test_a_language_models_folder_keeps_the_name_of_its_base(run, tmp_path):
+    PlainLoRA({"model.layers.0.mlp.up_proj": PlainBlock(torch.ones(2, 6), torch.ones(8, 2), 1.0)}).save_peft(
+        tmp_path / "one", "HuggingFaceTB/SmolLM2-135M", "CAUSAL_LM"
+    )
+    run(tmp_path / "one", tmp_path / "two", "--to", "peft", "--strength", 0.5)
+    config = json.loads((tmp_path / "two" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["task_type"]) == ("HuggingFaceTB/SmolLM2-135M", "CAUSAL_LM")
+
+
+def test_what_alpha_was_in_training_stays_while_the_lora_is_the_same(run, tmp_path):
+    source = lora_file(tmp_path / "source", ["unet"], {"reslora_lora_alpha": "32"})
+    for words, alpha in ((("--to", "kohya"), "32"), (("--to", "kohya", "--strength", 3), "6")):
+        run(source, tmp_path / "x.safetensors", *words, "--overwrite")
+        with safe_open(tmp_path / "x.safetensors", "pt") as opened:
+            assert opened.metadata()["reslora_lora_alpha"] == alpha
