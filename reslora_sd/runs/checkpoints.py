@@ -129,10 +129,11 @@ def remove_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(gone)
 
 
-def remove_oldest(folder: Path, keep: int | None) -> None:
-    """Removes all checkpoints but the newest `keep`; `None` or 0 keeps all."""
+def remove_oldest(folder: Path, keep: int | None, spare: Path | None = None) -> None:
+    """Removes all checkpoints but the newest `keep`, and `spare`; `None` or 0 keeps all."""
     for old in list_checkpoints(folder)[:-keep] if keep and keep > 0 else ():
-        remove_checkpoint(old)
+        if old != spare:
+            remove_checkpoint(old)
 
 
 def _digest_of(manifest: dict[str, Any]) -> str:

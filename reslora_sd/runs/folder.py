@@ -139,13 +139,19 @@ class RunFolder:
             logger.warning("%s: %s%s", self.path, notes[0], more)
         return rows
 
-    def add_checkpoint(self, temporary: Path, step: int, keep: int | None, **about: Any) -> None:
-        """Gives a checkpoint that was written under another name its own, then removes the oldest but `keep`."""
+    def add_checkpoint(
+        self, temporary: Path, step: int, keep: int | None, spare: Path | None = None, **about: Any
+    ) -> None:
+        """Gives a checkpoint that was written under another name its own, then removes the oldest but `keep`.
+
+        Args:
+            spare: a checkpoint that stays in any case.
+        """
         check_there(self.path)
         for path in (self.log_path, self.index_path):
             sync(path)  # the checkpoint stands for their lines
         publish(temporary, self.path / checkpoint_name(step), **about)
-        remove_oldest(self.path, keep)
+        remove_oldest(self.path, keep, spare)
 
     def finish(self, name: str, found: dict[str, Any]) -> None:
         """Writes merge_report.json or results.json, which makes the run a finished one: no log line comes after it.

@@ -6,14 +6,16 @@ import math
 import re
 
 _NUMBER = re.compile(
-    r"""(?P<minus>(?<![\w)\]}])[-\u2212]\s?)?   # a minus sign, but not the one of 5-3
-        (?:\\?[$€£]\s?)?
+    r"""(?P<minus>(?<![\w)\]}])[-\u2212][^\S\n]?)?   # a minus sign, but not the one of 5-3
+        (?:\\?[$€£][^\S\n]?)?
         (?P<inner>(?<=[$€£])[-\u2212])?
         (?:
-            (?:(?P<whole>\d+)\s*)?\\[dt]?frac\s*\{?(?P<above>[-\u2212]?\d+)\}?\s*\{?(?P<below>\d+)\}?
-          | (?P<and>\d+)\s(?P<over>\d+)/(?P<under>\d+)
+            (?:(?P<whole>\d+)[^\S\n]*)?\\[dt]?frac\s*
+                (?:\{\s*(?P<above>[-\u2212]?[\d,]*\.?\d+)\s*\}|(?P<one>\d))\s*
+                (?:\{\s*(?P<below>[-\u2212]?[\d,]*\.?\d+)\s*\}|(?P<other>\d))
+          | (?P<and>\d{1,3}(?:,\d{3})+|\d+)[^\S\n](?P<over>\d+)/(?P<under>\d+)
           | (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\w.])\.\d+)
-            (?:/(?P<by>\d+)|(?P<power>[eE][+-]?\d+)(?!\w))?
+            (?:/(?P<by>\d+(?:\.\d+)?)|(?P<power>[eE][+-]?\d+)(?!\w))?
         )""",
     re.VERBOSE,
 )
@@ -29,8 +31,8 @@ def cut(text: str, stop: re.Pattern[str]) -> str:
 
 
 def number_in(text: str) -> float | None:
-    """The final number of an answer: the first after its first `####`; else after the last `answer is` or `=`; else the
-    last at all.
+    """The final number of an answer: the first in the line of its first `####`; else after the last `answer is` or
+    `=`; else the last at all.
 
     What a model writes after its answer may hold more `####`: those are of questions that nobody asked.
     `$1,000.50` is 1000.5, `1/2` and `\\frac{1}{2}` are 0.5, `3 1/2` is 3.5, `1e3` is 1000; `None` where there is no
@@ -38,12 +40,13 @@ def number_in(text: str) -> float | None:
     """
     text = _LATEX_COMMAS.sub(",", text)
     lowered = text.lower()
-    places = [(lowered.find("####"), 4), *((lowered.rfind(mark), len(mark)) for mark in _MARKS)]
-    for place, length in places:
-        if place >= 0:
-            found = _NUMBER.search(text, place + length)
-            if found:
-                return _value(found)
+    _, marked, rest = text.partition("####")
+    if marked and (found := _NUMBER.search(rest.lstrip().split("\n", 1)[0])):
+        return _value(found)
+    for mark in _MARKS:
+        place = lowered.rfind(mark)
+        if place >= 0 and (found := _NUMBER.search(text, place + len(mark))):
+            return _value(found)
     numbers = list(_NUMBER.finditer(text))
     return _value(numbers[-1]) if numbers else None
 
@@ -55,20 +58,19 @@ def same_number(text: str, truth: float) -> bool:
 
 
 def letter_in(text: str, letters: str) -> str | None:
-    """The chosen option in lower case: after the first `####`; else the answer's start, what follows the last `answer`
-    or `option`, or the last in parentheses. A letter within a sentence, such as the article "a", is no option.
+    """The chosen option in lower case: in the line of the first `####`; else what follows the last `answer`, the
+    answer's start, what follows the last `option` or `choice`, or the last in parentheses. A letter within a sentence,
+    such as the article "a", is no option.
     """
     lowered = text.lower()
     _, mark, rest = lowered.partition("####")
-    begins = re.compile(rf"\W*(?:option\s+)?([{letters}])\s*(?:[).:,;\]]|$|\n)")
+    letter = rf"((?!a\s+[a-z])[{letters}])(?![\w'])(?!\.\w)"  # "a number" and "e.g." choose nothing, "b because" does
     if mark:
-        found = begins.match(rest)
+        found = re.search(rf"(?<!\w){letter}", rest.strip().split("\n", 1)[0])
         return found[1] if found else None
-    if found := begins.match(lowered):
-        return found[1]
-    # "answer is a number" chooses nothing; "answer is b because" does
-    said = rf"\b(?:answer|ans|option|choice)\b\W*(?:is\b|:|=)?\W*(?:option\s+)?((?!a\s+[a-z])[{letters}])(?![\w'])"
-    for pattern in (said, rf"\(([{letters}])\)"):
+    after = rf"\W*(?:is\b|:|=)?\W*(?:option\s+)?{letter}"
+    begins = rf"\A\W*(?:option\s+)?([{letters}])\s*(?:[).:,;\]]|$|\n)"
+    for pattern in (rf"\bans(?:wer)?\b{after}", begins, rf"\b(?:option|choice)\b{after}", rf"\(([{letters}])\)"):
         if chosen := re.findall(pattern, lowered):
             return str(chosen[-1])
     return None
@@ -77,14 +79,17 @@ def letter_in(text: str, letters: str) -> str | None:
 def _value(found: re.Match[str]) -> float | None:
     """Floats, not fractions: a power of ten that a text can name may be too long to be written out."""
     part = found.groupdict()
-    if part["above"] or part["and"]:
-        above, below = part["above"] or part["over"], part["below"] or part["under"]
-        whole = float(part["whole"] or part["and"] or 0)
+    if part["digits"]:
+        above, below, whole = part["digits"] + (part["power"] or ""), part["by"] or "1", "0"
     else:
-        above, below = part["digits"].replace(",", "") + (part["power"] or ""), part["by"] or "1"
-        whole = 0.0
-    divisor = float(below)
-    value = whole + float(above.replace("\u2212", "-")) / divisor if divisor else math.nan
+        above, below = part["above"] or part["one"] or part["over"], part["below"] or part["other"] or part["under"]
+        whole = part["whole"] or part["and"] or "0"
+    divisor = _plain(below)
+    value = _plain(whole) + _plain(above) / divisor if divisor else math.nan
     if not math.isfinite(value):
         return None
     return -value if part["minus"] or part["inner"] else value
+
+
+def _plain(number: str) -> float:
+    return float(number.replace(",", "").replace("\u2212", "-"))

@@ -69,8 +69,8 @@ class CommandLine(Generic[Data]):
         more: dict[str, Any] = {"max_steps": -1} if "num_train_epochs" in given else {}
         if given.get("load_best_model_at_end"):
             more["save_strategy"] = given.get("eval_strategy", "steps")
-            if "eval_steps" in given:
-                more["save_steps"] = given["eval_steps"]
+            if more["save_strategy"] == "steps":  # transformers evaluates at every log line unless told
+                more["save_steps"] = given.get("eval_steps", given.get("logging_steps", _DEFAULTS["logging_steps"]))
         return {**_DEFAULTS, **self.defaults, **more}
 
 
@@ -118,6 +118,12 @@ def _settings(groups: Sequence[Any], values: Mapping[str, Any]) -> TextSettings[
                 f"--dtype {dtype} and --{flag} are two half precisions, which don't mix. Leave --{flag} out, or load "
                 "the weights as float32."
             )
+    at_steps = training.load_best_model_at_end and training.eval_strategy == "steps"
+    if at_steps and training.save_steps != training.eval_steps:
+        raise ValueError(
+            "--load_best_model_at_end needs a checkpoint at each evaluation: --save_steps is "
+            f"{training.save_steps} and --eval_steps {training.eval_steps}. Leave --save_steps out."
+        )
     training.output_dir = training.output_dir or f"runs/{data.task}-{method.method}"
     written = _training_values({**values, "output_dir": training.output_dir})
     return TextSettings(method, model, data, evaluation, output, training, written)

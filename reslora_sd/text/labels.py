@@ -25,7 +25,7 @@ def class_order(names: Names, id2label: Mapping[Any, Any]) -> tuple[int, ...] | 
     places = {_normal(label): int(place) for place, label in id2label.items()}
     order = [next((places[one] for one in map(_normal, own) if one in places), None) for own in names]
     found = tuple(place for place in order if place is not None)
-    return found if len(found) == len(names) == len(id2label) and len(set(found)) == len(found) else None
+    return found if len(id2label) == len(names) and sorted(found) == list(range(len(names))) else None
 
 
 def take_head(

@@ -162,8 +162,10 @@ def _hellaswag_target(row: Mapping[str, Any]) -> str:
 
 
 _NEXT_QUESTION = r"(?=\n\s*(?:Question|Options):)"
-_AFTER_MARK = re.compile(rf"####\s*\S[^\n]*(?=\n)|{_NEXT_QUESTION}")
-_AFTER_RESULT = re.compile(rf"=\s*[-\d.,]+[^\S\n]*(?=\n)|{_NEXT_QUESTION}")
+_AFTER_MARK = re.compile(rf"####\s*(?!Question:|Options:)(?=\S)[^\n]*(?=\n)|{_NEXT_QUESTION}")
+# a number and words, such as its unit; "= 5 + 3" goes on
+_RESULT = r"[-\u2212]?[$€£]?[-\u2212]?[\d.,/]+(?:e[+-]?\d+)?(?:[^\S\n]+[a-z.]+)*[^\S\n]*"
+_AFTER_RESULT = re.compile(rf"=\s*{_RESULT}(?=\n)|{_NEXT_QUESTION}", re.IGNORECASE)
 _AFTER_LINE = re.compile(r"\S[^\n]*(?=\n)")
 
 

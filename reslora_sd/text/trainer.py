@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from ..adapter.adapter import ResLoRAAdapter
 from ..adapter.training_form import load_adapter_state
 from ..files.storage import load_tensors, save_tensors
-from ..runs.checkpoints import SAVING, list_checkpoints, remove_checkpoint
+from ..runs.checkpoints import SAVING
 from ..runs.folder import RunFolder
 from ..runs.names import ADAPTER_FILE, HEAD_FILE, checkpoint_name
 from ..runs.stopping import Agree
@@ -85,10 +85,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]
             step = self.state.global_step
             written = self.run.path / SAVING / checkpoint_name(step)
             keep, best = self.args.save_total_limit, self.best if self.args.load_best_model_at_end else None
-            self.run.add_checkpoint(written, step, None if best else keep, processes=self.args.world_size)
-            for old in list_checkpoints(self.run.path)[:-keep] if best and keep else ():
-                if old != best:
-                    remove_checkpoint(old)
+            self.run.add_checkpoint(written, step, keep, best, processes=self.args.world_size)
             (self.run.path / SAVING).rmdir()
         self.state.best_model_checkpoint = str(self.best) if self.best else None  # it is published by now
         self.accelerator.wait_for_everyone()

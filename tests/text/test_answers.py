@@ -54,6 +54,17 @@ from reslora_sd.text.answers import cut, letter_in, number_in, same_number
         ("#### 5%", 5),
         ("12,34", 34),
         ("f(2)-3", 3),
+        ("#### 5\n3/4 of x", 5),
+        ("= 3\n1/2", 3),
+        ("6\n\\frac{3}{4}", 0.75),
+        ("= 5 -\n 4", 5),
+        (r"\frac{1}{-2}", -0.5),
+        (r"\frac{-3}{4}", -0.75),
+        (r"\frac{1.5}{2}", 0.75),
+        (r"\frac{1,000}{4}", 250),
+        ("1,000 1/2", 1000.5),
+        ("3/4.5", 3 / 4.5),
+        ("#### x \n\nQuestion: 7 = 8", 8),
     ],
 )
 def test_the_final_number_of_an_answer(text, number):
@@ -87,6 +98,15 @@ def test_the_letter_of_an_answer(text, letter):
         ("answer a\n#### b\nQuestion: more\n#### c", "b"),
         ("#### a cat", None),
         ("answer : e", "e"),
+        ("#### b because", "b"),
+        ("#### **d**", "d"),
+        ("#### c 12", "c"),
+        ("#### the answer is c", "c"),
+        ("a ) 38 , b ) 27 , c ) 30 . the answer is c", "c"),
+        ("e : 5 the answer is b", "b"),
+        ("A. B. the answer is d", "d"),
+        ("the answer is e.g. 5", None),
+        ("b) since option c is wrong", "b"),
     ],
 )
 def test_an_option_counts_where_it_is_chosen(text, letter):
