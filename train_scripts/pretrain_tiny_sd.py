@@ -1,4 +1,4 @@
-"""Train a tiny Stable Diffusion (64x64 drawings, 8.7 M parameters) from captioned pictures, on a CPU.
+"""Train a tiny Stable Diffusion (64x64 drawings, 8.7 M parameters) from captioned pictures.
 
     python train_scripts/pretrain_tiny_sd.py --data_dir DATA --output_dir runs/tiny-sd --unet_minutes 240
 
@@ -8,11 +8,13 @@ OUTPUT_DIR then holds `pipeline/` (a plain diffusers folder in float16, rewritte
 
 Interrupted? The same command with `--resume` goes on from the last checkpoint; with `--vae_steps` and `--unet_steps`
 the result is that of a straight run, bit for bit. With more `--unet_minutes`, `--resume` goes on with a finished run.
-About 20 drawings a second on two cores that others use as well.
+About 20 drawings a second on two cores that others use as well; where there is an accelerator, it is taken.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from torch import Tensor, nn
 from reslora_sd.pretrain import data as pretrain_data
 from reslora_sd.pretrain import models as pretrain_models
 from reslora_sd.pretrain import vae as pretrain_vae
-from reslora_sd.pretrain.denoiser import CaptionedLatents, VelocityLoss
+from reslora_sd.pretrain.data import Drawings
+from reslora_sd.pretrain.denoiser import CaptionedLatents, Latents, VelocityLoss, rows_by_name
 from reslora_sd.pretrain.loop import Stage
+from reslora_sd.pretrain.recolour import COLOURS, recoloured, recoloured_captions
 from reslora_sd.pretrain.samples import sample_pictures, write_sheet
 from reslora_sd.pretrain.settings import LoopSettings, ModelSettings, PretrainSettings, VaeSettings, parse_settings
 from reslora_sd.pretrain.synthetic import synthetic_drawings
@@ -43,7 +47,7 @@ def train_vae(
     torch.manual_seed(loop.seed)
     size = pictures.shape[-1]
     built = pretrain_vae.build_vae(model.vae_channels, model.vae_layers, model.latent_channels, size)
-    modules = nn.ModuleDict({"vae": built.to(memory_format=torch.channels_last)})
+    modules = nn.ModuleDict({"vae": built.to(loop.device, memory_format=torch.channels_last)})
     stage = Stage("vae", modules, vae.stage(loop), folder, loop.seed, loop.resume)
     averaged = stage.averaged["vae"]
     if stage.progress < 1:
@@ -51,7 +55,7 @@ def train_vae(
             pictures,
             synthetic_drawings(vae.synthetic_drawings, size, loop.seed),
             share=vae.synthetic_share,
-            batch_size=vae.vae_batch_size // loop.workers,
+            batch_size=vae.vae_batch_size // loop.threads,
             kl_weight=vae.kl_weight,
             bf16=not loop.no_bf16,
         )
@@ -71,29 +75,65 @@ def load_vae(folder: str) -> Any:
     return AutoencoderKL.from_pretrained(Path(folder, "vae")).float().eval().requires_grad_(False)
 
 
-def cached_latents(file: Path, vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every drawing's latents, scaled to unit variance; written to `file`, and read back."""
-    checksum = float(sum(parameter.double().abs().sum() for parameter in vae.parameters()))
-    checksum += float(pictures.double().sum())
+def cached_latents(file: Path, vae: Any, key: list[float], pictures: Callable[[], Tensor]) -> Latents:
+    """Mean and deviation of pictures' latents, unscaled; written to `file`, and read back for the same vae and key."""
+    key = [float(sum(parameter.double().abs().sum() for parameter in vae.parameters())), *key]
     if file.is_file():
         cache = torch.load(file, weights_only=True)
-        if cache["checksum"] == checksum:
-            vae.register_to_config(scaling_factor=cache["scale"])
-            return cache["mean"] * cache["scale"], cache["deviation"] * cache["scale"]
-    mean, deviation = pretrain_vae.encode_drawings(vae, pictures)
-    scale = 1.0 / mean.std().item()
-    cache = {"mean": mean, "deviation": deviation, "scale": scale, "checksum": checksum}
+        if cache["key"] == key:
+            return cache["mean"], cache["deviation"]
+    mean, deviation = pretrain_vae.encode_drawings(vae, pictures())
     with replacing(file) as temporary:
-        torch.save(cache, temporary)
-    vae.register_to_config(scaling_factor=scale)
-    return mean * scale, deviation * scale
+        torch.save({"mean": mean, "deviation": deviation, "key": key}, temporary)
+    return mean, deviation
 
 
-def build_denoiser(model: ModelSettings, captions: list[str], size: int, seed: int) -> tuple[Any, nn.ModuleDict]:
+def captioned_latents(settings: PretrainSettings, drawings: Drawings, vae: Any, tokenizer: Any) -> CaptionedLatents:
+    """The drawings' latents and those of their recolourings; sets the scale of an autoencoder that has none yet."""
+    loop, plan, output_dir = settings.loop, settings.captions, Path(settings.output.output_dir)
+    set_order = plan.set_order or sorted(set(drawings.sets))
+    key = [float(drawings.pictures.double().sum())]
+    latents = cached_latents(output_dir / "latents.pt", vae, key, lambda: drawings.pictures)
+    if not settings.model.vae_from:
+        vae.register_to_config(scaling_factor=1.0 / latents[0].std().item())
+    scale = float(vae.config.scaling_factor)
+    others = None
+    if plan.recolourings:
+        leading = [rows[0] for rows in rows_by_name(drawings, set_order)]
+        count = plan.recolourings
+        captions = recoloured_captions(drawings, leading, count, loop.seed)
+        mean, deviation = cached_latents(
+            output_dir / "recoloured.pt",
+            vae,
+            [*key, count, loop.seed],
+            lambda: recoloured(drawings, leading, count, loop.seed, os.cpu_count() or 1).flatten(0, 1),
+        )
+        others = captions, (scale * mean, scale * deviation)
+    scaled = scale * latents[0], scale * latents[1]
+    return CaptionedLatents(drawings, scaled, tokenizer, plan.plan, set_order, others, loop.device)
+
+
+def own_tokenizer(folder: Path, model: ModelSettings, captions: list[str], resume: bool) -> Any:
+    """A tokenizer learned from the captions and kept in `folder`; a resumed run takes up the kept one.
+
+    Learning it again would not give the same one: ties between byte pairs fall as they fall.
+    """
+    from transformers import CLIPTokenizer
+
+    if resume and folder.is_dir():
+        return CLIPTokenizer.from_pretrained(folder)
+    tokenizer = pretrain_models.train_tokenizer(captions, model.vocabulary, model.tokens)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_denoiser(
+    model: ModelSettings, loop: LoopSettings, captions: list[str], size: int, output_dir: Path
+) -> tuple[Any, nn.ModuleDict]:
     """(tokenizer, text encoder and U-Net), new or from the pipeline folder `--init_from`."""
     from diffusers.models.attention_processor import AttnProcessor
 
-    torch.manual_seed(seed)
+    torch.manual_seed(loop.seed + 1)
     if model.init_from:
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -107,14 +147,15 @@ def build_denoiser(model: ModelSettings, captions: list[str], size: int, seed: i
                 f"--latent_channels is {model.latent_channels}. Set it so, or leave out --init_from."
             )
     else:
-        tokenizer = pretrain_models.train_tokenizer(captions, model.vocabulary, model.tokens)
+        tokenizer = own_tokenizer(output_dir / "tokenizer", model, captions, loop.resume)
         text_encoder = pretrain_models.build_text_encoder(tokenizer, model.text_width, model.text_layers)
         latent_size = size // 2 ** (len(model.vae_channels) - 1)
         unet = pretrain_models.build_unet(
             model.unet_channels, model.unet_layers, model.text_width, model.latent_channels, latent_size
         )
-    unet.set_attn_processor(AttnProcessor())  # on a CPU, the fused attention's backward is a third of a step
-    return tokenizer, nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+    if loop.device == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # the fused attention's backward is a third of a step there
+    return tokenizer, nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).to(loop.device)
 
 
 def main(settings: PretrainSettings) -> None:
@@ -130,20 +171,18 @@ def main(settings: PretrainSettings) -> None:
     )
 
     if model.vae_from:
-        vae = load_vae(model.vae_from)
+        vae = load_vae(model.vae_from).to(loop.device)
     else:
         shown = (kept if len(kept) else drawings).pictures[:200]
         vae = train_vae(drawings.pictures, shown, model, settings.vae, loop, output_dir / "vae")
 
     drawings = pretrain_data.with_white_margin(drawings)
-    latents = cached_latents(output_dir / "latents.pt", vae, drawings.pictures)
-    names = sorted({*drawings.captions, *drawings.sets})
-    tokenizer, modules = build_denoiser(model, names, data.size, loop.seed + 1)
-    set_order = settings.captions.set_order or sorted(set(drawings.sets))
+    names = sorted({*drawings.captions, *drawings.sets, *(COLOURS if settings.captions.recolourings else ())})
+    tokenizer, modules = build_denoiser(model, loop, names, data.size, output_dir)
     loss = VelocityLoss(
-        CaptionedLatents(drawings, latents, tokenizer, settings.captions.plan, set_order),
+        captioned_latents(settings, drawings, vae, tokenizer),
         pretrain_models.build_scheduler().alphas_cumprod,
-        settings.unet.unet_batch_size // loop.workers,
+        settings.unet.unet_batch_size // loop.threads,
         bf16=not loop.no_bf16,
     )
     stage = Stage("denoiser", modules, settings.unet.stage(loop), output_dir / "denoiser", loop.seed, loop.resume)

@@ -68,9 +68,14 @@ def load_openmoji(
 
 def render(path: Path, resolution: int) -> Image.Image:
     """An SVG file on white, (resolution, resolution) RGB."""
+    return render_svg(path.read_text(encoding="utf-8"), resolution)
+
+
+def render_svg(drawing: str, resolution: int) -> Image.Image:
+    """The text of an SVG file as a picture on white, (resolution, resolution) RGB."""
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_path=str(path), width=resolution, height=resolution, background="#ffffff")
+    data = resvg_py.svg_to_bytes(svg_string=drawing, width=resolution, height=resolution, background="#ffffff")
     return Image.open(io.BytesIO(bytes(data))).convert("RGB")
 
 

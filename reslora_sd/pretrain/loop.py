@@ -108,6 +108,14 @@ class WorkClock:
         self.seconds += min(elapsed, 4 * usual)
 
 
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator of `device` whose seed comes from `generator`; `generator` itself where it is there already."""
+    if generator.device.type == device.type:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
 Loss = Callable[[nn.ModuleDict, torch.Generator, float], Tensor]
 
 
@@ -115,7 +123,8 @@ class Stage:
     """One stage of pretraining: modules, their averaged copy, optimiser, random state, and where it stands.
 
     `modules` is trained by `run(loss)`, where `loss(modules, generator, progress)` returns a scalar for one
-    worker's share of a batch and draws every random number from `generator`; several threads call it at once.
+    worker's share of a batch and takes every random number from `generator`, which is the CPU's (`generator_on`);
+    several threads call it at once.
     `averaged` holds the moving average of the weights, for sampling and for the result.
 
     Args:
@@ -177,7 +186,7 @@ class Stage:
 
     def _take_up_checkpoint(self) -> None:
         try:
-            state = torch.load(self.checkpoint, weights_only=True)
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"The checkpoint {self.checkpoint} can't be read ({error}). Remove it to begin this stage anew."

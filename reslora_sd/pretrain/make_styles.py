@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from ..diffusion.pictures import CAPTIONS_FILE
 from ..runs.atomic import replacing
@@ -27,10 +26,8 @@ from ..training.command import run_command
 from ..training.options import check_at_least, option
 from ..training.parser import SettingsParser
 from .data import Drawings, load_drawings
+from .restyle import Style, restyle
 
-Colour = tuple[int, int, int]
-_ENLARGED = 4
-"""A drawing is filtered at so many times its size, so that edges stay smooth."""
 _LEFT_OUT = re.compile(
     r"\b(adult|arrow|baby|balloon|boy|bubble|button|child|clock|clockwise|couple|deaf|detective|diamond|elf|fairy|"
     r"family|fingers?|fist|flag|genie|girl|guard|hands?|hearts?|index|input|japanese|kiss|mages?|man|mark|medal|men|"
@@ -38,15 +35,6 @@ _LEFT_OUT = re.compile(
     r"sign|speech|square|circle|superhero|supervillain|symbol|thirty|thumbs|vampire|woman|women|worker|zombie|face)\b"
 )
 """Names with one of these words are left out: people and signs, whose many variants a small model can't tell apart."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colours of a style, each (red, green, blue) in 0 ... 255."""
-
-    paper: Colour
-    ramp: tuple[tuple[float, Colour], ...]
-    """Colours by lightness, from 0 to 1; mixed between these."""
 
 
 FILTERS = {
@@ -98,28 +86,6 @@ def pick_names(captions: Sequence[str], count: int, seed: int) -> tuple[list[int
     order = [places[name] for name in rest]
     unseen = (prompts + order[count:])[:count]
     return order[:count], unseen
-
-
-def restyle(drawing: Image.Image, style: Style) -> Image.Image:
-    """A drawing on white in the colours of a style, of the same size."""
-    large = drawing.convert("RGB").resize([_ENLARGED * side for side in drawing.size], Image.Resampling.BICUBIC)
-    shape = _shape(large).filter(ImageFilter.GaussianBlur(2))
-    lightness = np.asarray(large.convert("L").filter(ImageFilter.GaussianBlur(2)), dtype=np.float64) / 255
-    levels = [level for level, _ in style.ramp]
-    colours = [np.interp(lightness, levels, [colour[k] for _, colour in style.ramp]) for k in range(3)]
-    inside = Image.fromarray(np.stack(colours, axis=-1).round().astype(np.uint8))
-    paper = Image.new("RGB", large.size, style.paper)
-    return Image.composite(inside, paper, shape).resize(drawing.size, Image.Resampling.LANCZOS)
-
-
-def _shape(drawing: Image.Image) -> Image.Image:
-    """White where the drawing is, black where the white paper around it is; what it encloses is drawing."""
-    mark = (255, 0, 255)
-    framed = Image.new("RGB", (drawing.width + 2, drawing.height + 2), "white")
-    framed.paste(drawing, (1, 1))
-    ImageDraw.floodfill(framed, (0, 0), mark, thresh=20)
-    outside = (np.asarray(framed)[1:-1, 1:-1] == mark).all(axis=-1)
-    return Image.fromarray(np.where(outside, 0, 255).astype(np.uint8))
 
 
 def write_style(folder: Path, style: Style, drawings: Drawings, parts: dict[str, Sequence[int]]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from ..training.options import check_above_zero, check_at_least, option
 from ..training.parser import SettingsParser
 from .denoiser import CaptionPlan
@@ -46,17 +48,22 @@ class CaptionSettings:
         None, "Whose drawing of a name leads: best set first (left out: by alphabet).", nargs="*"
     )
     leading_share: float = option(0.85, "How often a name shows its leading drawing.")
+    recolourings: int = option(16, "Drawings of each name in other colours, which the captions name; 0: none.")
+    recoloured_share: float = option(0.3, "How often a name is shown in other colours.")
     rare_words: list[str] = option(RARE_WORDS, "Names with one of these are drawn a third as often.", nargs="*")
     frequent_names: list[str] = option(list(SHEET_PROMPTS), "Names that are drawn three times as often.", nargs="*")
 
     def __post_init__(self) -> None:
+        check_at_least(self, 0, ["recolourings"])
         _check_share(self, "leading_share")
+        _check_share(self, "recoloured_share")
 
     @property
     def plan(self) -> CaptionPlan:
         """The same for `CaptionedLatents`."""
         return CaptionPlan(
             leading_share=self.leading_share,
+            recoloured_share=self.recoloured_share,
             rare_words=tuple(self.rare_words),
             frequent_names=tuple(self.frequent_names),
         )
@@ -143,15 +150,28 @@ class LoopSettings:
 
     seed: int = option(0, "Seed of everything that is drawn.")
     resume: bool = option(False, "Go on from the checkpoints in OUTPUT_DIR.")
-    workers: int = option(os.cpu_count() or 1, "Threads that share each batch.")
+    device: str = option("auto", "Such as cpu or cuda; auto: the accelerator, where there is one.")
+    workers: int | None = option(None, "Threads that share each batch (left out: the cores; 1 on an accelerator).")
     warmup_steps: int = option(100, "The learning rate rises over these.")
     save_every: int = option(250, "Steps between checkpoints.")
     log_every: int = option(50, "Steps between lines of progress.")
     no_bf16: bool = option(False, "Models in float32: far faster on a CPU without bfloat16 instructions.")
 
     def __post_init__(self) -> None:
+        if self.device == "auto":
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            object.__setattr__(self, "device", found.type if found else "cpu")
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"--device is {self.device}, which torch doesn't know. Set cpu, cuda or auto.") from error
         check_at_least(self, 0, ["seed", "warmup_steps"])
         check_at_least(self, 1, ["workers", "save_every", "log_every"])
+
+    @property
+    def threads(self) -> int:
+        """How many threads share each batch."""
+        return self.workers or ((os.cpu_count() or 1) if torch.device(self.device).type == "cpu" else 1)
 
     def stage(
         self, name: str, minutes: float, steps: int | None, batch_size: int, learning_rate: float, ema: float
@@ -161,9 +181,9 @@ class LoopSettings:
         Raises:
             ValueError: the batch can't be shared evenly among the workers.
         """
-        if batch_size % self.workers:
+        if batch_size % self.threads:
             raise ValueError(
-                f"--{name}_batch_size is {batch_size}, which can't be shared among {self.workers} workers. "
+                f"--{name}_batch_size is {batch_size}, which can't be shared among {self.threads} workers. "
                 "Set it to a multiple of --workers."
             )
         return StageSettings(
@@ -175,7 +195,7 @@ class LoopSettings:
             ema_decay=ema,
             save_every=self.save_every,
             log_every=self.log_every,
-            workers=self.workers,
+            workers=self.threads,
         )
 
 
@@ -237,7 +257,7 @@ def parse_settings(argv: Sequence[str] | None = None) -> PretrainSettings:
     Raises:
         ValueError: a value is invalid.
     """
-    description = "Trains a tiny Stable Diffusion (64x64 drawings) from captioned pictures, on a CPU."
+    description = "Trains a tiny Stable Diffusion (64x64 drawings) from captioned pictures."
     return PretrainSettings(*SettingsParser(_GROUPS, description).parse(argv))
 
 

@@ -112,12 +112,12 @@ class ReconstructionLoss:
 
     def __call__(self, modules: nn.ModuleDict, generator: torch.Generator, progress: float) -> Tensor:
         """One batch's loss.  -> ()"""
-        pictures = self.batch(generator).contiguous(memory_format=torch.channels_last)
         vae: Any = modules["vae"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        pictures = self.batch(generator).to(vae.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.bf16):
             posterior = vae.encode(pictures).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             decoded = vae.decode(mean + deviation * noise).sample
         error = (decoded.float() - pictures).square().mean((1, 2, 3))
         divergence = 0.5 * (mean.square() + deviation.square() - 1 - 2 * deviation.log()).mean()
@@ -130,9 +130,9 @@ def encode_drawings(vae: Any, pictures: Tensor, batch_size: int = 64) -> tuple[T
     """(mean, deviation) of the latents of uint8 drawings, unscaled.  (n, 3, s, s) -> 2 x (n, c, s/4, s/4)"""
     means, deviations = [], []
     for chunk in torch.split(pictures, batch_size):
-        posterior = vae.encode(to_unit_range(chunk)).latent_dist
-        means.append(posterior.mean)
-        deviations.append(posterior.std)
+        posterior = vae.encode(to_unit_range(chunk).to(vae.device)).latent_dist
+        means.append(posterior.mean.cpu())
+        deviations.append(posterior.std.cpu())
     return torch.cat(means), torch.cat(deviations)
 
 
@@ -144,7 +144,7 @@ def reconstruction_psnr(vae: Any, pictures: Tensor, batch_size: int = 64) -> Ten
     values = []
     for chunk in torch.split(pictures, batch_size):
         wanted = chunk.float() / 255
-        latents = vae.encode(to_unit_range(chunk)).latent_dist.mean
-        decoded = vae.decode(latents).sample.float().clamp(-1, 1) / 2 + 0.5
+        latents = vae.encode(to_unit_range(chunk).to(vae.device)).latent_dist.mean
+        decoded = vae.decode(latents).sample.cpu().float().clamp(-1, 1) / 2 + 0.5
         values.append(-10 * (decoded - wanted).square().mean((1, 2, 3)).clamp_min(1e-10).log10())
     return torch.cat(values)

@@ -54,7 +54,7 @@ def tiny_arguments(data: Path, output: Path, *more: str) -> list[str]:
         "--unet_layers 1 --text_width 32 --text_layers 1 --tokens 8 --vocabulary 560 --vae_steps 4 "
         "--unet_steps 4 --vae_batch_size 4 --unet_batch_size 4 --workers 2 --synthetic_drawings 0 "
         "--save_every 2 --log_every 1 --left_out_names 2 --sample_steps 2 --warmup_steps 1 "
-        "--no_bf16 --set_order plain wide"
+        "--no_bf16 --set_order plain wide --recolourings 2"
     )
     return [*text.split(), "--sample_prompts", "red circle", "blue box", *more]
 

@@ -97,6 +97,8 @@ def test_reconstruction_is_measured_against_the_drawing() -> None:
     class Halved:
         """Decodes every drawing to half its brightness."""
 
+        device = torch.device("cpu")
+
         def encode(self, pictures):
             mean = (pictures + 1) / 2 - 1
             return type("", (), {"latent_dist": type("", (), {"mean": mean})})
