@@ -39,6 +39,8 @@ from reslora_sd.training.command import quiet_libraries
 from .draw_request import DrawRequest, Stopped, fitting_approach
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+_WORDS, _PLACES = ("revision", "variant", "prediction_type"), ("cache_dir", "model_config", "tokenizer_name")
+"""What run.json says of how its model is loaded."""
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
 _LARGEST_SIDE, _LARGEST_BATCH = 2048, 256
@@ -70,7 +72,7 @@ class PictureGenerator:
     def __init__(self, allowed: Sequence[Path] = ()) -> None:
         self.allowed = [folder.resolve() for folder in allowed]
         self._lock = threading.Lock()
-        self._parts: tuple[tuple[Any, ...], Parts] | None = None
+        self._parts: tuple[tuple[str, dict[str, Any]], Parts] | None = None
         self._merged: OrderedDict[tuple[Path, int, str, int], PlainLoRA] = OrderedDict()
 
     def draw_base(self, run: Run, job: DrawJob) -> Image.Image:
@@ -109,17 +111,20 @@ class PictureGenerator:
         arguments = run.arguments
         name = str(run.settings.get("base_model", ""))
         self._check_model(name)
-        more = tuple(arguments.get(key) for key in ("revision", "variant", "prediction_type", "cache_dir"))
-        for value in more[:3]:
+        more = {key: arguments.get(key) for key in (*_WORDS, *_PLACES)}
+        for key in ("model_config", "tokenizer_name"):
+            if more[key] is not None:
+                self._check_name(key, str(more[key]))
+        for value in (more[key] for key in _WORDS):
             if value is not None and (not isinstance(value, str) or ".." in value or not _WORD.fullmatch(value)):
                 raise ValueError(f"run.json names the revision or variant {value!r}, which is none.")
-        if self._parts is None or self._parts[0] != (name, *more):
+        if self._parts is None or self._parts[0] != (name, more):
             self._parts = None  # two large models don't fit beside each other
             quiet_libraries()
-            parts = load_parts(name, *more)
+            parts = load_parts(name, **more)
             if torch.cuda.is_available():
                 parts.to(torch.device("cuda"), torch.float16)
-            self._parts = ((name, *more), parts)
+            self._parts = ((name, more), parts)
         return self._parts[1]
 
     def _merge(

@@ -168,9 +168,7 @@ def main(settings: UnetSettings) -> None:
         logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     started = time.perf_counter()
-    parts = load_parts(
-        model.pretrained_model_name_or_path, model.revision, model.variant, model.prediction_type, model.cache_dir
-    )
+    parts = load_parts(model.pretrained_model_name_or_path, **model.to_load())
     load_seconds = time.perf_counter() - started
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..assets import DEFAULT_MODEL as DEFAULT_MODEL
+from .model_sources import FolderOrHub, Source, source_of
+from .tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -29,11 +31,9 @@ class Parts:
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
     """The model's own noise schedule, as DDPM training uses it."""
-    revision: str | None = None
-    variant: str | None = None
-    cache_dir: str | None = None
+    source: Source
     relabelled: bool = False
-    """Whether `scheduler` has another prediction type than the model's own files say."""
+    """Whether `scheduler` has another prediction type than diffusers alone samples the model with."""
 
     @property
     def resolution(self) -> int:
@@ -82,23 +82,21 @@ class Parts:
         Args:
             fresh_unet: read the U-Net anew from the model's files, in the precision of this one.
         """
-        from diffusers import StableDiffusionPipeline
+        from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.name,
-            revision=self.revision,
-            variant=self.variant,
-            cache_dir=self.cache_dir,
-            tokenizer=self.tokenizer,
-            text_encoder=self.text_encoder,
-            vae=self.vae,
-            **({"dtype": self.dtype} if fresh_unet else {"unet": self.unet}),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        if self.relabelled:
-            kind = self.scheduler.config.prediction_type
+        unet = self.source.load("unet", UNet2DConditionModel, self.dtype) if fresh_unet else self.unet
+        parts: dict[str, Any] = {
+            "tokenizer": self.tokenizer,
+            "text_encoder": self.text_encoder,
+            "vae": self.vae,
+            "unet": unet,
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
+        pipeline = self.source.assembled(StableDiffusionPipeline, parts)
+        kind = self.scheduler.config.prediction_type
+        if pipeline.scheduler.config.prediction_type != kind:
             pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -110,53 +108,66 @@ def load_parts(
     variant: str | None = None,
     prediction_type: str | None = None,
     cache_dir: str | None = None,
+    model_config: str | None = None,
+    tokenizer_name: str | None = None,
 ) -> Parts:
-    """Loads a pipeline folder or Hub name.
+    """Loads a pipeline folder, a Hub name or a single-file checkpoint.
 
     Args:
         prediction_type: `epsilon` or `v_prediction` instead of what the model's scheduler says.
+        model_config: a pipeline's folder with the sizes of a single file whose own are unusual.
+        tokenizer_name: folder or Hub name of the tokenizer; left out, the model's own, or for a file CLIP's.
 
     Raises:
-        ValueError: the folder or name can't be read, is no Stable Diffusion 1.x / 2.x, or its noise schedule doesn't
-            fit its prediction type.
+        ValueError: the folder, file or name can't be read, is no Stable Diffusion 1.x / 2.x, or its noise schedule
+            doesn't fit its prediction type.
     """
     import diffusers
     import transformers
 
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
-    index = _load("model_index.json", name, lambda: diffusers.DiffusionPipeline.load_config(str(name), **where))
-    if index.get("_class_name") != "StableDiffusionPipeline":
+    source = source_of(str(name), revision, variant, prediction_type, cache_dir, model_config, tokenizer_name)
+    kind = source.index().get("_class_name")
+    if kind != "StableDiffusionPipeline":
         raise ValueError(
-            f"{name} is a {index.get('_class_name')}. This script trains Stable Diffusion 1.x and 2.x; "
+            f"{name} is a {kind}. This script trains Stable Diffusion 1.x and 2.x; "
             "SDXL's U-Net works with reslora_sd.add_reslora in a script of your own."
         )
-
-    def load(part: str, kind: Any, **more: Any) -> Any:
-        return _load(part, name, lambda: kind.from_pretrained(str(name), subfolder=part, **where, **more))
-
+    named = tokenizer_name if isinstance(source, FolderOrHub) else None
     parts = Parts(
         name=str(name),
-        tokenizer=load("tokenizer", transformers.CLIPTokenizer),
-        text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
-        vae=load("vae", diffusers.AutoencoderKL, variant=variant),
-        unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
-        scheduler=load("scheduler", diffusers.DDPMScheduler),
-        revision=revision,
-        variant=variant,
-        cache_dir=cache_dir,
+        tokenizer=read_tokenizer(named) if named else source.load("tokenizer", transformers.CLIPTokenizer),
+        text_encoder=source.load("text_encoder", transformers.CLIPTextModel),
+        vae=source.load("vae", diffusers.AutoencoderKL),
+        unet=source.load("unet", diffusers.UNet2DConditionModel),
+        scheduler=source.load("scheduler", diffusers.DDPMScheduler),
+        source=source,
     )
     for model in (parts.text_encoder, parts.vae, parts.unet):
         model.requires_grad_(False).eval().float()
     if prediction_type:
-        _relabel(parts, prediction_type)
+        parts.scheduler = parts.scheduler.from_config(parts.scheduler.config, prediction_type=prediction_type)
+    parts.relabelled = parts.scheduler.config.prediction_type != source.sampled_as()
     _check(parts)
     return parts
 
 
-def _relabel(parts: Parts, prediction_type: str) -> None:
-    schedule = parts.scheduler
-    parts.relabelled = prediction_type != schedule.config.prediction_type
-    parts.scheduler = schedule.from_config(schedule.config, prediction_type=prediction_type)
+def load_unet(
+    name: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | None = None,
+    model_config: str | None = None,
+) -> UNet2DConditionModel:
+    """The U-Net alone, in float32, of any model that `load_parts` takes, and of SDXL.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    from diffusers import UNet2DConditionModel
+
+    # the prediction type decides nothing about a U-Net's weights
+    source = source_of(name, revision, variant, "epsilon", cache_dir, model_config)
+    return source.load("unet", UNet2DConditionModel).float().eval()
 
 
 def _check(parts: Parts) -> None:
@@ -173,17 +184,3 @@ def _check(parts: Parts) -> None:
             f"{parts.name} has a noise schedule with zero terminal SNR and prediction_type epsilon, which no model can "
             "learn at the last step. Use a v_prediction model."
         )
-
-
-def _load(part: str, name: str | Path, loader: Any) -> Any:
-    try:
-        return loader()
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if part == "model_index.json" and not Path(name).is_dir():
-            first = f"there is no such folder, and the Hub: {first}"
-        raise ValueError(
-            f"Cannot read {part} of {str(name)!r}: {first} "
-            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub, or leave "
-            "--pretrained_model_name_or_path out to train the small model that is embedded here."
-        ) from error
