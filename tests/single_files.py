@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reslora_sd.assets import DEFAULT_MODEL
-from tests.unets import SMALL, SMALL_SD2, SMALL_SDXL, small_unet
+from tests.unets import SMALL, SMALL_SDXL, small_unet
 
 V = {"prediction_type": "v_prediction"}
 
@@ -38,16 +38,14 @@ def small_pipeline(family: str = "sd1", **scheduler: Any) -> Any:
             vae=vae,
             text_encoder=transformers.CLIPTextModel(_text_config(tokenizer, 24, family == "sd2")),
             tokenizer=tokenizer,
-            unet=small_unet(SMALL_SD2 if family == "sd2" else SMALL),
+            unet=small_unet({**SMALL, "use_linear_projection": family == "sd2"}),
             scheduler=DDIMScheduler(clip_sample=False, **schedule),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    ids, pooled = 6 * SMALL_SDXL["addition_time_embed_dim"], 16
-    unet = small_unet(
-        {**SMALL_SDXL, "cross_attention_dim": 24 + 16, "projection_class_embeddings_input_dim": ids + pooled}
-    )
+    added = 6 * SMALL_SDXL["addition_time_embed_dim"] + 16
+    sizes = {"cross_attention_dim": 24 + 16, "projection_class_embeddings_input_dim": added}
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=transformers.CLIPTextModel(_text_config(tokenizer, 24)),

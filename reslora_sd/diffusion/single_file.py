@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..assets import MODEL_CONFIGS
 from ..files.storage import reason
@@ -169,7 +169,7 @@ class CheckpointFile:
             more = " Give one with --pretrained_vae_model_name_or_path." if part == "vae" else ""
             raise ValueError(f"{self.path} holds no {part}.{more}")
         try:
-            model = _converted(part, kind, tensors, str(self.folder), dtype)
+            model = _converted(part, kind, tensors, str(self.folder))
         except NotImplementedError as error:  # of torch, for a tensor without data
             raise self._misfit(part, "some of its tensors are missing") from error
         except Exception as error:  # of diffusers and torch, many kinds; each is about this file and config
@@ -181,7 +181,7 @@ class CheckpointFile:
             raise self._misfit(
                 part, f"it has {len(tensors)} tensors, and the config asks for {len(model.state_dict())}"
             )
-        return model
+        return model if dtype is None else nn.Module.to(model, dtype)  # diffusers' own warns of nothing
 
     def _misfit(self, part: str, why: str) -> ValueError:
         return ValueError(
@@ -256,10 +256,10 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _converted(part: str, kind: Any, tensors: dict[str, Tensor], folder: str, dtype: Any) -> Any:
+def _converted(part: str, kind: Any, tensors: dict[str, Tensor], folder: str) -> Any:
     from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 
-    where = {"config": folder, "subfolder": part, "local_files_only": True, "torch_dtype": dtype}
+    where = {"config": folder, "subfolder": part, "local_files_only": True}
     if part.startswith("text_encoder"):
         return create_diffusers_clip_model_from_ldm(kind, tensors, **where)
     return kind.from_single_file(tensors, **where)

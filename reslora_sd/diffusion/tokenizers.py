@@ -17,12 +17,13 @@ END, EXCLAMATION = "<|endoftext|>", "!"
 _TOKENS = 77
 _PACKAGES = ("open_clip", "clip")
 _MERGES = "bpe_simple_vocab_16e6.txt.gz"
+_WORDS = 49408
 _COUNT = 49152 - 256 - 2
 """Merges that CLIP takes of the file (openai/CLIP, clip/simple_tokenizer.py): bytes and two marks make up the rest."""
 
 
 def clip_tokenizer(named: str | None, pad: str, cache_dir: str | None = None) -> CLIPTokenizer:
-    """The tokenizer with `pad` as what fills: `named`, or that of the Hub's cache, or of a package.
+    """The tokenizer with `pad` as what fills (but for a `named` one with words of its own): `named`, or that of the Hub's cache, or of a package.
 
     Args:
         named: a folder or Hub name, by `--tokenizer_name`.
@@ -34,7 +35,9 @@ def clip_tokenizer(named: str | None, pad: str, cache_dir: str | None = None) ->
 
     more = {"pad_token": pad, "cache_dir": cache_dir}
     if named is not None:
-        return read_tokenizer(named, **more)
+        found = read_tokenizer(named, cache_dir=cache_dir)
+        other = len(found) == _WORDS and found.pad_token != pad  # CLIP's, of another family
+        return read_tokenizer(named, **more) if other else found
     try:
         return CLIPTokenizer.from_pretrained(CACHED, local_files_only=True, **more)
     except (OSError, ValueError):  # it isn't in the cache
