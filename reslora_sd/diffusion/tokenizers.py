@@ -23,7 +23,9 @@ _COUNT = 49152 - 256 - 2
 
 
 def clip_tokenizer(named: str | None, pad: str, cache_dir: str | None = None) -> CLIPTokenizer:
-    """The tokenizer with `pad` as what fills (but for a `named` one with words of its own): `named`, or that of the Hub's cache, or of a package.
+    """The tokenizer with `pad` as what fills: `named`, or that of the Hub's cache, or of a package.
+
+    One that is `named` and has other words than CLIP's is taken as it is.
 
     Args:
         named: a folder or Hub name, by `--tokenizer_name`.
