@@ -77,5 +77,7 @@ def test_a_validation_loss_leaves_the_modes():
     unet = Denoiser().train()
     unet.conv.eval()
     latents = torch.zeros(1, 1, 2, 2)
-    validation_loss(unet, DDPMScheduler(), [Batch(latents, torch.zeros(1, 1, 1), latents, torch.tensor([3]))])
+    validation_loss(
+        unet, DDPMScheduler(), [Batch(latents, torch.zeros(1, 1, 1), latents, torch.tensor([3]), torch.zeros(1, 6))]
+    )
     assert modes(unet) == {"": True, "conv": False, "dropout": True}

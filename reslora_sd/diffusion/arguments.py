@@ -39,6 +39,7 @@ def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetS
     given = {name: value for name, value in arguments.items() if value is not None}
     defaults = defaults_for(given)
     defaults.pop("dataset_name", None)  # a run that names no data used OpenMoji: earlier versions had no styles
+    defaults |= {} if "buckets" in arguments else {"buckets": False}  # nor did they have buckets
     parser.set_defaults(**defaults)
     return UnetSettings(*parser.from_values(given, source))
 

@@ -118,13 +118,21 @@ class DataSettings:
     center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
     random_flip: bool = option(False, "Mirror half of the pictures.")
     image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
+    buckets: bool | None = switch("Keep the shapes of pictures, in buckets (left out: unless all are square).")
+    bucket_step: int | None = option(None, "Buckets' sides are multiples of it (left out: 64, less below 512 pixels).")
+    bucket_min: int | None = option(None, "Least side of a bucket (left out: half the resolution).")
+    bucket_max: int | None = option(None, "Greatest side of a bucket (left out: twice the resolution).")
+    bucket_upscale: bool = option(False, "Enlarge small pictures to the area of the resolution.")
     cache_latents: bool | None = switch(
         "Run the VAE once for each picture (left out: unless crops or flips are random)."
     )
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, ["max_train_samples", "resolution"])
+        check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
+        asked = [name for name in ("bucket_step", "bucket_min", "bucket_max", "bucket_upscale") if getattr(self, name)]
+        if self.buckets is False and asked:
+            raise ValueError(f"--{asked[0]} does nothing with --no_buckets. Leave one of the two out.")
         if self.cache_latents and self.random_flip:
             raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
 
