@@ -21,6 +21,7 @@ from PIL import Image
 from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
 from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
+from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.merging.applied import applied
 from reslora_sd.runs.jsonl import is_whole
@@ -39,7 +40,8 @@ from reslora_sd.training.command import quiet_libraries
 from .draw_request import DrawRequest, Stopped, fitting_approach
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-_WORDS, _PLACES = ("revision", "variant", "prediction_type"), ("cache_dir", "model_config", "tokenizer_name")
+_WORDS = ("revision", "variant", "prediction_type")
+_PLACES = ("cache_dir", "model_config", "tokenizer_name", "pretrained_vae_model_name_or_path")
 """What run.json says of how its model is loaded."""
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
@@ -112,7 +114,7 @@ class PictureGenerator:
         name = str(run.settings.get("base_model", ""))
         self._check_model(name)
         more = {key: arguments.get(key) for key in (*_WORDS, *_PLACES)}
-        for key in ("model_config", "tokenizer_name"):
+        for key in _PLACES[1:]:
             if more[key] is not None:
                 self._check_name(key, str(more[key]))
         for value in (more[key] for key in _WORDS):
@@ -241,20 +243,17 @@ def _draw(parts: Parts, run: Run, job: DrawJob) -> Image.Image:
 
     job.raise_if_stopped()
     with _plain_errors():
-        picture: Image.Image = (
-            parts.pipeline()(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                guidance_scale=request.guidance,
-                num_inference_steps=request.steps,
-                height=side,
-                width=side,
-                callback_on_step_end=on_step,
-            )
-            .images[0]
-            .convert("RGB")
-        )
+        picture: Image.Image = draw_pictures(
+            parts.pipeline(),
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt or None,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            guidance_scale=request.guidance,
+            num_inference_steps=request.steps,
+            height=side,
+            width=side,
+            callback_on_step_end=on_step,
+        )[0].convert("RGB")
     job.raise_if_stopped()
     return picture
 

@@ -46,6 +46,9 @@ def small_pipeline(family: str = "sd1", **scheduler: Any) -> Any:
         )
     added = 6 * SMALL_SDXL["addition_time_embed_dim"] + 16
     sizes = {"cross_attention_dim": 24 + 16, "projection_class_embeddings_input_dim": added}
+    sizes |= {"block_out_channels": (16, 24), "transformer_layers_per_block": (1, 2), "attention_head_dim": (2, 3)}
+    sizes |= {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")}
+    sizes |= {"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=transformers.CLIPTextModel(_text_config(tokenizer, 24)),

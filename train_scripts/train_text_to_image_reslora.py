@@ -127,7 +127,7 @@ class OptimizerStep:
                     self.unet,
                     self.parts.scheduler,
                     batch.latents,
-                    batch.embeddings,
+                    batch.conditioning,
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
