@@ -20,7 +20,6 @@ this package not installed; validation/*.png; merge_report.json; log.jsonl with 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,22 +37,21 @@ from tqdm.auto import tqdm
 
 from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
-from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, training_batches
+from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.data import load_split
-from reslora_sd.diffusion.defaults import DEFAULT_EPOCHS
 from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
-from reslora_sd.diffusion.framing import framing_of
+from reslora_sd.diffusion.framing import framing_of, say_shapes
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
-from reslora_sd.diffusion.resuming import find_resumed
+from reslora_sd.diffusion.resuming import as_it_began, find_resumed
 from reslora_sd.diffusion.saved_loras import LoRASaver, save_every
 from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
 from reslora_sd.diffusion.starting import start_of
@@ -129,7 +127,7 @@ class OptimizerStep:
                     self.unet,
                     self.parts.scheduler,
                     batch.latents,
-                    batch.embeddings,
+                    batch.conditioning,
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
@@ -152,9 +150,10 @@ class OptimizerStep:
 def main(settings: UnetSettings) -> None:
     """The run, in order: check, load, adapt, train, finish."""
     # 1. Whatever can be wrong is found before anything is written
-    output, training = settings.output, settings.training
-    run = RunFolder(output.output_dir)
+    run = RunFolder(settings.output.output_dir)
     checkpoint = find_resumed(run, settings)
+    settings = as_it_began(run, checkpoint, settings)
+    output, training = settings.output, settings.training
     start = start_of(settings, run, checkpoint)
     check_services(output)
     accelerator = make_accelerator(settings)
@@ -168,16 +167,14 @@ def main(settings: UnetSettings) -> None:
         logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     started = time.perf_counter()
-    parts = load_parts(
-        model.pretrained_model_name_or_path, model.revision, model.variant, model.prediction_type, model.cache_dir
-    )
+    parts = load_parts(model.pretrained_model_name_or_path, **model.to_load())
     load_seconds = time.perf_counter() - started
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
     split = load_split(settings, resolution)
     images = split.training
-    framing = framing_of(settings.data, resolution)
+    framing = framing_of(settings.data, resolution, images, parts)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     parts.to(accelerator.device, frozen_dtype(accelerator))
@@ -195,8 +192,7 @@ def main(settings: UnetSettings) -> None:
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together
     pictures_a_step = training.train_batch_size * training.gradient_accumulation_steps * accelerator.num_processes
-    steps_of_epoch = math.ceil(len(images) / pictures_a_step)
-    total = training.max_train_steps or (training.num_train_epochs or DEFAULT_EPOCHS) * steps_of_epoch
+    total, steps_of_epoch = length_of(training, batches, pictures_a_step)
     about_start = start.into(adapter, parts, batches, total * training.gradient_accumulation_steps)
     optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
@@ -218,7 +214,8 @@ def main(settings: UnetSettings) -> None:
         if validation:
             save_reference_pictures(run, validation.prompts, images, split.kept_out, resolution)
         logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
-        logger.info("%s trainable parameters, %d pictures", f"{adapter.num_parameters():,}", len(images))
+        shapes = say_shapes(images, framing)
+        logger.info("%s trainable parameters, %d pictures%s", f"{adapter.num_parameters():,}", len(images), shapes)
     if accelerator.log_with:
         config = {name: str(value) for name, value in to_arguments(settings).items()}
         accelerator.init_trackers(TRACKER, config=config)

@@ -39,6 +39,7 @@ def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetS
     given = {name: value for name, value in arguments.items() if value is not None}
     defaults = defaults_for(given)
     defaults.pop("dataset_name", None)  # a run that names no data used OpenMoji: earlier versions had no styles
+    defaults |= {} if "buckets" in arguments else {"buckets": False}  # nor did they have buckets
     parser.set_defaults(**defaults)
     return UnetSettings(*parser.from_values(given, source))
 
@@ -51,7 +52,7 @@ def to_arguments(settings: UnetSettings) -> dict[str, Any]:
 def make_parser() -> SettingsParser:
     """All flags, in groups; their help texts are the reference."""
     return SettingsParser(
-        GROUPS, "Fine-tunes the U-Net of Stable Diffusion 1.x or 2.x with LoRA or ResLoRA, and merges."
+        GROUPS, "Fine-tunes the U-Net of Stable Diffusion 1.x, 2.x or SDXL with LoRA or ResLoRA, and merges."
     )
 
 

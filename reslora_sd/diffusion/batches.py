@@ -15,11 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conditioning import Conditioning
 from .data import CaptionedImages, Split
+from .defaults import DEFAULT_EPOCHS
 from .encoded import EncodedImages
 from .framing import Framing
 from .loss import add_noise_offset
 from .models import Parts
+from .order import BucketOrder, mix
 from .settings import TrainingSettings, UnetSettings
 
 
@@ -28,18 +31,18 @@ class Batch:
     """The inputs of `diffusion_loss` for one process."""
 
     latents: Tensor
-    embeddings: Tensor
+    conditioning: Conditioning
     noise: Tensor
     timesteps: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Moves all, and casts all but the timesteps."""
-        latents, embeddings, noise = (part.to(device, dtype) for part in (self.latents, self.embeddings, self.noise))
-        return Batch(latents, embeddings, noise, self.timesteps.to(device))
+        """Moves all, and casts all but the timesteps and time ids."""
+        latents, noise = self.latents.to(device, dtype), self.noise.to(device, dtype)
+        return Batch(latents, self.conditioning.to(device, dtype), noise, self.timesteps.to(device))
 
 
 class BatchMaker:
-    """Makes the batch of a step. Epochs are permutations without a rest: a batch may reach into the next epoch.
+    """Makes the batch of a step: pictures of one bucket, in the order of `BucketOrder`.
 
     Args:
         batch_size: of one process.
@@ -62,7 +65,7 @@ class BatchMaker:
         self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
         self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
-        self._order: tuple[int, list[int]] = (-1, [])
+        self.order = BucketOrder(encoded.buckets(), batch_size * processes, seed)
 
     def __call__(self, step: int) -> Batch:
         """The batch that a (micro) step trains on, counted from 0, on the CPU in float32."""
@@ -74,41 +77,29 @@ class BatchMaker:
 
     def every_picture(self, least: int = 0) -> Iterator[Batch]:
         """As `between`: each picture once or more, and `least` pictures or more in all."""
-        return self.between(0, math.ceil(max(least, len(self.encoded.images)) / self.batch_size))
+        return self.between(0, max(math.ceil(least / self.batch_size), self.order.batches(1)))
 
     def _make(self, step: int, timesteps_from: range) -> Batch:
         whole = self.batch_size * self.processes
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        generator = torch.Generator().manual_seed(_mix(self.seed, step))
-        shape = (whole, *self.encoded.latent_shape)
+        generator = torch.Generator().manual_seed(mix(self.seed, step))
+        drawn = self.order.rows(step)
+        shape = (whole, *self.encoded.latent_shape(drawn[0]))
         posterior = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         if self.noise_offset:
             noise = add_noise_offset(noise, self.noise_offset, generator)
         timesteps = torch.randint(timesteps_from.start, timesteps_from.stop, (whole,), generator=generator)
-        places = range(step * whole, (step + 1) * whole)[mine]
-        rows = [self._row(place) for place in places]
-        rngs = [random.Random(_mix(self.seed, place + 1)) for place in places]
+        places, rows = range(step * whole, (step + 1) * whole)[mine], drawn[mine]
+        rngs = [random.Random(mix(self.seed, place + 1)) for place in places]
         captions = [rng.choice(self.encoded.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
+        frames = [self.encoded.frame(row, rng) for row, rng in zip(rows, rngs, strict=True)]
         return Batch(
-            self.encoded.latents(rows, rngs, posterior[mine]),
-            self.encoded.embeddings(captions),
+            self.encoded.latents(rows, frames, posterior[mine]),
+            self.encoded.conditioning(captions, frames),
             noise[mine],
             timesteps[mine],
         )
-
-    def _row(self, place: int) -> int:
-        epoch, index = divmod(place, len(self.encoded.images))
-        if self._order[0] != epoch:
-            order = list(range(len(self.encoded.images)))
-            random.Random(_mix(self.seed, -1 - epoch)).shuffle(order)
-            self._order = (epoch, order)
-        return self._order[1][index]
-
-
-def _mix(seed: int, number: int) -> int:
-    """One seed from two numbers; a different one for each pair that a run meets."""
-    return random.Random(f"{seed}/{number}").getrandbits(62)
 
 
 def training_batches(
@@ -146,6 +137,20 @@ def training_batches(
     )
 
 
+def length_of(training: TrainingSettings, batches: BatchMaker, pictures_a_step: int) -> tuple[int, int]:
+    """Optimizer steps of the run, and of an epoch.
+
+    An epoch is as many steps as its pictures fill. A run that is counted in epochs is as long as it takes until every
+    picture was met in each, which takes longer where a bucket has fewer pictures than a batch.
+    """
+    of_epoch = math.ceil(batches.order.pictures / pictures_a_step)
+    if training.max_train_steps:
+        return training.max_train_steps, of_epoch
+    epochs = training.num_train_epochs or DEFAULT_EPOCHS
+    least = math.ceil(batches.order.batches(epochs) / training.gradient_accumulation_steps)
+    return max(epochs * of_epoch, least), of_epoch
+
+
 class KeptOut(NamedTuple):
     """Batches of pictures that training doesn't see."""
 
@@ -165,10 +170,12 @@ def batches_kept_out(training: TrainingSettings, parts: Parts, split: Split, fra
 def _batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
     """Batches of pictures that training doesn't see, cropped at their centre."""
     schedule = parts.scheduler.config.num_train_timesteps
-    centred = Framing(framing.resolution, center_crop=True, interpolation=framing.interpolation)
+    encoded = EncodedImages(parts, images, replace(framing, center_crop=True, random_flip=False), cache=True)
+    counts = [len(rows) for rows in encoded.buckets()]
+    whole = math.gcd(training.train_batch_size, *counts)  # each picture counts once, whatever its bucket
     return BatchMaker(
-        EncodedImages(parts, images, centred, cache=True),
-        min(training.train_batch_size, len(images)),
+        encoded,
+        min(training.train_batch_size, len(images)) if len(counts) == 1 else whole,
         training.seed,
         schedule,
         trained=training.timesteps(schedule),

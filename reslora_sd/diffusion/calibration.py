@@ -18,7 +18,7 @@ from .models import Parts
 from .settings import DataSettings, UnetSettings
 
 _NEEDED = (
-    *(field.name for field in dataclasses.fields(DataSettings)),
+    *(field.name for field in dataclasses.fields(DataSettings) if not field.name.startswith("bucket")),
     *("seed", "train_batch_size", "noise_offset", "gradient_accumulation_steps", "validation_samples"),
     "calibration_samples",
 )
@@ -49,7 +49,9 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
     images = load_split(settings, resolution).training
     maker = BatchMaker(
-        EncodedImages(parts, images, framing_of(settings.data, resolution), cache=False, quiet=True),
+        EncodedImages(
+            parts, images, framing_of(settings.data, resolution, images, parts), cache=False, quiet=True, check=False
+        ),
         settings.training.train_batch_size,
         seed,
         parts.scheduler.config.num_train_timesteps,
@@ -64,5 +66,5 @@ def predict(unet: nn.Module, parts: Parts, batch: Batch) -> Tensor:
     weight = next(unet.parameters())
     batch = batch.to(weight.device, weight.dtype)
     noisy = parts.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-    sample: Tensor = unet(noisy, batch.timesteps, encoder_hidden_states=batch.embeddings).sample
+    sample: Tensor = unet(noisy, batch.timesteps, **batch.conditioning.arguments()).sample
     return sample

@@ -1,104 +1,25 @@
-"""Captioned pictures: a folder, a data set of the Hub, an embedded style, or OpenMoji.
+"""The pictures of a run: a folder, a data set of the Hub, an embedded style, or OpenMoji; and what is kept out of them.
 
 Everything is read and checked before training starts, so that a bad picture costs seconds and not a run.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ..runs.names import OPENMOJI, STYLES
-from .folders import PLACE, open_folder, root_cause
+from .captioned import CaptionedImages as CaptionedImages
+from .captioned import captioned_images as captioned_images
+from .captioned import none_left
+from .folders import open_folder, root_cause
 from .openmoji import load_openmoji, openmoji_names
-from .pictures import check_depth, enable_heic
 from .settings import DataSettings, UnetSettings
 from .styles import TRAIN, UNSEEN, load_style
-
-_COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
-CHECKED_UP_TO = 20_000
-"""Larger data sets are decoded as they are used, and not all of them before."""
-
-
-class CaptionedImages:
-    """Pictures with one or more captions each, checked.
-
-    Args:
-        captions: a caption, or a list of them, for each picture.
-        read: gives the picture of an index, decoded or not.
-        name: what errors call the data.
-        places: where the caption of each picture stands, for errors.
-
-    Raises:
-        ValueError: there is no picture, a caption is empty, or a picture can't be decoded; the message names it.
-    """
-
-    def __init__(
-        self, captions: Sequence[Any], read: Callable[[int], Any], name: str, places: Sequence[str] | None = None
-    ) -> None:
-        enable_heic()
-        self.name = name
-        self.places = [f", {place}" for place in places] if places else [""] * len(captions)
-        self._read = read
-        if not captions:
-            raise ValueError(f"{name} has no pictures. Give a folder of pictures with captions.")
-        self.captions = [_captions(caption, index, name + self.places[index]) for index, caption in enumerate(captions)]
-        self.all_square = self._check_images() if len(captions) <= CHECKED_UP_TO else False
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def image(self, index: int) -> Image.Image:
-        """The picture as it was stored."""
-        try:
-            with warnings.catch_warnings():  # Pillow warns of large pictures; above twice that size it refuses them
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = self._read(index)
-                if not isinstance(image, Image.Image):
-                    raise TypeError(f"there is no picture but {image!r}")
-                image.load()
-            check_depth(image)
-        except Exception as error:  # Pillow's decoders raise many kinds; each is about this picture
-            raise ValueError(
-                f"Picture {index} of {self.name} ({self.captions[index][0]!r}{self.places[index]}) can't be read: "
-                f"{_reason(error)}. Replace it, or take it out of the data set."
-            ) from error
-        return image
-
-    def some_captions(self, count: int) -> list[str]:
-        """At most `count` different captions, evenly from all over the data: the first, and no picture's second one."""
-        different = list(dict.fromkeys(captions[0] for captions in self.captions))
-        count = min(count, len(different))
-        return [different[place * len(different) // count] for place in range(count)]
-
-    def split(self, count: int, seed: int) -> tuple[CaptionedImages, CaptionedImages]:
-        """All pictures but `count`, and those, drawn with the seed.
-
-        Raises:
-            ValueError: nothing would be left to train on.
-        """
-        if count >= len(self):
-            raise ValueError(_none_left("validation_samples", count, len(self), self.name))
-        kept_out = set(random.Random(seed).sample(range(len(self)), count))
-        rest = [index for index in range(len(self)) if index not in kept_out]
-        return self._subset(rest), self._subset(sorted(kept_out))
-
-    def _subset(self, indices: Sequence[int]) -> CaptionedImages:
-        part = copy.copy(self)  # checked already
-        part._read = lambda index: self._read(indices[index])
-        part.captions = [self.captions[index] for index in indices]
-        part.places = [self.places[index] for index in indices]
-        return part
-
-    def _check_images(self) -> bool:
-        sizes = [self.image(index).size for index in range(len(self))]
-        return all(width == height for width, height in sizes)
 
 
 class Split(NamedTuple):
@@ -111,20 +32,10 @@ class Split(NamedTuple):
     """By `--test_samples`: the same for every seed."""
 
 
-def _none_left(flag: str, count: int, total: int, name: str) -> str:
-    return f"--{flag} {count} leaves none of the {total} pictures of {name}. Keep fewer out."
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels; make it smaller"
-    return (str(error) or type(error).__name__).rstrip(".")
-
-
 def load_images(
     data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
 ) -> CaptionedImages:
-    """Opens a data set.
+    """Opens and checks a data set.
 
     Args:
         data: where the pictures are, their columns, and how many are used (drawn with the seed).
@@ -133,7 +44,7 @@ def load_images(
     Raises:
         ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
     """
-    return _load(data, resolution, seed, cache_dir, 0)[0]
+    return _load(data, resolution, seed, cache_dir, 0)[0].check()
 
 
 def _load(
@@ -166,13 +77,13 @@ def _load(
 def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
     """All places but `count`, and these."""
     if count and count >= total:
-        raise ValueError(_none_left("test_samples", count, total, name))
+        raise ValueError(none_left("test_samples", count, total, name))
     apart = set(random.Random(0).sample(range(total), count))
     return [index for index in range(total) if index not in apart], sorted(apart)
 
 
 def load_split(settings: UnetSettings, resolution: int) -> Split:
-    """The pictures of a run to train on, and those that it keeps out of training, if any.
+    """The pictures of a run to train on, and those that it keeps out of training, if any. None is decoded yet.
 
     A style keeps out none of its own, but has pictures of other names for that.
 
@@ -204,26 +115,6 @@ def _in_memory(pairs: Sequence[tuple[Image.Image, str]], name: str) -> Captioned
     return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], name)
 
 
-def captioned_images(
-    rows: Any, name: str, image_column: str | None = None, caption_column: str | None = None
-) -> CaptionedImages:
-    """The pictures and captions of an opened data set.
-
-    Raises:
-        ValueError: a column is not there, or as `CaptionedImages`.
-    """
-    import datasets
-
-    columns = [column for column in rows.column_names if column != PLACE]
-    image_column = _column("image", image_column, columns, name)
-    caption_column = _column("text", caption_column, columns, name)
-    if not isinstance(rows.features[image_column], datasets.Image):
-        rows = rows.cast_column(image_column, datasets.Image())
-    images = rows.select_columns([image_column])
-    places = list(rows[PLACE]) if PLACE in rows.column_names else None
-    return CaptionedImages(list(rows[caption_column]), lambda index: images[index][image_column], name, places)
-
-
 def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:
     """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them."""
     folder, name = data.train_data_dir, data.dataset_name
@@ -240,26 +131,3 @@ def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
         raise ValueError(f"The data set {name} can't be read: {root_cause(error)}") from error
     return rows, name
-
-
-def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:
-    flag = "image_column" if kind == "image" else "caption_column"
-    if asked is not None and asked not in columns:
-        raise ValueError(f"--{flag} is {asked!r}, but {name} has the columns {', '.join(columns)}.")
-    found = asked or next((column for column in _COLUMNS[kind] if column in columns), None)
-    if found is None:
-        raise ValueError(
-            f"{name} has the columns {', '.join(columns)}, none named like {kind}. Rename one to {kind!r}, "
-            f"or choose one with --{flag} where a script has it."
-        )
-    return found
-
-
-def _captions(value: Any, index: int, name: str) -> list[str]:
-    captions = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
-    if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
-        raise ValueError(
-            f"The caption of picture {index} of {name} is {value!r}. Give every picture a text, or a list of texts."
-            + " In a CSV, words such as None and nan stand for no text." * (".csv," in name)
-        )
-    return captions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .conditioning import Conditioning, conditioning_of, encode_captions
 from .data import CaptionedImages
-from .framing import Framing
+from .framing import Frame, Framing, WrongSizeError
 from .models import Parts
 
-logger = logging.getLogger(__name__)
 _BATCH = 16
 
 
@@ -24,65 +23,75 @@ class EncodedImages:
     Args:
         parts: the frozen model; its VAE and text encoder run on their own device, in float32 for the VAE's moments.
         cache: whether the VAE's moments of all pictures are kept (embeddings of all captions always are).
+        check: whether all pictures are decoded once, where they aren't for the cache.
 
     Memory of the cache: two float32 numbers for each latent number, 128 KiB for a picture of 512 pixels.
     """
 
     def __init__(
-        self, parts: Parts, images: CaptionedImages, framing: Framing, cache: bool, quiet: bool = False
+        self,
+        parts: Parts,
+        images: CaptionedImages,
+        framing: Framing,
+        cache: bool,
+        quiet: bool = False,
+        check: bool = True,
     ) -> None:
         self.parts, self.images, self.framing = parts, images, framing
         captions = sorted({caption for captions in images.captions for caption in captions} | {""})
-        self._embeddings = encode_captions(parts, captions, quiet)
-        self._moments: Tensor | None = None
+        self._words = encode_captions(parts, captions, quiet)
+        self._moments: dict[int, Tensor] = {}
         if cache:
-            starts = tqdm(range(0, len(images), _BATCH), desc="Encoding pictures", disable=quiet)
-            batches = (range(start, min(start + _BATCH, len(images))) for start in starts)
-            self._moments = torch.cat([self._encode(batch, [random.Random(0)] * len(batch)) for batch in batches])
+            with tqdm(total=len(images), desc="Encoding pictures", disable=quiet) as bar:
+                for bucket in self.buckets():
+                    for start in range(0, len(bucket), _BATCH):
+                        rows = bucket[start : start + _BATCH]
+                        self._moments.update(zip(rows, self._encode(rows, self._still_frames(rows)), strict=True))
+                        bar.update(len(rows))
+        elif check:
+            images.check()
 
-    def latents(self, rows: Sequence[int], rngs: Sequence[random.Random], noise: Tensor) -> Tensor:
-        """Samples of the VAE's posterior, scaled.  rows, a generator for each, (batch, c, h, w) -> (batch, c, h, w)"""
-        moments = self._moments[list(rows)] if self._moments is not None else self._encode(rows, rngs)
+    def latents(self, rows: Sequence[int], frames: Sequence[Frame], noise: Tensor) -> Tensor:
+        """Samples of the VAE's posterior, scaled.  rows of one bucket, (batch, c, h, w) -> (batch, c, h, w)"""
+        moments = torch.stack([self._moments[row] for row in rows]) if self._moments else self._encode(rows, frames)
         mean, deviation = moments.chunk(2, dim=1)
         sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
         return sample
 
-    def embeddings(self, captions: Sequence[str]) -> Tensor:
-        """(batch, tokens, dim)"""
-        return torch.stack([self._embeddings[caption] for caption in captions])
+    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
+        """What the U-Net is told of a batch."""
+        time_ids = torch.tensor([frame.time_ids for frame in frames])
+        return conditioning_of([self._words[caption] for caption in captions], time_ids)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def frame(self, row: int, rng: random.Random) -> Frame:
+        """What becomes of a picture this time."""
+        return self.framing.frame(self.images.sizes[row], rng)
+
+    def latent_shape(self, row: int) -> tuple[int, int, int]:
         """Channels, height, width."""
-        side = self.framing.resolution // self.parts.pixels_per_latent
-        return int(self.parts.vae.config.latent_channels), side, side
+        width, height = (side // self.parts.pixels_per_latent for side in self.framing.target(self.images.sizes[row]))
+        return int(self.parts.vae.config.latent_channels), height, width
+
+    def buckets(self) -> list[list[int]]:
+        """Rows of pictures of one shape each, the narrowest first."""
+        found: dict[tuple[int, int, int], list[int]] = {}
+        for row in range(len(self.images)):
+            found.setdefault(self.latent_shape(row), []).append(row)
+        return [found[shape] for shape in sorted(found, key=lambda shape: (shape[2], shape[1]))]
+
+    def _still_frames(self, rows: Sequence[int]) -> list[Frame]:
+        return [self.frame(row, random.Random(0)) for row in rows]
+
+    def _pixels(self, row: int, frame: Frame) -> Tensor:
+        try:
+            return self.framing.pixels(self.images.image(row), frame)
+        except WrongSizeError as error:
+            raise ValueError(f"Picture {row} of {self.images.name}{self.images.places[row]}: {error}") from error
 
     @torch.no_grad()
-    def _encode(self, rows: Sequence[int], rngs: Sequence[random.Random]) -> Tensor:
+    def _encode(self, rows: Sequence[int], frames: Sequence[Frame]) -> Tensor:
         """Mean and deviation of the posterior.  -> (batch, 2 c, h, w), float32, on the CPU"""
         vae = self.parts.vae
-        pixels = torch.stack([self.framing(self.images.image(row), rng) for row, rng in zip(rows, rngs, strict=True)])
+        pixels = torch.stack([self._pixels(row, frame) for row, frame in zip(rows, frames, strict=True)])
         posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
         return torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
-
-
-@torch.no_grad()
-def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Tensor]:
-    """Embeddings (tokens, dim) of the text encoder, on the CPU. Captions over the model's limit are cut and counted."""
-    tokenizer, encoder = parts.tokenizer, parts.text_encoder
-    limit = tokenizer.model_max_length
-    too_long = [caption for caption in captions if len(tokenizer(caption, truncation=False).input_ids) > limit]
-    if too_long:
-        logger.warning(
-            "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r",
-            len(too_long),
-            limit,
-            too_long[0][:100],
-        )
-    embeddings: dict[str, Tensor] = {}
-    for start in tqdm(range(0, len(captions), 64), desc="Encoding captions", disable=quiet):
-        batch = list(captions[start : start + 64])
-        ids = tokenizer(batch, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-        states = encoder(ids.to(encoder.device))[0]
-        embeddings.update(zip(batch, states.cpu(), strict=True))
-    return embeddings

@@ -20,6 +20,7 @@ from ..runs.names import DIFFUSERS_FILE, kohya_name
 from ..runs.paths import public_name
 from .captions import tag_frequency, trigger_phrase
 from .data import CaptionedImages
+from .framing import Framing, framing_of, shapes_of
 from .models import Parts
 from .settings import UnetSettings
 
@@ -95,7 +96,7 @@ def exporter_of(
     about = {
         **prediction_of(kind),
         **_of_the_model(parts, family, resolution),
-        **_of_the_data(images, resolution),
+        **_of_the_data(images, framing_of(settings.data, resolution, images, parts)),
         **_of_the_training(settings, steps, steps_of_epoch, pictures_a_step),
     }
     return Exporter(family, topology_of(config), settings.output.save_precision, about, steps_of_epoch)
@@ -113,14 +114,17 @@ def _of_the_model(parts: Parts, family: Family, resolution: int) -> dict[str, st
     }
 
 
-def _of_the_data(images: CaptionedImages, resolution: int) -> dict[str, str]:
-    name, count = public_name(images.name), len(images)
+def _of_the_data(images: CaptionedImages, framing: Framing) -> dict[str, str]:
+    name, count, shapes = public_name(images.name), len(images), shapes_of(images, framing)
+    buckets = {str(at): {"resolution": list(shape), "count": shapes[shape]} for at, shape in enumerate(shapes)}
     phrase = trigger_phrase(images.captions)
     return {
         "ss_num_train_images": str(count),
         "ss_num_reg_images": "0",
         "ss_dataset_dirs": _json({name: {"n_repeats": 1, "img_count": count}}),
-        "ss_bucket_info": _json({"buckets": {"0": {"resolution": [resolution, resolution], "count": count}}}),
+        "ss_bucket_info": _json({"buckets": buckets}),
+        "ss_enable_bucket": str(framing.buckets is not None),
+        "ss_random_crop": str(not framing.is_centred),
         "ss_tag_frequency": _json({name: tag_frequency(images.captions)}),
         **({"modelspec.trigger_phrase": phrase} if phrase else {}),
     }
@@ -149,7 +153,6 @@ def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pi
         "ss_optimizer": kind,
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_network_dropout": settings.method.lora_dropout or None,
-        "ss_random_crop": not data.center_crop,
         "ss_flip_aug": data.random_flip,
     }
     return {name: str(value) for name, value in found.items() if value is not None}

@@ -18,6 +18,8 @@ CAPTIONS_FILE = "metadata.jsonl"
 HEIC = (".heic", ".heics", ".heif", ".heifs", ".hif")
 _UNREADABLE = frozenset(".jxl .avif .svg .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .webp .jp2 .tif .tiff".split())
 """Pictures that Pillow, or an old or small build of it, can't open."""
+_ORIENTATION = 0x0112
+"""Tag of EXIF."""
 _STUBS = ("BUFR", "GRIB", "HDF5", "MPEG")
 """Pillow knows their names but can't decode them: a film or a table beside the pictures isn't one."""
 
@@ -31,6 +33,14 @@ def upright(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     check_depth(image)
     return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the picture is turned as its camera's EXIF tag says; nothing is decoded."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return image.size
+    turned = Image.Image.getexif(image).get(_ORIENTATION) in (5, 6, 7, 8)  # a PNG's own getexif decodes it
+    return (image.height, image.width) if turned else image.size
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -22,6 +22,7 @@ from ..runs.paths import public_name
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
+from .framing import framing_of, shapes_of
 from .models import Parts
 from .settings import OutputSettings, UnetSettings
 
@@ -90,11 +91,13 @@ def describe(
     settings: UnetSettings, parts: Parts, adapter: ResLoRAAdapter, images: CaptionedImages, steps: int
 ) -> dict[str, object]:
     """What run.json says."""
+    framing = framing_of(settings.data, settings.data.resolution or parts.resolution, images, parts)
+    shapes = {f"{width}x{height}": count for (width, height), count in shapes_of(images, framing).items()}
     return {
         "method": settings.method.method,
         "arguments": to_arguments(settings),
         "base_model": parts.name,
-        "dataset": {"name": images.name, "pictures": len(images)},
+        "dataset": {"name": images.name, "pictures": len(images), "shapes": shapes},
         "seed": settings.training.seed,
         "steps": steps,
         "lora_config": adapter.config.to_dict(),

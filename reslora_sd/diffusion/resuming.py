@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..assets import DEFAULT_MODEL
 from ..runs.folder import RunFolder
+from ..runs.jsonl import read_object
+from ..runs.names import RUN_FILE
 from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
 from .arguments import to_arguments
 from .settings import UnetSettings
@@ -15,9 +18,11 @@ FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
     init_lora init_lora_partial
-    pretrained_model_name_or_path revision variant prediction_type
+    pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
+    revision variant prediction_type
     dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
     validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
+    buckets bucket_step bucket_min bucket_max bucket_upscale
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
     """.split()
@@ -37,7 +42,14 @@ CHANGEABLE = frozenset(
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""
-_PATHS = ("pretrained_model_name_or_path", "train_data_dir", "init_lora")
+_PATHS = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "model_config",
+    "tokenizer_name",
+    "train_data_dir",
+    "init_lora",
+)
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
@@ -52,6 +64,22 @@ def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
     checkpoint = checkpoint_to_resume(run, output.resume_from_checkpoint, output.overwrite_output_dir)
     check_unchanged(run, checkpoint, to_arguments(settings), breaks)
     return checkpoint
+
+
+def as_it_began(run: RunFolder, checkpoint: Path | None, settings: UnetSettings) -> UnetSettings:
+    """The settings of a run that goes on: one that an earlier version began knows no buckets, and gets none now.
+
+    Raises:
+        ValueError: `--buckets` is given for one.
+    """
+    if checkpoint is None or not run.owns(checkpoint):
+        return settings
+    before = read_object(run.path / RUN_FILE, lambda _: None).get("arguments")
+    if not isinstance(before, dict) or "buckets" in before:
+        return settings
+    if settings.data.buckets:
+        raise ValueError(f"{run.path} began with square pictures. Leave out --buckets to go on with it.")
+    return replace(settings, data=replace(settings.data, buckets=False))
 
 
 def breaks(name: str, before: Any, now: Any) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
+from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
 
@@ -69,22 +69,6 @@ class UnetMethod(MethodSettings):
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """The model that is fine-tuned."""
-
-    _argument_group_name: ClassVar[str] = "model"
-
-    pretrained_model_name_or_path: str = option(str(DEFAULT_MODEL), "Pipeline folder or Hub name.")
-    revision: str | None = option(None, "Revision of the model on the Hub.")
-    variant: str | None = option(None, "Variant of the model files, for example fp16.")
-    prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "Instead of what the scheduler says.")
-    cache_dir: str | None = option(None, "Where Hub models and data sets are kept.")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-
-
-@dataclass(frozen=True)
 class DataSettings:
     """The pictures, and how they are framed."""
 
@@ -104,13 +88,21 @@ class DataSettings:
     center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
     random_flip: bool = option(False, "Mirror half of the pictures.")
     image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
+    buckets: bool | None = switch("Keep the shapes of pictures, in buckets (left out: unless all are square).")
+    bucket_step: int | None = option(None, "Buckets' sides are multiples of it (left out: 64, less below 512 pixels).")
+    bucket_min: int | None = option(None, "Least side of a bucket (left out: half the resolution).")
+    bucket_max: int | None = option(None, "Greatest side of a bucket (left out: twice the resolution).")
+    bucket_upscale: bool = option(False, "Enlarge small pictures to the area of the resolution.")
     cache_latents: bool | None = switch(
         "Run the VAE once for each picture (left out: unless crops or flips are random)."
     )
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, ["max_train_samples", "resolution"])
+        check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
+        asked = [name for name in ("bucket_step", "bucket_min", "bucket_max", "bucket_upscale") if getattr(self, name)]
+        if self.buckets is False and asked:
+            raise ValueError(f"--{asked[0]} does nothing with --no_buckets. Leave one of the two out.")
         if self.cache_latents and self.random_flip:
             raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
 

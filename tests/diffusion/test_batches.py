@@ -3,9 +3,10 @@ from PIL import Image
 
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
+from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages, load_split
 from reslora_sd.diffusion.encoded import EncodedImages
-from reslora_sd.diffusion.framing import framing_of
+from reslora_sd.diffusion.framing import Framing, framing_of
 from reslora_sd.diffusion.models import load_parts
 
 
@@ -15,15 +16,16 @@ class FakeEncoder(EncodedImages):
     def __init__(self, count):
         self.images = CaptionedImages(["a"] * count, lambda row: Image.new("RGB", (2, 2)), "made up")
 
-    @property
-    def latent_shape(self):
+        self.framing = Framing(2)
+
+    def latent_shape(self, row):
         return 1, 2, 2
 
-    def latents(self, rows, rngs, noise):
+    def latents(self, rows, frames, noise):
         return torch.tensor(rows)[:, None, None, None].expand(-1, 1, 2, 2)
 
-    def embeddings(self, captions):
-        return torch.zeros(len(captions), 1, 1)
+    def conditioning(self, captions, frames):
+        return Conditioning(torch.zeros(len(captions), 1, 1), None, torch.tensor([frame.time_ids for frame in frames]))
 
 
 def drawn(batches):
@@ -70,7 +72,9 @@ def test_fewer_pictures_kept_out_than_a_batch_are_a_batch(tiny_pipeline_folder, 
         ]
     )
     parts = load_parts(str(tiny_pipeline_folder))
-    kept_out, test = batches_kept_out(settings.training, parts, load_split(settings, 16), framing_of(settings.data, 16))
+    split = load_split(settings, 16)
+    framing = framing_of(settings.data, 16, split.training, parts)
+    kept_out, test = batches_kept_out(settings.training, parts, split, framing)
     assert kept_out is not None and test is not None
     assert (kept_out.batch_size, kept_out.seed) == (3, 5) and (test.batch_size, test.seed) == (2, 0)
     assert [len(batch.latents) for batch in test.every_picture()] == [2]

@@ -14,7 +14,9 @@ from tests.diffusion.flags.table import elsewhere, row
 
 FEW = ("--max_train_samples", 3, "--resolution", 32)
 WIDE = ("--train_data_dir", "@wide")
-FRAMED = (*WIDE, "--center_crop", "--random_flip", "--image_interpolation_mode", "nearest")
+SQUARE = (*WIDE, "--no_buckets")
+FRAMED = (*SQUARE, "--center_crop", "--random_flip", "--image_interpolation_mode", "nearest")
+LARGE = (*WIDE, "--resolution", 64)
 COLUMNS = ("--image_column", "drawing", "--caption_column", "words")
 SET = ("--train_data_dir", None, "--dataset_name", "@data_set", "--dataset_config_name", "second", *COLUMNS)
 
@@ -100,6 +102,42 @@ def pictures_have_so_many_pixels_a_side(it: Seen, plain: Seen) -> None:
     assert {call["latents"].shape[2:] for call in it.losses} == {(16, 16)}
 
 
+def shapes(it: Seen) -> set[tuple[int, ...]]:
+    """Heights and widths of what the VAE encoded."""
+    return {batch.shape[2:] for batch in it.pixels}
+
+
+@row("no_buckets", *SQUARE, without=WIDE)
+def wide_pictures_become_squares(it: Seen, plain: Seen) -> None:
+    assert shapes(it) == {(16, 16)}
+
+
+@row("buckets", "--buckets", "--resolution", 32, without=("--resolution", 32))
+def square_pictures_get_buckets_too_and_are_not_enlarged(it: Seen, plain: Seen) -> None:
+    assert shapes(it) == {(16, 16)}
+
+
+@row("bucket_step", *WIDE, "--bucket_step", 2, without=WIDE)
+def sides_are_multiples_of_it(it: Seen, plain: Seen) -> None:
+    """At most 256 pixels, nearly of the shape 3 to 1."""
+    assert shapes(it) == {(8, 26)}
+
+
+@row("bucket_min", *WIDE, "--bucket_min", 12, without=WIDE)
+def no_side_is_shorter(it: Seen, plain: Seen) -> None:
+    assert {height for height, _ in shapes(it)} == {12}
+
+
+@row("bucket_max", *WIDE, "--bucket_max", 20, without=WIDE)
+def no_side_is_longer(it: Seen, plain: Seen) -> None:
+    assert {width for _, width in shapes(it)} == {20}
+
+
+@row("bucket_upscale", *LARGE, "--bucket_upscale", without=LARGE)
+def pictures_below_the_area_are_enlarged_to_it(it: Seen, plain: Seen) -> None:
+    assert min(height * width for height, width in shapes(it)) > 96 * 32
+
+
 @row("no_cache_latents", "--no_cache_latents")
 def the_vae_runs_in_every_step(it: Seen, plain: Seen) -> None:
     assert [len(batch) for batch in it.pixels] == [2, 2]
@@ -110,18 +148,18 @@ def inner(it: Seen, channel: int) -> list[np.ndarray]:
     return [picture[channel].numpy() for batch in it.pixels for picture in batch]
 
 
-@row("center_crop", *FRAMED, without=WIDE)
+@row("center_crop", *FRAMED, without=SQUARE)
 def both_sides_lose_the_same(it: Seen, plain: Seen) -> None:
     """The picture of 48 x 16 after resizing: columns 16 to 31 of red stay, which were 32 to 63."""
     means = [float(red.mean()) for red in inner(it, 0)]
     assert all(abs(mean - colour(95)) < 0.03 for mean in means)
 
 
-@row("random_flip", *FRAMED, without=WIDE)
+@row("random_flip", *FRAMED, without=SQUARE)
 def some_pictures_are_mirrored_and_others_not(it: Seen, plain: Seen) -> None:
     assert {bool(red[0, 0] < red[0, -1]) for red in inner(it, 0)} == {True, False}
 
 
-@row("image_interpolation_mode", *FRAMED, without=WIDE)
+@row("image_interpolation_mode", *FRAMED, without=SQUARE)
 def the_nearest_pixel_is_taken_and_nothing_between(it: Seen, plain: Seen) -> None:
     assert {float(value) for green in inner(it, 1) for value in np.unique(green)} <= {-1.0, 1.0}

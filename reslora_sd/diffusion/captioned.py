@@ -1,0 +1,185 @@
+"""Pictures with captions, wherever they are stored: opened one by one, and named where something is wrong with them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from .folders import PLACE
+from .pictures import check_depth, enable_heic, upright_size
+
+_COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
+Found = TypeVar("Found")
+CHECKED_UP_TO = 20_000
+"""Larger data sets are decoded as they are used, and not all of them before."""
+
+
+class CaptionedImages:
+    """Pictures with one or more captions each, checked.
+
+    Args:
+        captions: a caption, or a list of them, for each picture.
+        read: gives the picture of an index, decoded or not.
+        name: what errors call the data.
+        places: where the caption of each picture stands, for errors.
+        glance: gives the picture of an index, not decoded, where that is cheaper.
+
+    Raises:
+        ValueError: there is no picture, a caption is empty, or a picture can't be opened; the message names it.
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[Any],
+        read: Callable[[int], Any],
+        name: str,
+        places: Sequence[str] | None = None,
+        glance: Callable[[int], Image.Image] | None = None,
+    ) -> None:
+        enable_heic()
+        self.name = name
+        self.places = [f", {place}" for place in places] if places else [""] * len(captions)
+        self._read = read
+        if not captions:
+            raise ValueError(f"{name} has no pictures. Give a folder of pictures with captions.")
+        self.captions = [_captions(caption, index, name + self.places[index]) for index, caption in enumerate(captions)]
+        self.sizes = [self._opened(index, glance or read, upright_size) for index in range(len(captions))]
+        """Of each picture, its upright width and height."""
+        self.all_square = all(width == height for width, height in self.sizes)
+        """Of the whole data set, in each of its parts."""
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture as it was stored."""
+        return self._opened(index, self._read, _loaded)
+
+    def check(self) -> CaptionedImages:
+        """Decodes all pictures of a data set that isn't very large, so that a damaged one is found before training.
+
+        Raises:
+            ValueError: one can't be decoded; the message names it.
+        """
+        for index in range(len(self) if len(self) <= CHECKED_UP_TO else 0):
+            self.image(index)
+        return self
+
+    def _opened(self, index: int, read: Callable[[int], Any], use: Callable[[Image.Image], Found]) -> Found:
+        try:
+            with warnings.catch_warnings():  # Pillow warns of large pictures; above twice that size it refuses them
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = read(index)
+                if not isinstance(image, Image.Image):
+                    raise TypeError(f"there is no picture but {image!r}")
+                return use(image)
+        except Exception as error:  # Pillow's decoders raise many kinds; each is about this picture
+            raise ValueError(
+                f"Picture {index} of {self.name} ({self.captions[index][0]!r}{self.places[index]}) can't be read: "
+                f"{_reason(error)}. Replace it, or take it out of the data set."
+            ) from error
+
+    def some_captions(self, count: int) -> list[str]:
+        """At most `count` different captions, evenly from all over the data: the first, and no picture's second one."""
+        different = list(dict.fromkeys(captions[0] for captions in self.captions))
+        count = min(count, len(different))
+        return [different[place * len(different) // count] for place in range(count)]
+
+    def split(self, count: int, seed: int) -> tuple[CaptionedImages, CaptionedImages]:
+        """All pictures but `count`, and those, drawn with the seed.
+
+        Raises:
+            ValueError: nothing would be left to train on.
+        """
+        if count >= len(self):
+            raise ValueError(none_left("validation_samples", count, len(self), self.name))
+        kept_out = set(random.Random(seed).sample(range(len(self)), count))
+        rest = [index for index in range(len(self)) if index not in kept_out]
+        return self._subset(rest), self._subset(sorted(kept_out))
+
+    def _subset(self, indices: Sequence[int]) -> CaptionedImages:
+        part = copy.copy(self)  # checked already
+        part._read = lambda index: self._read(indices[index])
+        part.captions = [self.captions[index] for index in indices]
+        part.places = [self.places[index] for index in indices]
+        part.sizes = [self.sizes[index] for index in indices]
+        return part
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
+    check_depth(image)
+    return image
+
+
+def none_left(flag: str, count: int, total: int, name: str) -> str:
+    """What is wrong with keeping so many out."""
+    return f"--{flag} {count} leaves none of the {total} pictures of {name}. Keep fewer out."
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels; make it smaller"
+    return (str(error) or type(error).__name__).rstrip(".")
+
+
+def captioned_images(
+    rows: Any, name: str, image_column: str | None = None, caption_column: str | None = None
+) -> CaptionedImages:
+    """The pictures and captions of an opened data set.
+
+    Raises:
+        ValueError: a column is not there, or as `CaptionedImages`.
+    """
+    import datasets
+
+    columns = [column for column in rows.column_names if column != PLACE]
+    image_column = _column("image", image_column, columns, name)
+    caption_column = _column("text", caption_column, columns, name)
+    if not isinstance(rows.features[image_column], datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image())
+    images = rows.select_columns([image_column])
+    stored = images.cast_column(image_column, datasets.Image(decode=False))
+    places = list(rows[PLACE]) if PLACE in rows.column_names else None
+
+    def read(index: int) -> Any:
+        return images[index][image_column]
+
+    def glance(index: int) -> Any:
+        where = stored[index][image_column] or {}
+        held, path = where.get("bytes"), where.get("path") or ""
+        if held is None and not os.path.isfile(path):
+            return read(index)
+        return Image.open(io.BytesIO(held) if held is not None else path)
+
+    return CaptionedImages(list(rows[caption_column]), read, name, places, glance)
+
+
+def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:
+    flag = "image_column" if kind == "image" else "caption_column"
+    if asked is not None and asked not in columns:
+        raise ValueError(f"--{flag} is {asked!r}, but {name} has the columns {', '.join(columns)}.")
+    found = asked or next((column for column in _COLUMNS[kind] if column in columns), None)
+    if found is None:
+        raise ValueError(
+            f"{name} has the columns {', '.join(columns)}, none named like {kind}. Rename one to {kind!r}, "
+            f"or choose one with --{flag} where a script has it."
+        )
+    return found
+
+
+def _captions(value: Any, index: int, name: str) -> list[str]:
+    captions = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
+    if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        raise ValueError(
+            f"The caption of picture {index} of {name} is {value!r}. Give every picture a text, or a list of texts."
+            + " In a CSV, words such as None and nan stand for no text." * (".csv," in name)
+        )
+    return captions
