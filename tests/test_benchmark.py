@@ -2,6 +2,7 @@ import json
 
 from reslora_sd import benchmark
 from reslora_sd.text import benchmark as text_benchmark
+from tests.single_files import small_pipeline
 from tests.texts import save_small_llama
 
 
@@ -25,3 +26,14 @@ def test_the_text_benchmark_times_ours_and_pefts_methods(tmp_path, monkeypatch):
     methods = json.loads((tmp_path / "b.json").read_text())["methods"]
     assert list(methods) == ["peft", "lora", "reslora_is", "reslora_bs", "reslora_ms", "adalora", "loha", "lokr"]
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in methods.values())
+
+
+def test_a_familys_shapes_are_measured_with_random_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "MODEL_CONFIGS", tmp_path / "configs")
+    small_pipeline("sdxl").unet.save_config(tmp_path / "configs" / "sdxl" / "unet")
+    flags = "--quick --shapes sdxl --batch_size 1 --rank 4 --gradient_checkpointing"
+    benchmark.main([*flags.split(), "--json", str(tmp_path / "b.json")])
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert (result["base_model"], result["precision"], result["gradient_checkpointing"]) == ("sdxl", "no", True)
+    assert all(row["seconds"] > 0 for row in result["methods"].values())
