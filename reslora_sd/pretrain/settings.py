@@ -1,4 +1,4 @@
-"""The settings of train_scripts/pretrain_tiny_sd.py, by concern; the defaults are the shipped model's."""
+"""The settings of train_scripts/pretrain_tiny_sd.py, by concern."""
 
 from __future__ import annotations
 
