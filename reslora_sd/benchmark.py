@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .adapter.adapter import add_reslora
 from .config import ResLoRAConfig
 from .diffusion.models import DEFAULT_MODEL
+from .merging.frozen import freeze_paths
 from .runs.atomic import write_json
 from .runs.names import METHODS
 
@@ -43,7 +44,10 @@ def make_step(
         parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     else:
         config = ResLoRAConfig(residual=METHODS[method], r=rank, lora_alpha=2 * rank)
-        parameters = list(add_reslora(unet, config).parameters())
+        adapter = add_reslora(unet, config)
+        if config.residual == "frozen":
+            freeze_paths(adapter, [inputs], lambda given: unet(*given))
+        parameters = list(adapter.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
     unet.train()
 

@@ -13,7 +13,7 @@ from .settings import UnetSettings
 
 FIXED = frozenset(
     """
-    method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
+    method rank lora_alpha lora_dropout pre_num first_block path_samples link across_attention target_modules
     init_lora init_lora_partial
     pretrained_model_name_or_path revision variant prediction_type
     dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
