@@ -31,7 +31,7 @@ def with_map(block: LoRABlock, A: Tensor, config: ResLoRAConfig) -> Tensor:
     if block.lora_M is None:
         raise RuntimeError(not_measured(block.name))
     with torch.autocast(A.device.type, enabled=False):
-        return frozen_path(A, block.lora_M)
+        return frozen_path(A, block.lora_M.to(A.dtype))
 
 
 def not_measured(name: str) -> str:

@@ -110,9 +110,6 @@ def least_squares(block: LoRABlock, config: ResLoRAConfig, statistics: Statistic
         return (A + known).float()
     gram, cross = statistics.grams[block.input_name], statistics.blocks[block.name].cross
     assert cross is not None
-    if ridge == 0:  # E[x x^T] can be singular: a LayerNorm's outputs lack a direction. Sums were made in float32.
-        least_norm: Tensor = torch.linalg.lstsq(gram, cross.T, rcond=1e-6, driver="gelsd").solution
-        return (A + least_norm.T).float()
     return (A + _regression(cross, gram, ridge)).float()
 
 
@@ -144,6 +141,9 @@ def explained_share(block: LoRABlock, statistics: Statistics, ridge: float) -> f
 
 def _regression(cross: Tensor, gram: Tensor, ridge: float) -> Tensor:
     """E[y x^T] (E[x x^T] + ridge)^-1.  (k, in), (in, in) -> (k, in)"""
+    if ridge == 0:  # E[x x^T] can be singular: a LayerNorm's outputs lack a direction. Sums were made in float32.
+        least_norm: Tensor = torch.linalg.lstsq(gram, cross.T, rcond=1e-6, driver="gelsd").solution
+        return least_norm.T
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     found: Tensor = torch.cholesky_solve(cross.T, torch.linalg.cholesky(gram)).T
     return found

@@ -1,4 +1,4 @@
-"""What is trained for the measurements: one base model and its data, with the same draws and the same first A for all."""
+"""What is trained for the measurements: a base model and its data, with the same draws and the same first A for all."""
 
 from __future__ import annotations
 
