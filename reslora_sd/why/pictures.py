@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..diffusion.frozen_paths import PATH_SAMPLES, first_batches
 from ..diffusion.loss import diffusion_loss
 from ..diffusion.models import load_parts
 from ..diffusion.validation import validation_loss
+from ..training.method import OurMethod
 from .problem import Kind
 
 
@@ -49,7 +50,12 @@ class Pictures:
 
     def adapt(self, kind: Kind, seed: int) -> ResLoRAAdapter:
         torch.manual_seed(seed)
-        method = replace(self.settings.method, method=kind.method, first_block=kind.first_block, merge_approach=None)
+        method = replace(
+            self.settings.method,
+            method=cast(OurMethod, kind.method),
+            first_block=cast(Any, kind.first_block),
+            merge_approach=None,
+        )
         return add_reslora(self.model, method.adapter())
 
     def measured(self, seed: int) -> Iterator[Batch]:

@@ -24,7 +24,7 @@ def frozen_toy(seeds=(1, 2, 3), **settings):
     model = toy(LAYERS).eval()
     adapter = add_reslora(model, config(**settings))
     shares = freeze_paths(adapter, [ids_for(seed) for seed in seeds], model)
-    maps = {name: value.clone() for name, value in adapter.named_maps()}
+    maps = {name: value.clone() for name, value in adapter.named_maps() if value is not None}
     move_away_from_zero(adapter, std=0.3)
     for name, value in maps.items():
         block = adapter.blocks[name.removesuffix(".lora_M")]
