@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..adapter.adapter import ResLoRAAdapter
+from ..blocks.frozen import mapped_blocks
 from ..merging.frozen import freeze_paths
 from ..runs.names import FROZEN_PATHS_KEY
 from .batches import Batch, BatchMaker
@@ -15,8 +16,9 @@ from .calibration import predict
 from .models import Parts
 from .progress import stage
 
-PATH_SAMPLES = 256
-"""Noisy pictures. Of the included model's inputs, twice as many explain hardly more of other pictures'."""
+_TOKENS_A_FEATURE, _LEAST = 32, 16
+"""As the merges of text models: least squares solves for as many numbers as a block has input features. On the included
+model that is 64 noisy pictures, whose maps explain 79.0 % of other pictures' inputs; those of 256 explain 80.8 %."""
 
 
 def first_batches(batches: BatchMaker, pictures: int) -> Iterator[Batch]:
@@ -31,6 +33,13 @@ def first_batches(batches: BatchMaker, pictures: int) -> Iterator[Batch]:
             yield share(step)
 
 
+def path_samples(adapter: ResLoRAAdapter) -> int:
+    """How many noisy pictures are enough for every map."""
+    links, mapped = adapter.link_plan(), mapped_blocks(adapter.blocks, adapter.config)
+    sites = [link.site for link in links if link.site.name in mapped]
+    return max([_LEAST, *(math.ceil(_TOKENS_A_FEATURE * site.in_features / site.tokens) for site in sites)])
+
+
 def measure_paths(adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, pictures: int | None) -> dict[str, Any]:
     """Measures the maps of a new adapter; nothing is done for other methods.
 
@@ -42,7 +51,7 @@ def measure_paths(adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, pi
     """
     if adapter.config.residual != "frozen":
         return {}
-    chosen = list(first_batches(batches, pictures or PATH_SAMPLES))
+    chosen = list(first_batches(batches, pictures or path_samples(adapter)))
     with stage("measuring the paths", len(chosen)) as bar:
 
         def forward(batch: Batch) -> None:

@@ -36,7 +36,8 @@ class UnetMethod(MethodSettings):
         None, "How paths are merged away (left out: least_squares for reslora_is and reslora_ms, else exact)."
     )
     path_samples: int | None = option(
-        None, "reslora_frozen: noisy pictures that its paths are measured on, before training (left out: 256)."
+        None,
+        "reslora_frozen: noisy pictures that its paths are measured on, before training (left out: by their tokens).",
     )
     calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
     merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")

@@ -17,7 +17,8 @@ from .statistics import collect_statistics
 
 RIDGE = 1e-4
 """Added to the diagonal of E[x x^T], as a share of its mean: as for the least-squares merge."""
-_LARGEST_CONDITION = 1e4
+_LARGEST_CONDITION, _EXACT = 1e5, 1e-5
+"""lora_A is float32: a larger condition would cost more by rounding than leaving directions out."""
 
 
 def freeze_paths(
@@ -54,17 +55,16 @@ def freeze_paths(
 def start_frozen(block: LoRABlock, config: ResLoRAConfig, G: Tensor, B: Tensor) -> tuple[Tensor, float]:
     """A = G (I + M)^-1: the branch is then that of the given lora_A, for every B.
 
-    Where I + M nearly loses directions, A leaves these out instead of becoming huge.
+    Where I + M loses directions, or nearly, A leaves these out instead of becoming huge.
 
     Returns:
-        A (k, in), float32, and ||B (A (I + M) - G)|| / ||B G||: 0 where it is exact, but for rounding.
+        A (k, in), float32, and ||B (A (I + M) - G)|| / ||B G||; 0 where only rounding is left.
     """
     if block.lora_M is None:
         return (G / 2, 0.0) if block.predecessors or config.doubles_start else (G, 0.0)
     M, wanted = block.lora_M.detach().double().cpu(), G.double()
     P = torch.eye(len(M), dtype=M.dtype) + M
-    if float(torch.linalg.cond(P)) <= _LARGEST_CONDITION:
-        return torch.linalg.solve(P, wanted, left=False).float(), 0.0
-    A = torch.linalg.lstsq(P.T, wanted.T, rcond=1 / _LARGEST_CONDITION, driver="gelsd").solution.T
-    missed, whole = B.double() @ (A @ P - wanted), B.double() @ wanted
-    return A.float(), float(missed.norm() / whole.norm()) if whole.norm() > 0 else 0.0
+    A = torch.linalg.lstsq(P.T, wanted.T, rcond=1 / _LARGEST_CONDITION, driver="gelsd").solution.T.float()
+    missed, whole = B.double() @ (A.double() @ P - wanted), B.double() @ wanted
+    error = float(missed.norm() / whole.norm()) if whole.norm() > 0 else 0.0
+    return A, error if error > _EXACT else 0.0

@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--task", default="svamp")
             verb.add_argument("--train_file", help="JSON lines with the task's columns (left out: the Hub).")
             verb.add_argument("--batch_size", type=int, default=8)
+            verb.add_argument("--kept", type=int, default=64, help="Rows of the held-out loss.")
+            verb.add_argument("--measured", type=int, default=256, help="Rows that the paths are measured on.")
     plot = verbs.add_parser("plot", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     plot.add_argument("--out", type=Path, default=Path("runs/why"), help="Folder of the results.")
     plot.add_argument("--plots", type=Path, default=Path("runs/why"), help="Where the pictures and tables go.")
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         from .text import Text
 
-        problem = Text(args.model, args.task, args.train_file, args.batch_size)
+        problem = Text(args.model, args.task, args.train_file, args.batch_size, args.kept, args.measured)
     kinds = [Kind.named(name) for name in args.kinds]
     plan = Plan(kinds, args.rates, args.seeds, args.steps, args.held_every)
     print(f"Results are in {sweep(problem, plan, args.out, print)}")

@@ -15,12 +15,15 @@ from ..diffusion.batches import Batch, BatchMaker, batches_kept_out, training_ba
 from ..diffusion.calibration import predict
 from ..diffusion.data import load_split
 from ..diffusion.framing import framing_of
-from ..diffusion.frozen_paths import PATH_SAMPLES, first_batches
+from ..diffusion.frozen_paths import first_batches
 from ..diffusion.loss import diffusion_loss
 from ..diffusion.models import load_parts
 from ..diffusion.validation import validation_loss
 from ..training.method import OurMethod
 from .problem import Kind
+
+_MEASURED = 256
+"""Noisy pictures that the paths are measured on."""
 
 
 class Pictures:
@@ -59,7 +62,7 @@ class Pictures:
         return add_reslora(self.model, method.adapter())
 
     def measured(self, seed: int) -> Iterator[Batch]:
-        return first_batches(self._batches(seed), PATH_SAMPLES)
+        return first_batches(self._batches(seed), _MEASURED)
 
     def forward(self, batch: Any) -> object:
         return predict(self.model, self.parts, batch)

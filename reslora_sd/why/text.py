@@ -22,9 +22,6 @@ from ..text.tasks import read_train, task_named
 from ..training.method import AnyMethod
 from .problem import Kind
 
-_MEASURED = 256
-"""Rows."""
-
 
 class Text:
     """See `Problem`.
@@ -33,19 +30,27 @@ class Text:
         model: `smollm2`, a folder or a name on the Hub.
         task: whose answers are learned.
         train_file: its rows, as the training script takes them.
-        kept: how many of them are measured on.
+        kept: how many of them the held-out loss is of.
+        measured: how many of them the paths are measured on.
     """
 
     name = "text"
     max_grad_norm = 1.0
 
     def __init__(
-        self, model: str, task: str, train_file: str | None, batch_size: int = 8, kept: int = 64, rank: int = 4
+        self,
+        model: str,
+        task: str,
+        train_file: str | None,
+        batch_size: int = 8,
+        kept: int = 64,
+        measured: int = 256,
+        rank: int = 4,
     ) -> None:
         self.model, tokenizer = load_causal_lm(model)
         found = task_named(task)
         train, apart = keep_apart(read_train(found, train_file, None, 0), kept)
-        self.batch_size, self.rank = batch_size, rank
+        self.batch_size, self.rank, self.rows_measured = batch_size, rank, measured
         self.pad = padding(tokenizer)
         self.rows = encode(train, found, tokenizer, 512).examples
         self.apart = [self.pad(list(part)) for part in batches_of(encode(apart, found, tokenizer, 512).examples, 16)]
@@ -72,7 +77,7 @@ class Text:
         return self.pad([self.rows[order[place % len(order)]] for place in places])
 
     def measured(self, seed: int) -> Iterator[Any]:
-        return (self._batch(seed, step) for step in range(_MEASURED // self.batch_size))
+        return (self._batch(seed, step) for step in range(self.rows_measured // self.batch_size))
 
     def forward(self, batch: Any) -> object:
         return run_model(self.model, batch)

@@ -134,7 +134,7 @@ def eq_13_takes_its_factors_from_norms_of_inputs(it: Seen, plain: Seen) -> None:
 
 @row("path_samples", *FROZEN, "--path_samples", 5, without=FROZEN)
 def paths_are_measured_on_so_many_pictures(it: Seen, plain: Seen) -> None:
-    assert it.about()["frozen_paths"]["pictures"] == 6 and plain.about()["frozen_paths"]["pictures"] == 256
+    assert it.about()["frozen_paths"]["pictures"] == 6 and plain.about()["frozen_paths"]["pictures"] == 16
     linked = {name for name, before in predecessors(it).items() if before}
     assert it.about()["frozen_paths"]["explained"].keys() == linked
     reads_text = {site["name"] for site in it.about()["link_plan"] if site["reads_text"]}
