@@ -14,6 +14,8 @@ from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run
 
+MERGE_COLUMNS = ["block", "factor", "rank", "error of its branch", "norm of its change", "x_n explains"]
+"""Of the merge's table; the last one is the share of the input of the block before that is a linear map of its own."""
 _MOST_STEPS = 20
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
@@ -77,7 +79,8 @@ def plan_summary(run: Run) -> str:
     linked = sum(bool(block.predecessors) for block in found)
     text = f"{len(found)} blocks, {linked} with a residual path, {len(found) - linked} that start a chain."
     config = run.settings.get("lora_config")
-    if isinstance(config, dict) and (config.get("residual"), config.get("first_block")) == ("input", "self"):
+    config = config if isinstance(config, dict) else {}
+    if config.get("residual") in ("input", "frozen") and config.get("first_block") == "self":
         text += " A block that starts a chain runs as LoRA at twice the scale (first_block self)."
     return text
 
@@ -123,13 +126,15 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def merge_table(run: Run, approach: str | None = None) -> pd.DataFrame:
-    """A row a block: its place, factor or factors, rank, error of its merged branch and ||delta W||_F."""
+    """A row a block: its place, factor or factors, rank, error of its merged branch, ||delta W||_F, and what share of
+    the input of the block before its own input explains."""
     rows = []
     for name, values in merged_blocks(run, approach).items():
         alpha, alphas = number(values, "alpha"), values.get("alphas")
         several = [one for one in alphas if is_number(one)] if isinstance(alphas, list) else []
         factor = f"{alpha:.4f}" if alpha is not None else ", ".join(f"{one:.3f}" for one in several)
         error, norm, rank = number(values, "error"), number(values, "norm"), number(values, "r")
+        explained = number(values, "explained")
         rows.append(
             (
                 name,
@@ -137,9 +142,10 @@ def merge_table(run: Run, approach: str | None = None) -> pd.DataFrame:
                 "" if rank is None else str(int(rank)),
                 "not measured" if error is None else f"{100 * error:.2f} %",
                 "not in this report" if norm is None else f"{norm:.4f}",
+                "" if explained is None else f"{100 * explained:.1f} %",
             )
         )
-    return pd.DataFrame(rows, columns=["block", "factor", "rank", "error of its branch", "norm of its change"])
+    return pd.DataFrame(rows, columns=MERGE_COLUMNS)
 
 
 def end_table(run: Run) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from .adapter.adapter import add_reslora
 from .assets import DEFAULT_MODEL, MODEL_CONFIGS
 from .config import ResLoRAConfig
 from .diffusion.conditioning import Conditioning
+from .merging.frozen import freeze_paths
 from .runs.atomic import write_json
 from .runs.names import METHODS
 
@@ -77,7 +78,10 @@ def make_step(
         parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     else:
         config = ResLoRAConfig(residual=METHODS[method], r=rank, lora_alpha=2 * rank)
-        parameters = list(add_reslora(unet, config).parameters())
+        adapter = add_reslora(unet, config)
+        if config.residual == "frozen":
+            freeze_paths(adapter, [batch], lambda given: given.loss(unet, autocast))
+        parameters = list(adapter.parameters())
     for parameter in parameters:
         parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)

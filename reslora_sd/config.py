@@ -12,14 +12,14 @@ from .runs.names import METHODS
 
 Precision = Literal["fp16", "bf16", "float32"]
 """Of the numbers in a LoRA file."""
-RESIDUALS = ("none", "input", "block", "middle")
+RESIDUALS = ("none", "input", "block", "middle", "frozen")
 
 _MOST = 1e30
 """No scale is larger; whole numbers beyond a float's range can't be divided."""
 _MOST_RANK = 65_536
 """Above the width of any layer that exists; a mistyped one would end in torch's own words."""
 
-_DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4}
+_DEFAULT_PRE_NUM = {"none": 0, "input": 1, "block": 4, "middle": 4, "frozen": 1}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class ResLoRAConfig:
     """
 
     residual: str = "input"
-    """Which path joins the blocks: `none` (LoRA, Eq. 1), `input` (Eq. 2), `block` (Eq. 3), `middle` (Eq. 4)."""
+    """Which path joins the blocks: `none` (LoRA, Eq. 1), `input` (Eq. 2), `block` (Eq. 3), `middle` (Eq. 4),
+    `frozen` (Eq. 2 with a frozen linear map of x_n in the place of x_{n-1})."""
 
     r: int = 16
     """Rank of every block."""
@@ -49,10 +50,11 @@ class ResLoRAConfig:
     that a whole path must match."""
 
     pre_num: int | None = None
-    """How many predecessors Eqs. 3 and 4 use; -1 for all. `None` means 4, the paper's choice (1 for `input`)."""
+    """How many predecessors Eqs. 3 and 4 use; -1 for all. `None` means 4, the paper's choice (Eq. 2, `frozen`: 1)."""
 
     first_block: str = "self"
-    """What Eq. 2 adds where a chain starts: `self` (x_n once more, section 3.2) or `none` (nothing, appendix C)."""
+    """What Eq. 2 (`input`, `frozen`) adds where a chain starts: `self` (x_n once more, section 3.2) or `none` (nothing,
+    appendix C)."""
 
     link: str = "neighbour"
     """`neighbour`: a path only from the block directly before, if it has the same size (appendix C);
@@ -100,7 +102,7 @@ class ResLoRAConfig:
             object.__setattr__(self, "pre_num", default)
         elif not _is_int(self.pre_num):
             raise ValueError(f"pre_num is {self.pre_num!r:.80}. It must be a whole number, or -1 for all predecessors.")
-        elif self.residual in ("none", "input"):
+        elif self.residual in ("none", "input", "frozen"):
             if self.pre_num != default:
                 raise ValueError(
                     f"pre_num is {self.pre_num}, but residual {self.residual!r} always uses {default}. "
@@ -113,6 +115,11 @@ class ResLoRAConfig:
     def scaling(self) -> float:
         """`lora_alpha / r`."""
         return self.lora_alpha / self.r
+
+    @property
+    def doubles_start(self) -> bool:
+        """Whether a block that starts a chain is LoRA at twice the scale: Eq. 2 with x_{n-1} = x_n."""
+        return self.residual in ("input", "frozen") and self.first_block == "self"
 
     @property
     def method(self) -> str:

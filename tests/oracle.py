@@ -1,4 +1,4 @@
-"""Equations 1 to 4, written out slowly and apart from the package: einsum, one block at a time, lists of everything."""
+"""Equations 1 to 4 and `frozen`, written slowly, apart from the package: einsum, a block at a time, lists of all."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def apply_site(world: dict[str, Any], site: str, linear: torch.nn.Linear, x: Ten
         for one in [site, *earlier]:
             h = h + s * through(B[one], through(A[one], x))
         return h
+    if world["residual"] == "frozen":  # A (x + M x), A (x + x) where x_{n-1} is x_n
+        if earlier and site in world["M"]:
+            x = x + through(world["M"][site], x)
+        elif earlier or world["first_block"] == "self":
+            x = x + x
+        return h + s * through(B[site], through(A[site], x))
     middle = through(A[site], x)
     for one in earlier:
         middle = middle + through(A[one], seen[one])
@@ -57,6 +63,7 @@ def world_of(adapter: Any, chains: dict[str, list[str]]) -> dict[str, Any]:
         "chains": chains,
         "seen": {},
         "A": {name: block.lora_A.detach().clone().requires_grad_() for name, block in adapter.blocks.items()},
+        "M": {name: block.lora_M.detach() for name, block in adapter.blocks.items() if block.lora_M is not None},
         "B": {name: block.lora_B.detach().clone().requires_grad_() for name, block in adapter.blocks.items()},
     }
 

@@ -1,6 +1,7 @@
 import json
 
 from reslora_sd import benchmark
+from reslora_sd.runs.names import METHODS
 from reslora_sd.text import benchmark as text_benchmark
 from tests.single_files import small_pipeline
 from tests.texts import save_small_llama
@@ -12,7 +13,7 @@ def test_the_benchmark_times_every_method_beside_peft(tmp_path, monkeypatch, tin
         ["--quick", "--json", str(tmp_path / "b.json"), "--base_model", str(tiny_pipeline_folder), "--rank", "4"]
     )
     result = json.loads((tmp_path / "b.json").read_text())
-    assert list(result["methods"]) == ["peft", "lora", "reslora_is", "reslora_bs", "reslora_ms"]
+    assert list(result["methods"]) == ["peft", *METHODS]
     assert result["methods"]["peft"]["seconds_to_peft"] == 1.0
     assert all(row["peak_bytes"] > 0 for row in result["methods"].values())
     assert "to PEFT" in capsys.readouterr().out
@@ -24,7 +25,7 @@ def test_the_text_benchmark_times_ours_and_pefts_methods(tmp_path, monkeypatch):
         ["--quick", "--json", str(tmp_path / "b.json"), "--model", str(save_small_llama(tmp_path)), "--tokens", "9"]
     )
     methods = json.loads((tmp_path / "b.json").read_text())["methods"]
-    assert list(methods) == ["peft", "lora", "reslora_is", "reslora_bs", "reslora_ms", "adalora", "loha", "lokr"]
+    assert list(methods) == ["peft", *METHODS, "adalora", "loha", "lokr"]
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in methods.values())
 
 

@@ -8,7 +8,9 @@ def test_settings_survive_json():
     assert ResLoRAConfig.from_json(config.to_json()) == config
 
 
-@pytest.mark.parametrize(("residual", "expected"), [("none", 0), ("input", 1), ("block", 4), ("middle", 4)])
+@pytest.mark.parametrize(
+    ("residual", "expected"), [("none", 0), ("input", 1), ("block", 4), ("middle", 4), ("frozen", 1)]
+)
 def test_pre_num_is_the_papers_unless_given(residual, expected):
     assert ResLoRAConfig(residual=residual).pre_num == expected
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reslora_sd.blocks.frozen import mapped_blocks, share_map
+
 WIDTH = 8
 TEXT_WIDTH = 5
 
@@ -67,3 +69,14 @@ def move_away_from_zero(adapter: Any, seed: int = 2, std: float = 0.2) -> None:
         for parameter in adapter.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std
             parameter.copy_(noise)
+    if hasattr(adapter, "named_maps"):
+        give_maps(adapter, generator)
+
+
+def give_maps(adapter: Any, generator: torch.Generator | None = None) -> Any:
+    """Random maps, for tests of residual `frozen` that measure none: a model must have them before it runs."""
+    generator = generator or torch.Generator().manual_seed(3)
+    for members in mapped_blocks(adapter.blocks, adapter.config).values():
+        size = members[0].lora_A.shape[1]
+        share_map(members, torch.randn(size, size, generator=generator, dtype=torch.float64) / size**0.5)
+    return adapter

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from tests.toys import give_maps as give_maps
 from tests.toys import move_away_from_zero as move_away_from_zero
 
 _CROSS_DOWN, _CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"

@@ -40,7 +40,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
         )
     approach = gr.Dropdown([], label="Merge to list", elem_id="merge-approach")
     blocks = gr.Dataframe(
-        headers=["block", "factor", "rank", "error of its branch", "norm of its change"],
+        headers=adapter_view.MERGE_COLUMNS,
         datatype="str",
         label="Every block",
         interactive=False,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock, make_blocks
+from ..blocks.frozen import mapped_blocks, not_measured, share_map
 from ..blocks.tape import branch_strength
 from ..config import ResLoRAConfig
 from ..plan.links import LinkPlan, link_sites
@@ -64,14 +65,22 @@ class ResLoRAAdapter:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that trains: `lora_A` and `lora_B` of every block, in execution order."""
-        for block in self.blocks.values():
-            yield from block.parameters()
+        for _, parameter in self.named_parameters():
+            yield parameter
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The same with names: path of the frozen linear, then `lora_A` or `lora_B`."""
         for name, block in self.blocks.items():
-            for part, parameter in block.named_parameters():
-                yield f"{name}.{part}", parameter
+            yield f"{name}.lora_A", block.lora_A
+            yield f"{name}.lora_B", block.lora_B
+
+    def named_maps(self) -> Iterator[tuple[str, nn.Parameter | None]]:
+        """The maps of residual `frozen`, each once: path of the first linear that has it, then `lora_M`.
+
+        `None` stands for one that hasn't been measured. Other residuals have none.
+        """
+        for name, members in mapped_blocks(self.blocks, self.config).items():
+            yield f"{name}.lora_M", members[0].lora_M
 
     def link_plan(self) -> LinkPlan:
         """Every block's predecessors, or the reason that it has none."""
@@ -82,8 +91,9 @@ class ResLoRAAdapter:
         return sum(parameter.numel() for parameter in self.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all parameters on the CPU, by the names of `named_parameters`."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.named_parameters()}
+        """Copies on the CPU of all parameters and measured maps, by the names of `named_parameters`, `named_maps`."""
+        maps = [(name, value) for name, value in self.named_maps() if value is not None]
+        return {name: value.detach().cpu().clone() for name, value in (*self.named_parameters(), *maps)}
 
     def load_state_dict(self, state: Mapping[str, Tensor], source: str = "the state") -> None:
         """Takes all parameters from `state`, or changes nothing.
@@ -92,29 +102,43 @@ class ResLoRAAdapter:
             ValueError: a parameter is missing, left over or of another shape.
         """
         own = dict(self.named_parameters())
-        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        mapped = {f"{name}.lora_M": members for name, members in mapped_blocks(self.blocks, self.config).items()}
+        width = {name: members[0].lora_A.shape[1] for name, members in mapped.items()}
+        shapes = {
+            **{name: tuple(parameter.shape) for name, parameter in own.items()},
+            **{name: (size, size) for name, size in width.items()},
+        }
+        missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
         if missing or extra:
             example = f"missing {missing[0]}" if missing else f"unknown {extra[0]}"
             raise ValueError(
                 f"{source} belongs to another model or other settings: {len(missing)} parameters missing, "
                 f"{len(extra)} unknown ({example}). Load it into the model that it was trained on."
             )
-        for name, parameter in own.items():
-            if parameter.shape != state[name].shape:
+        for name, shape in shapes.items():
+            if shape != tuple(state[name].shape):
                 raise ValueError(
                     f"{source} belongs to another model: {name} is {tuple(state[name].shape)} there and "
-                    f"{tuple(parameter.shape)} here. Load it into the model that it was trained on."
+                    f"{shape} here. Load it into the model that it was trained on."
                 )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+        for name, members in mapped.items():
+            share_map(members, state[name])
 
     def save(self, path: str | os.PathLike[str], state: Mapping[str, Tensor] | None = None) -> None:
         """Writes the training form: blocks with their settings, for `load_reslora`. No LoRA loader accepts it.
 
         Args:
-            state: parameters gathered elsewhere (FSDP, ZeRO-3); by default the blocks' own.
+            state: parameters and maps gathered elsewhere (FSDP, ZeRO-3); by default the blocks' own.
+
+        Raises:
+            RuntimeError: residual is `frozen`, and its maps haven't been measured.
         """
+        for name, value in self.named_maps():
+            if value is None:
+                raise RuntimeError(not_measured(name.removesuffix(".lora_M")))
         write_training_form(path, state or self.state_dict(), self.config)
 
     def disabled(self) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from ..files.storage import load_tensors, save_tensors
 
 TRAINING_FORM = "reslora_training_form"
 """The key of the file's metadata that says what it is; its value is the form's version."""
+_LETTERS = "ABM"
 _PREFIX = "residual_blocks."  # without "lora", so that diffusers' loader refuses the file instead of skipping it
 
 
@@ -41,7 +42,8 @@ def read_training_form(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
         raise ValueError(f"{path} can't be read: {error}") from error
     for name, value in state.items():
         rank = value.shape[1 if name.endswith(".lora_B") else 0] if value.ndim == 2 else None
-        if rank != config.r or not value.is_floating_point():
+        fits = value.ndim == 2 and value.shape[0] == value.shape[1] if name.endswith(".lora_M") else rank == config.r
+        if not fits or not value.is_floating_point():
             raise ValueError(
                 f"{path} is damaged: its settings say rank {config.r}, but {name} is {value.dtype} of shape "
                 f"{tuple(value.shape)}. Copy it again, or use another checkpoint."
@@ -66,9 +68,11 @@ def load_adapter_state(path: str | os.PathLike[str], config: ResLoRAConfig) -> d
 
 
 def _file_name(name: str) -> str:
-    return name.replace(".lora_A", ".A").replace(".lora_B", ".B")
+    for letter in _LETTERS:
+        name = name.replace(f".lora_{letter}", f".{letter}")
+    return name
 
 
 def _state_name(name: str) -> str:
     name = name.removeprefix(_PREFIX)
-    return f"{name[:-2]}.lora_{name[-1]}" if name[-2:] in (".A", ".B") else name
+    return f"{name[:-2]}.lora_{name[-1]}" if name[-2:-1] == "." and name[-1] in _LETTERS else name

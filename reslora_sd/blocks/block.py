@@ -14,6 +14,9 @@ from ..plan.links import LinkPlan, Site
 class LoRABlock(nn.Module):
     """The trainable pair beside one frozen linear: x -> s B A x.  (..., in) -> (..., out)
 
+    `lora_M` (in, in) is what residual `frozen` puts in the place of a path: see `frozen.py`. Blocks that read the same
+    tensors share one, so that it is a parameter, which is moved once; it never trains.
+
     `lora_A` (r, in) starts uniform in +-1/sqrt(in) and `lora_B` (out, r) at zero, as in microsoft/LoRA
     `loralib/layers.py`, so that a new adapter changes nothing. Both are float32 until somebody casts them.
 
@@ -39,6 +42,8 @@ class LoRABlock(nn.Module):
         self.readers = readers
         self.lora_A = nn.Parameter(torch.empty(config.r, site.in_features))
         self.lora_B = nn.Parameter(torch.empty(site.out_features, config.r))
+        self.lora_M: nn.Parameter | None
+        self.register_parameter("lora_M", None)
         self.reset_parameters()
 
     @property

@@ -1,4 +1,4 @@
-"""The branches of blocks that read the same input: Eqs. 1 to 4, arranged for few and large products."""
+"""The branches of blocks that read the same input: Eqs. 1 to 4 and `frozen`, arranged for few and large products."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..config import ResLoRAConfig
 from . import equations
 from .block import LoRABlock
 from .block_product import BlockProduct
+from .frozen import with_map
 from .tape import Tape
 
 
@@ -51,17 +52,20 @@ def add_branches(
 
 
 def _shares_input(blocks: Sequence[LoRABlock], config: ResLoRAConfig) -> bool:
-    """Whether one product with stacked A's serves all of them: the same x, x_{n-1} and no dropout of their own."""
+    """Whether one product with stacked A's serves all: the same x, x_{n-1} (or map) and no dropout of their own."""
     if any(block.dropout and block.training for block in blocks):
         return False
-    if config.residual != "input":
+    if config.residual not in ("input", "frozen"):
         return True
     return len({tuple(previous.input_name for previous in block.predecessors) for block in blocks}) == 1
 
 
 def _middles(group: Sequence[LoRABlock], x: Tensor, config: ResLoRAConfig, tape: Tape) -> Sequence[Tensor]:
-    """What each block's B is applied to in Eqs. 1, 2 and 4.  (..., in) -> (..., r) for each block"""
-    A = (torch.cat([block.lora_A for block in group]) if len(group) > 1 else group[0].lora_A).to(x.dtype)
+    """What each block's B is applied to, but for Eq. 3.  (..., in) -> (..., r) for each block"""
+    A = torch.cat([block.lora_A for block in group]) if len(group) > 1 else group[0].lora_A
+    if config.residual == "frozen":
+        A = with_map(group[0], A, config)
+    A = A.to(x.dtype)
     product = _eq2(group, x, A, config, tape) if config.residual == "input" else equations.lora(group[0].drop(x), A)
     middles: Sequence[Tensor] = torch.split(product, [block.r for block in group], dim=-1)
     if config.residual == "middle":
@@ -80,7 +84,7 @@ def _eq2(group: Sequence[LoRABlock], x: Tensor, A: Tensor, config: ResLoRAConfig
             return equations.lora(block.drop(x + x_prev), A)
         return equations.input_shortcut(x, x_prev, A)
     Ax = equations.lora(block.drop(x), A)
-    return Ax * 2 if config.first_block == "self" else Ax  # x_{n-1} = x_n: A (x_n + x_n)
+    return Ax * 2 if config.doubles_start else Ax  # x_{n-1} = x_n: A (x_n + x_n)
 
 
 def _eq3(block: LoRABlock, x: Tensor, h: Tensor, tape: Tape) -> Tensor:

@@ -25,6 +25,11 @@ def input_shortcut(x: Tensor, x_prev: Tensor, A: Tensor) -> Tensor:
     return (x + x_prev) @ A.mT
 
 
+def frozen_path(A: Tensor, M: Tensor) -> Tensor:
+    """Eq. 2 with M x_n in the place of x_{n-1}, as a matrix: A_n (I + M).  (r, in), (in, in) -> (r, in)"""
+    return torch.addmm(A, A, M)
+
+
 def block_shortcut(A: Sequence[Tensor], B: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Eq. 3 as one pair of matrices: sum_k B_{n-k} A_{n-k} = [B_n B_{n-1} ...] [A_n; A_{n-1}; ...].
 

@@ -56,7 +56,7 @@ class Tape:
             raise RuntimeError(
                 f"{reader} needs what {name} leaves on the tape, but that block has not run in this forward pass. "
                 "Run the whole model (a U-Net with its own enable_gradient_checkpointing(), if any), or train with a "
-                "method without such paths (lora, reslora_bs)."
+                "method without such paths (lora, reslora_bs, reslora_frozen)."
             )
         value = self._records[name]
         self._readers[name] -= readers

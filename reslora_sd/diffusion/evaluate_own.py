@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..training.command import quiet_libraries, run_command
+from ..training.method import OurMethod
 from ..training.options import check_choices, option
 from ..training.parser import SettingsParser
 from .arguments import parse_settings as training_settings
@@ -48,7 +49,7 @@ class OwnSettings:
     """What is drawn, and how it is trained."""
 
     drawings: Literal["flat", "sketch"] = option("flat", "The set of twelve drawings.")
-    method: Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"] = option("reslora_is", "Method of the training.")
+    method: OurMethod = option("reslora_is", "Method of the training.")
     seed: int = option(42, "Seed of training and samples.")
     output_dir: str = option("runs/evaluate_own", "Folder for drawings and runs.")
 

@@ -16,7 +16,7 @@ from .settings import UnetSettings
 
 FIXED = frozenset(
     """
-    method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
+    method rank lora_alpha lora_dropout pre_num first_block path_samples link across_attention target_modules
     init_lora init_lora_partial
     pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
     revision variant prediction_type

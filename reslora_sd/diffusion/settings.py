@@ -26,14 +26,18 @@ class UnetMethod(MethodSettings):
 
     _argument_group_name: ClassVar[str] = "method (ours)"
 
-    method: OurMethod = option("reslora_is", "LoRA, or ResLoRA by Eq. 2, 3 or 4.")
+    method: OurMethod = option("reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4, or Eq. 2 with frozen paths.")
     rank: int = option(16, "Rank of every block (diffusers: 4).")
     lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
     link: Literal["neighbour", "same_size"] = option("neighbour", "Which earlier block a path comes from.")
     across_attention: bool = option(False, "One chain through self- and cross-attention in turn.")
     target_modules: list[str] = option(["to_q", "to_k", "to_v", "to_out.0"], "Ends of module paths.")
     merge_approach: Approach | None = option(
-        None, "How paths are merged away (left out: exact for lora and reslora_bs, else least_squares)."
+        None, "How paths are merged away (left out: least_squares for reslora_is and reslora_ms, else exact)."
+    )
+    path_samples: int | None = option(
+        None,
+        "reslora_frozen: noisy pictures that its paths are measured on, before training (left out: by their tokens).",
     )
     calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
     merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")

@@ -1,4 +1,4 @@
-"""`--init_lora`: an adapter that starts from a plain LoRA, and what the run says of it."""
+"""How a run's adapter starts: frozen paths are measured, `--init_lora` is taken up; and what the run says of it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ..merging.start import BlockStart, Match, match, start_from
 from ..modes import evaluating
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
-from ..runs.names import RUN_FILE
+from ..runs.names import FROZEN_PATHS_KEY, RUN_FILE
 from .batches import BatchMaker
 from .calibration import predict
+from .frozen_paths import measure_paths
 from .models import Parts
 from .progress import stage
 from .settings import UnetSettings
@@ -46,6 +47,10 @@ class Start:
     calibration: int = _CALIBRATION
     known: Mapping[str, Any] | None = None
     """What run.json said of the start before the run was resumed."""
+    path_samples: int | None = None
+    """Of `--path_samples`."""
+    resumed: bool = False
+    """Whether a checkpoint brings the adapter's values."""
 
     def check(self, adapter: ResLoRAAdapter) -> None:
         """Whether the LoRA fits, before anything costly happens.
@@ -73,9 +78,12 @@ class Start:
         Returns:
             for run.json.
         """
+        if self.resumed:
+            return dict(self.known or {})
+        measured_paths = measure_paths(adapter, parts, batches, self.path_samples)
         matched = self._match(adapter)
         if matched is None or self.lora is None:
-            return {_KEY: dict(self.known)} if self.known else {}
+            return measured_paths
         unet, size = parts.unet, batches.batch_size
 
         def some(pictures: int, start: int) -> Any:
@@ -92,7 +100,7 @@ class Start:
             drift = _drift(adapter, PlainLoRA(self.lora.blocks), parts, measured)
         about = _describe(self.path, blocks, matched, drift)
         _tell(about, adapter)
-        return {_KEY: about}
+        return {_KEY: about, **measured_paths}
 
 
 def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) -> Start:
@@ -110,14 +118,16 @@ def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) ->
                     f"--init_lora {named} and --resume_from_checkpoint {checkpoint} both say where the adapter starts. "
                     "Leave one out."
                 )
-            return Start()
-        known = read_object(run.path / RUN_FILE, logger.warning).get(_KEY)
-        return Start(known=known if isinstance(known, dict) else None)
+            return Start(resumed=True)
+        said = read_object(run.path / RUN_FILE, logger.warning)
+        known = {key: said[key] for key in (_KEY, FROZEN_PATHS_KEY) if isinstance(said.get(key), dict)}
+        return Start(known=known, resumed=True)
+    samples = settings.method.path_samples
     if named is None:
-        return Start()
+        return Start(path_samples=samples)
     path = Path(named)
     calibration = settings.method.calibration_samples or _CALIBRATION
-    return Start(PlainLoRA.load(path), path, settings.method.init_lora_partial, calibration)
+    return Start(PlainLoRA.load(path), path, settings.method.init_lora_partial, calibration, path_samples=samples)
 
 
 @torch.no_grad()

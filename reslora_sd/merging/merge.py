@@ -7,6 +7,7 @@
 | `weights`       | `input`, `middle` | Eqs. 10, 11 and 13, from norms of weights (merge_bw)    | if x_{n-1} = a x_n   |
 | `least_squares` | `input`, `middle` | the best plain LoRA of the same rank (ours)             | if x_{n-1} = M x_n   |
 | `exact`         | `block`, `none`   | Eq. 5: the stacked pair, of rank (m+1) r                | unless cut by rank   |
+| `exact`         | `frozen`          | A (I + M), of the same rank                             | always               |
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def merge(
             if approach == "exact" and residual == "block":
                 A, B, error = rules.stack(block, rank)
                 found = _Merged(A, error=error)
+            elif residual == "frozen":
+                B = block.lora_B.detach().float().cpu()
+                found = _Merged(rules.through_map(block, adapter.config).float(), error=0.0)
             else:
                 B = block.lora_B.detach().float().cpu()
                 from_inputs = statistics if alpha_from == "inputs" else None
@@ -74,7 +78,8 @@ def merge(
                 merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
             plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)
             norm = rules.input_norm(block, statistics) if statistics is not None else None
-            reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error, norm)
+            explained = rules.explained_share(block, statistics, ridge) if statistics is not None else None
+            reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error, norm, explained)
     return PlainLoRA(plain, adapter.config, approach, reports)
 
 

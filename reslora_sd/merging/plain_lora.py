@@ -35,6 +35,9 @@ class BlockReport:
     """sqrt(E||merged - unmerged||^2 / E||unmerged||^2) of the branch's output; `None` without statistics."""
     input_norm: float | None = None
     """||x_n||_F, the mean over the statistics' last forward passes (f_n of Eq. 8); `None` without statistics."""
+    explained: float | None = None
+    """1 - E||x_{n-1} - M x_n||^2 / E||x_{n-1}||^2 for the best M: what x_n says of the nearest predecessor's input.
+    `None` where a chain starts, for residuals that read no earlier input, and without statistics."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class PlainLoRA:
                     "error": report.error,
                     "norm": self.blocks[name].norm(),
                     "input_norm": report.input_norm,
+                    "explained": report.explained,
                 }
                 for name, report in self.reports.items()
             },

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..blocks.block import LoRABlock
 from ..blocks.equations import block_shortcut
+from ..blocks.frozen import with_map
 from ..blocks.plain import cut_pair
 from ..config import ResLoRAConfig
 from .statistics import Statistics
@@ -109,12 +110,43 @@ def least_squares(block: LoRABlock, config: ResLoRAConfig, statistics: Statistic
         return (A + known).float()
     gram, cross = statistics.grams[block.input_name], statistics.blocks[block.name].cross
     assert cross is not None
+    return (A + _regression(cross, gram, ridge)).float()
+
+
+def path_map(block: LoRABlock, statistics: Statistics, ridge: float) -> Tensor:
+    """M = E[x_{n-1} x_n^T] E[x_n x_n^T]^-1: the minimum of E||x_{n-1} - M x_n||^2, of the nearest predecessor.
+
+    -> (in, in), float64; `ridge` as for `least_squares`
+    """
+    cross = statistics.crosses[block.predecessors[0].input_name, block.input_name]
+    return _regression(cross, statistics.grams[block.input_name], ridge)
+
+
+def explained_share(block: LoRABlock, statistics: Statistics, ridge: float) -> float | None:
+    """1 - E||x_{n-1} - M x_n||^2 / E||x_{n-1}||^2: how much of the nearest predecessor's input is a linear map of x_n.
+
+    `None` where a chain starts, and where the statistics have no such moments (Eqs. 1 and 3 need none).
+    """
+    if not block.predecessors:
+        return None
+    earlier = block.predecessors[0].input_name
+    if earlier == block.input_name:
+        return 1.0
+    cross, whole = statistics.crosses.get((earlier, block.input_name)), statistics.squares[earlier]
+    if cross is None or whole == 0:
+        return None
+    M, gram = path_map(block, statistics, ridge), statistics.grams[block.input_name]
+    return float(2 * (M * cross).sum() - ((M @ gram) * M).sum()) / whole
+
+
+def _regression(cross: Tensor, gram: Tensor, ridge: float) -> Tensor:
+    """E[y x^T] (E[x x^T] + ridge)^-1.  (k, in), (in, in) -> (k, in)"""
     if ridge == 0:  # E[x x^T] can be singular: a LayerNorm's outputs lack a direction. Sums were made in float32.
         least_norm: Tensor = torch.linalg.lstsq(gram, cross.T, rcond=1e-6, driver="gelsd").solution
-        return (A + least_norm.T).float()
+        return least_norm.T
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    change: Tensor = torch.cholesky_solve(cross.T, torch.linalg.cholesky(gram)).T
-    return (A + change).float()
+    found: Tensor = torch.cholesky_solve(cross.T, torch.linalg.cholesky(gram)).T
+    return found
 
 
 def branch_error(block: LoRABlock, config: ResLoRAConfig, A: Tensor, statistics: Statistics) -> float | None:
@@ -146,6 +178,8 @@ def branch_error(block: LoRABlock, config: ResLoRAConfig, A: Tensor, statistics:
 def _known_extra(block: LoRABlock, config: ResLoRAConfig) -> Tensor | None:
     """M with e_n = M x_n where the equations alone give it, else `None`.  -> (r, in), float64"""
     A = block.lora_A.detach().double().cpu()
+    if config.residual == "frozen":
+        return through_map(block, config) - A
     if not block.predecessors:
         return _alpha_of_start(config) * A
     if not block.shares_input:
@@ -155,8 +189,15 @@ def _known_extra(block: LoRABlock, config: ResLoRAConfig) -> Tensor | None:
     return torch.stack([previous.lora_A.detach().double().cpu() for previous in block.predecessors]).sum(0)
 
 
+def through_map(block: LoRABlock, config: ResLoRAConfig) -> Tensor:
+    """A_n (I + M_n) of residual `frozen`, exact.  -> (r, in), float64"""
+    M = None if block.lora_M is None else block.lora_M.detach().double().cpu()
+    A = block.lora_A.detach().double().cpu()
+    return A + A @ M if M is not None else with_map(block, A, config)
+
+
 def _alpha_of_start(config: ResLoRAConfig) -> float:
-    return 1.0 if config.residual == "input" and config.first_block == "self" else 0.0
+    return 1.0 if config.doubles_start else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,6 +5,7 @@
 | `none`   | exactly                                                                                         |
 | `input`  | exactly where a chain starts and where x_{n-1} is x_n; elsewhere as closely as A_n can           |
 | `block`  | exactly if r is enough for a block less its predecessors, twice the given rank in short chains   |
+| `frozen` | exactly, where I + M can be inverted                                                            |
 | `middle` | exactly if r is enough for a block and its predecessors together; else as closely as A_n can    |
 
 A given rank above r is cut by SVD; below it, further rows of lora_A are a new adapter's, with columns of zero in
@@ -26,6 +27,7 @@ from ..blocks.plain import PlainBlock, balanced_pair, cut_pair
 from ..blocks.tape import listening
 from ..modes import evaluating
 from .applied import applied
+from .frozen import start_frozen
 from .plain_lora import PlainLoRA
 from .start_block import Pair, take_off_predecessors
 from .start_paths import StartSums, own_rows, waves
@@ -120,6 +122,10 @@ def start_from(
         if residual == "block":
             pairs, errors = take_off_predecessors(adapter.blocks, given)
             for name, (A, B) in pairs.items():
+                _put(adapter.blocks[name], A, B)
+        elif residual == "frozen":
+            for name, (A, B) in given.items():
+                A, errors[name] = start_frozen(adapter.blocks[name], adapter.config, A, B)
                 _put(adapter.blocks[name], A, B)
         elif residual == "middle":
             errors = _start_middle(adapter, given, listen)

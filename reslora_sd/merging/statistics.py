@@ -46,6 +46,10 @@ class Statistics:
     blocks: dict[str, BlockStatistics] = field(default_factory=dict)
     grams: dict[str, Tensor] = field(default_factory=dict)
     """E[x x^T] by name of the input, (in, in), float64: blocks that read one tensor share it."""
+    crosses: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    """E[x_{n-1} x_n^T] by names of the inputs n-1 and n, (in, in), float64, where one isn't the other."""
+    squares: dict[str, float] = field(default_factory=dict)
+    """E||x||^2 of a token by name of the input."""
     tokens: dict[str, int] = field(default_factory=dict)
     """How many tokens each sum has, by name of the input."""
 
@@ -76,6 +80,9 @@ class _Collector:
                 if _needs_gram(self.adapter, key):
                     self._add(self.sums.grams, key, rows[key].T @ rows[key])
                 self.sums.tokens[key] = self.sums.tokens.get(key, 0) + len(rows[key])
+                self.sums.squares[key] = self.sums.squares.get(key, 0.0) + float(norms[key].double().square())
+        for earlier, key in _pairs(self.adapter):
+            self._add(self.sums.crosses, (earlier, key), rows[earlier].T @ rows[key])
         for name, block in self.adapter.blocks.items():
             self._add_block(self.sums.blocks[name], block, rows, norms)
 
@@ -104,7 +111,7 @@ class _Collector:
         sums.extra = extra if sums.extra is None else sums.extra + extra
 
     @staticmethod
-    def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
+    def _add(sums: dict[Any, Tensor], key: Any, value: Tensor) -> None:
         value = value.double().cpu()
         sums[key] = sums[key] + value if key in sums else value
 
@@ -114,7 +121,7 @@ def extra_middle(block: LoRABlock, residual: str, rows: Mapping[str, Tensor]) ->
 
     `None` where e_n is a known linear map of x_n: at the start of a chain, and where all predecessors read x_n too.
     """
-    if not _needs_data(block, residual):
+    if residual not in ("input", "middle") or not _needs_data(block, residual):
         return None
     if residual == "input":
         return rows[block.predecessors[0].input_name] @ block.lora_A.float().T
@@ -129,7 +136,19 @@ def _needs_gram(adapter: ResLoRAAdapter, input_name: str) -> bool:
 
 
 def _needs_data(block: LoRABlock, residual: str) -> bool:
-    return residual in ("input", "middle") and bool(block.predecessors) and not block.shares_input
+    """Whether the block's path brings what only data can compare with its own input."""
+    return residual in ("input", "middle", "frozen") and bool(block.predecessors) and not block.shares_input
+
+
+def _pairs(adapter: ResLoRAAdapter) -> set[tuple[str, str]]:
+    """Names of x_{n-1} and x_n, of the nearest predecessors, where these are two tensors."""
+    residual = adapter.config.residual
+    pairs = {
+        (block.predecessors[0].input_name, block.input_name)
+        for block in adapter.blocks.values()
+        if _needs_data(block, residual)
+    }
+    return {(earlier, key) for earlier, key in pairs if earlier != key}
 
 
 def collect_statistics(
@@ -164,4 +183,6 @@ def collect_statistics(
         sums.cross = None if sums.cross is None else sums.cross / count
         sums.extra = None if sums.extra is None else sums.extra / count
     statistics.grams = {name: gram / statistics.tokens[name] for name, gram in statistics.grams.items()}
+    statistics.crosses = {pair: cross / statistics.tokens[pair[1]] for pair, cross in statistics.crosses.items()}
+    statistics.squares = {name: square / statistics.tokens[name] for name, square in statistics.squares.items()}
     return statistics

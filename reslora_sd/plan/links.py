@@ -93,7 +93,7 @@ class LinkPlan:
         linked = sum(bool(link.predecessors) for link in self.links)
         starts = len(self.links) - linked
         text = f"{len(self.links)} blocks, {linked} with a residual path, {starts} that start a chain"
-        if self.config.residual == "input" and self.config.first_block == "self":
+        if self.config.doubles_start:
             text += " and run as LoRA at twice the scale (first_block='self')"
         return text
 

@@ -6,7 +6,13 @@ import os
 import re
 from pathlib import Path
 
-METHODS = {"lora": "none", "reslora_is": "input", "reslora_bs": "block", "reslora_ms": "middle"}
+METHODS = {
+    "lora": "none",
+    "reslora_is": "input",
+    "reslora_bs": "block",
+    "reslora_ms": "middle",
+    "reslora_frozen": "frozen",
+}
 """Our methods, as on the command line, and the residual that each one trains with."""
 
 BASELINES = ("adalora", "loha", "lokr", "full")
@@ -17,6 +23,7 @@ APPROACHES = {
     "input": ("none", "input", "weights", "least_squares"),
     "block": ("none", "exact"),
     "middle": ("none", "input", "weights", "least_squares"),
+    "frozen": ("exact",),
 }
 """Merge approaches by residual."""
 FROM_STATISTICS = ("input", "least_squares")
@@ -32,6 +39,8 @@ REFERENCES_FILE = "validation/real.jsonl"
 SHEET_FILES = ("validation/steps.png", "validation/merged.png")
 KOHYA_KEY = "kohya_file"
 """The entry of run.json that names the LoRA for ComfyUI and A1111."""
+FROZEN_PATHS_KEY = "frozen_paths"
+"""The entry of run.json that says what the paths of `reslora_frozen` were measured on."""
 REPORT_FILE = "merge_report.json"
 RESULTS_FILE = "results.json"
 ANSWERS_FILE = "answers.jsonl"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..benchmark import QUICK_SECONDS, SECONDS, finish, measure
+from ..merging.frozen import freeze_paths
 from ..runs.names import METHODS
 from ..training.method import AnyMethod
 from .methods import attach
@@ -37,7 +38,10 @@ def make_step(model: Any, method: str, ids: Tensor, rank: int) -> Callable[[], N
         model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     else:
         settings = TextMethod(method=cast(AnyMethod, method), rank=rank, lora_alpha=2.0 * rank)
-        model = attach(model, settings, total_steps=1000, seed=0).model
+        attached = attach(model, settings, total_steps=1000, seed=0)
+        model = attached.model
+        if attached.adapter is not None and attached.adapter.config.residual == "frozen":
+            freeze_paths(attached.adapter, [ids], lambda given: model(input_ids=given))
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-4)
     model.train()
 

@@ -167,6 +167,7 @@ def describe_run(
         "lora_config": adapter.config.to_dict() if adapter else None,
         "trainable_parameters": attached.trainable,
         "link_plan": adapter.link_plan().to_list() if adapter else [],
+        **attached.paths,
     }
 
 

@@ -32,6 +32,10 @@ class Attached:
     callbacks: list[Any] = field(default_factory=list)
     """What the method needs to be called during training (AdaLoRA)."""
     targets: tuple[str, ...] = ()
+    path_samples: int | None = None
+    """Of `--path_samples`."""
+    paths: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says of the frozen paths."""
     before: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What trains whole (a new head; everything with `full`), as it was before the training."""
 
@@ -110,7 +114,7 @@ def attach(
     for name in head:
         model.get_submodule(name).requires_grad_(True).float()
     before = _copies(head_parameters(model).items()) if keep_base else {}
-    return Attached(model, settings.method, adapter, targets=targets, before=before)
+    return Attached(model, settings.method, adapter, targets=targets, path_samples=settings.path_samples, before=before)
 
 
 def _copies(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
 from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
+from .frozen_paths import measure_paths, paths_known
 from .methods import Attached
 from .settings import TextSettings
 from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
@@ -26,7 +27,7 @@ logger = logging.getLogger("reslora_sd")
 
 _FIXED = frozenset(
     """
-    method rank lora_alpha lora_dropout pre_num first_block target_modules model dtype
+    method rank lora_alpha lora_dropout pre_num first_block path_samples target_modules model dtype
     task train_file max_length max_train_samples validation_samples
     seed per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps
     data_seed train_sampling_strategy dataloader_drop_last lr_scheduler_kwargs optim optim_args label_smoothing_factor
@@ -172,7 +173,14 @@ def make_trainer(
         "callbacks": [log, *attached.callbacks],
     }
     if attached.adapter is not None:
-        return ResLoRATrainer(**given, adapter=attached.adapter)
+        trainer = ResLoRATrainer(**given, adapter=attached.adapter)  # brings the model to its device
+        resumed = training.resume_from_checkpoint
+        attached.paths = (
+            paths_known(log.run, Path(resumed))
+            if resumed
+            else measure_paths(attached, examples, collator, training.per_device_train_batch_size)
+        )
+        return trainer
     if attached.method == "adalora":
         from .baselines import AdaLoRATrainer
 

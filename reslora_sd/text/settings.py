@@ -18,13 +18,19 @@ from .tasks import GENERATION_TASKS, task_named
 class TextMethod(MethodSettings):
     """LoRA, ResLoRA or a baseline."""
 
-    method: AnyMethod = option("reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4, PEFT's methods, or full: all weights.")
+    method: AnyMethod = option(
+        "reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4 or with frozen paths, PEFT's methods, or full: all weights."
+    )
     rank: int = option(4, "Rank of every block (appendix C: 4).")
     lora_alpha: float = option(8.0, "Branches are scaled by lora_alpha / rank (appendix C: 8).")
     first_block: Literal["self", "none"] = option(
-        "self", "What reslora_is adds where a chain starts (appendix C: none)."
+        "self", "What reslora_is and reslora_frozen add where a chain starts (appendix C: none)."
     )
     target_modules: list[str] | None = option(None, "Ends of module paths (left out: q and v of the model's type).")
+    path_samples: int | None = option(
+        None,
+        "reslora_frozen: training rows that its paths are measured on (left out: 256, or more where rows are short).",
+    )
     calibration_samples: int | None = option(
         None, "Training rows that merging takes its statistics from (left out: 256, or more where rows are short)."
     )

@@ -134,7 +134,8 @@ def save_trained(adapter: ResLoRAAdapter, folder: Path, state: Mapping[str, Tens
     head = head_parameters(adapter.model)
     blocks, rest = None, {name: parameter.detach().cpu() for name, parameter in head.items()}
     if state is not None:
-        blocks = {name: state[_name_in_model(name)].cpu() for name, _ in adapter.named_parameters()}
+        stored = (*dict(adapter.named_parameters()), *dict(adapter.named_maps()))
+        blocks = {name: state[_name_in_model(name)].cpu() for name in stored}
         rest = {name: state[name].cpu() for name in head}
     adapter.save(folder / ADAPTER_FILE, blocks)
     if rest:

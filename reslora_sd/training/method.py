@@ -10,7 +10,7 @@ from ..config import ResLoRAConfig
 from ..runs.names import METHODS
 from .options import check_above_zero, check_at_least, check_choices, check_finite, option
 
-OurMethod = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms"]
+OurMethod = Literal["lora", "reslora_is", "reslora_bs", "reslora_ms", "reslora_frozen"]
 """The keys of `METHODS`, as a type."""
 AnyMethod = Literal[OurMethod, "adalora", "loha", "lokr", "full"]
 """With `BASELINES`."""
@@ -26,14 +26,19 @@ class MethodSettings:
 
     _argument_group_name: ClassVar[str] = "method"
 
-    method: str = option("reslora_is", "LoRA, or ResLoRA by Eq. 2, 3 or 4.")
+    method: str = option("reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4, or Eq. 2 with frozen paths.")
     rank: int = option(16, "Rank of every block.")
     lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
     lora_dropout: float = option(0.0, "Dropout on the input of a branch.")
     pre_num: int | None = option(None, "Predecessors of reslora_bs and reslora_ms; -1 for all (left out: 4).")
-    first_block: Literal["self", "none"] = option("self", "What reslora_is adds where a chain starts.")
+    first_block: Literal["self", "none"] = option(
+        "self", "What reslora_is and reslora_frozen add where a chain starts."
+    )
     target_modules: list[str] | None = option(None, "Ends of module paths.")
     calibration_samples: int | None = option(None, "Training examples that merging takes its statistics from.")
+    path_samples: int | None = option(
+        None, "reslora_frozen: training examples that its paths are measured on, before training."
+    )
     alpha_from: Literal["weights", "inputs"] = option(
         "weights",
         "What reslora_ms takes Eq. 13's factors from: norms of merged weights, or of inputs (published code).",
@@ -41,11 +46,13 @@ class MethodSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, ("rank", "calibration_samples"))
+        check_at_least(self, 1, ("rank", "calibration_samples", "path_samples"))
         check_above_zero(self, ("lora_alpha",))
         check_finite(self)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"--lora_dropout is {self.lora_dropout}. It must be at least 0 and below 1.")
+        if self.path_samples is not None and self.method != "reslora_frozen":
+            raise ValueError(f"--path_samples is for reslora_frozen, and --method is {self.method}. Leave it out.")
         if self.alpha_from == "inputs" and self.method != "reslora_ms":
             raise ValueError(
                 f"--alpha_from inputs is for reslora_ms (Eq. 13), and --method is {self.method}. Leave it out."

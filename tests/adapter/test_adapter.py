@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 import reslora_sd
 from reslora_sd import ResLoRAAdapter, ResLoRAAttnProcessor, ResLoRAConfig, add_reslora, load_reslora
+from reslora_sd.adapter.training_form import write_training_form
 from reslora_sd.config import RESIDUALS
 from tests.toys import TARGETS, toy
-from tests.unets import SMALL, inputs_for, move_away_from_zero, small_unet
+from tests.unets import SMALL, give_maps, inputs_for, move_away_from_zero, small_unet
 
 
 def output(unet, seed=1):
@@ -26,7 +27,7 @@ def test_a_new_adapter_changes_nothing_and_removing_it_leaves_nothing(residual):
     before, weights = output(unet), copy.deepcopy(unet.state_dict())
     processors = {name: type(processor) for name, processor in unet.attn_processors.items()}
     trainable = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
-    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    adapter = give_maps(add_reslora(unet, ResLoRAConfig(residual=residual, r=4)))
     assert torch.equal(output(unet), before)
     move_away_from_zero(adapter)
     assert not torch.equal(output(unet), before)
@@ -96,7 +97,7 @@ def test_removing_twice_leaves_what_was_done_in_between():
 def test_base_weights_stay_bit_identical_through_training(residual):
     unet = small_unet()
     before = copy.deepcopy(unet.state_dict())
-    adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    adapter = give_maps(add_reslora(unet, ResLoRAConfig(residual=residual, r=4)))
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.1)
     for _ in range(3):
         unet.train()(**inputs_for(unet)).sample.square().mean().backward()
@@ -255,3 +256,22 @@ def test_the_package_gives_its_public_names_and_imports_no_framework():
     heavy = ("diffusers", "transformers", "gradio", "peft")
     code = f"import sys, reslora_sd; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_frozen_paths_are_saved_with_the_adapter_and_a_file_without_them_is_refused(tmp_path):
+    adapter = add_reslora(small_unet(), ResLoRAConfig(residual="frozen", r=4))
+    move_away_from_zero(adapter)
+    maps = {name: value for name, value in adapter.state_dict().items() if name.endswith("lora_M")}
+    assert len(maps) == 12  # one for q, k and v together, for both outputs and for q of the text's attention
+    adapter.save(tmp_path / "a.safetensors")
+    again = load_reslora(small_unet(seed=1), tmp_path / "a.safetensors")
+    stored = again.state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in maps.items())
+    state = {name: value for name, value in adapter.state_dict().items() if not name.endswith("lora_M")}
+    write_training_form(tmp_path / "b.safetensors", state, adapter.config)
+    with pytest.raises(ValueError, match=r"12 parameters missing, 0 unknown \(missing .*lora_M\)"):
+        load_reslora(small_unet(), tmp_path / "b.safetensors")
+    name = next(iter(maps))
+    write_training_form(tmp_path / "c.safetensors", {**adapter.state_dict(), name: torch.ones(4, 5)}, adapter.config)
+    with pytest.raises(ValueError, match=r"c\.safetensors is damaged: .*lora_M is torch.float32 of shape \(4, 5\)"):
+        load_reslora(small_unet(), tmp_path / "c.safetensors")

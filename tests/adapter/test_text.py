@@ -24,6 +24,7 @@ CASES = [
     ResLoRAConfig(residual="none", r=4, target_modules=LLAMA),
     ResLoRAConfig(residual="input", r=4, target_modules=LLAMA),
     ResLoRAConfig(residual="input", r=4, first_block="none", target_modules=LLAMA),
+    ResLoRAConfig(residual="frozen", r=4, target_modules=LLAMA),
     *(
         ResLoRAConfig(residual=residual, r=4, pre_num=pre_num, target_modules=LLAMA)
         for residual in ("block", "middle")

@@ -17,12 +17,14 @@ from reslora_sd import ResLoRAConfig, add_reslora
 from reslora_sd.adapter import unet as attention_module
 from reslora_sd.config import RESIDUALS
 from tests.oracle import OracleProcessor, world_of
-from tests.unets import SMALL_SD1, SMALL_SD2, SMALL_SDXL, inputs_for, move_away_from_zero, small_unet
+from tests.unets import SMALL_SD1, SMALL_SD2, SMALL_SDXL, give_maps, inputs_for, move_away_from_zero, small_unet
 
 CASES = [
     ResLoRAConfig(residual="none", r=4),
     ResLoRAConfig(residual="input", r=4),
     ResLoRAConfig(residual="input", r=4, first_block="none"),
+    ResLoRAConfig(residual="frozen", r=4),
+    ResLoRAConfig(residual="frozen", r=4, first_block="none"),
     *(
         ResLoRAConfig(residual=residual, r=4, pre_num=pre_num, first_block=first)
         for residual, pre_num, first in itertools.product(("block", "middle"), (1, 2, 4, -1), ("self", "none"))
@@ -186,7 +188,7 @@ def test_nothing_of_a_step_stays_alive(residual, checkpointing, backward, monkey
 
     monkeypatch.setattr(attention_module, "new_tape", remember)
     unet = small_unet().train()
-    add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+    give_maps(add_reslora(unet, ResLoRAConfig(residual=residual, r=4)))
     if checkpointing:
         unet.enable_gradient_checkpointing()
     loss = unet(**inputs_for(unet)).sample.square().sum()
@@ -202,7 +204,7 @@ def test_an_evaluation_between_two_steps_changes_nothing(residual):
     def train(evaluate):
         unet = small_unet().train()
         torch.manual_seed(5)
-        adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))
+        adapter = give_maps(add_reslora(unet, ResLoRAConfig(residual=residual, r=4)))
         optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
         for seed in range(3):
             unet(**inputs_for(unet, seed=seed)).sample.square().mean().backward()

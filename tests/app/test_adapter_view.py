@@ -56,6 +56,8 @@ def test_a_block_has_its_factor_rank_error_and_norm(real_runs):
     table = merge_table(run, "input")
     assert len(table) == 88 and float(table["factor"][0]) == 1.0 and table["rank"][0] == "4"
     assert table["error of its branch"].str.endswith("%").all()
+    shares = table["x_n explains"][table["x_n explains"] != ""].str.removesuffix(" %").astype(float)
+    assert len(shares) == 64 and shares.between(0, 100).all() and (shares == 100).any()
     assert list(end_table(run)["model"])[:2] == ["base", "unmerged"]
 
 

@@ -14,15 +14,18 @@ from reslora_sd.blocks.block import make_blocks
 from reslora_sd.blocks.branch import add_branches
 from reslora_sd.blocks.tape import Tape
 from reslora_sd.config import RESIDUALS
+from reslora_sd.merging.rules import through_map
 from reslora_sd.plan.links import Site, link_sites
 from tests.oracle import apply_site, world_of
-from tests.toys import move_away_from_zero
+from tests.toys import give_maps, move_away_from_zero
 
 LAYERS, PROJECTIONS = 5, ("q", "k")
 CASES = [
     ResLoRAConfig(residual="none", r=3),
     ResLoRAConfig(residual="input", r=3),
     ResLoRAConfig(residual="input", r=3, first_block="none"),
+    ResLoRAConfig(residual="frozen", r=3),
+    ResLoRAConfig(residual="frozen", r=3, first_block="none"),
     *(
         ResLoRAConfig(residual=residual, r=3, pre_num=pre_num)
         for residual, pre_num in itertools.product(("block", "middle"), (1, 2, -1))
@@ -53,13 +56,14 @@ class Layers:
         for block in self.blocks.values():
             block.double()
         move_away_from_zero(SimpleNamespace(parameters=self.parameters))
+        give_maps(SimpleNamespace(blocks=self.blocks, config=config))
         torch.manual_seed(1)
         self.linears = {name: torch.nn.Linear(6, out).double().requires_grad_(False) for name, out in outs.items()}
         one = torch.randn(2, 5, 6, dtype=torch.float64)
         self.x = [one] * LAYERS if text else [torch.randn_like(one) for _ in range(LAYERS)]
 
     def parameters(self):
-        return [parameter for block in self.blocks.values() for parameter in block.parameters()]
+        return [matrix for block in self.blocks.values() for matrix in (block.lora_A, block.lora_B)]
 
     def run(self, tape, together=True):
         """All outputs by name, q and k of a layer in one call or in two."""
@@ -112,6 +116,8 @@ def middle_with_dropout(layers, masks, layer, projection):
     A = layers.blocks[name].lora_A
     if config.residual == "input":
         x = x + layers.x[layer - 1] if layer else (2 * x if config.first_block == "self" else x)
+    if config.residual == "frozen":
+        return (masks[name] * x) @ through_map(layers.blocks[name], config).T
     middle = (masks[name] * x) @ A.T
     if config.residual == "middle":
         for earlier in range(max(0, layer - config.pre_num), layer):

@@ -68,6 +68,17 @@ def test_a_run_is_merged_as_it_would_have_merged_itself(train, run, tmp_path, ti
     assert not (tmp_path / "x").exists()
 
 
+def test_frozen_paths_are_merged_exactly_from_the_training_form_and_base_alone(run, tmp_path, tiny_pipeline_folder):
+    unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
+    adapter = add_reslora(unet, ResLoRAConfig(residual="frozen", r=2))
+    move_away_from_zero(adapter)
+    adapter.save(tmp_path / "a.safetensors")
+    words = ("--merge", "--base", tiny_pipeline_folder)
+    said = run(tmp_path / "a.safetensors", tmp_path / "b.safetensors", *words)
+    assert said[0] == "Merged by exact; a branch's output is off by at most 0.00%."
+    assert_same(read_lora(tmp_path / "b.safetensors").blocks(), merge(adapter).blocks)
+
+
 def early(folder):
     return [folder / "checkpoint-1" / "reslora_adapter.safetensors"]
 

@@ -64,7 +64,13 @@ def test_another_model_gets_diffusers_defaults():
 
 @pytest.mark.parametrize(
     ("method", "approach"),
-    [("lora", "exact"), ("reslora_bs", "exact"), ("reslora_is", "least_squares"), ("reslora_ms", "least_squares")],
+    [
+        ("lora", "exact"),
+        ("reslora_bs", "exact"),
+        ("reslora_is", "least_squares"),
+        ("reslora_ms", "least_squares"),
+        ("reslora_frozen", "exact"),
+    ],
 )
 def test_the_merge_follows_the_method(method, approach):
     settings = parse_settings(["--method", method]).method

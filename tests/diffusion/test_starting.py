@@ -71,7 +71,13 @@ def test_training_goes_on_where_another_run_ended_and_the_base_stays_the_models_
 
 @pytest.mark.parametrize(
     ("method", "rank", "exact"),
-    [("reslora_is", 2, False), ("reslora_bs", 4, True), ("reslora_ms", 2, False), ("reslora_ms", 8, True)],
+    [
+        ("reslora_is", 2, False),
+        ("reslora_bs", 4, True),
+        ("reslora_ms", 2, False),
+        ("reslora_ms", 8, True),
+        ("reslora_frozen", 4, True),
+    ],
 )
 def test_every_method_starts_and_tells_how_close_it_is(train_only, tmp_path, caplog, method, rank, exact):
     caplog.set_level("INFO", "reslora_sd")

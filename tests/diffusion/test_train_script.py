@@ -17,13 +17,14 @@ from PIL import Image
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs import names
 from reslora_sd.runs.failures import DivergedError
 from reslora_sd.runs.jsonl import read_jsonl
 from tests.conftest import make_picture_folder
 from tests.scripts import ROOT, SCRIPTS, free_port, load_script
 
 SCRIPT = SCRIPTS / "train_text_to_image_reslora.py"
-METHODS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
+METHODS = tuple(names.METHODS)
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
@@ -61,8 +62,9 @@ def test_a_run_leaves_what_the_design_says(train, method):
     assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "memory"} for row in rows)
     index = read_jsonl(run / "validation" / "index.jsonl")
     assert {row["step"] for row in index if row["merge_approach"] == "unmerged"} == {0, 2, 4}
-    approach = "exact" if method in ("lora", "reslora_bs") else "least_squares"
-    others = {"lora": set(), "reslora_bs": {"none"}}.get(method, {"none", "input", "weights"})
+    approach = "least_squares" if method in ("reslora_is", "reslora_ms") else "exact"
+    exact = {"lora": set(), "reslora_bs": {"none"}, "reslora_frozen": set()}
+    others = exact.get(method, {"none", "input", "weights"})
     assert {row["merge_approach"] for row in index if row["step"] == 4} == {"base", "unmerged", approach, *others}
     assert [row["prompt"] for row in read_jsonl(run / "validation" / "real.jsonl")] == ["colour 1", "colour 2"]
     assert all((run / "validation" / row["file"]).is_file() for row in index)
@@ -79,7 +81,12 @@ def test_a_run_leaves_what_the_design_says(train, method):
 
 @pytest.mark.parametrize(
     "method",
-    ["reslora_is", "reslora_ms", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "reslora_bs"))],
+    [
+        "reslora_is",
+        "reslora_ms",
+        "reslora_frozen",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "reslora_bs")),
+    ],
 )
 def test_a_resumed_run_is_the_straight_run(train, method):
     flags = (

@@ -98,6 +98,7 @@ def test_the_summary_holds_what_the_reports_say():
         "error": None,
         "norm": plain.blocks[name].norm(),
         "input_norm": None,
+        "explained": None,
     }
 
 

@@ -116,7 +116,13 @@ def test_a_chain_with_gaps_keeps_blocks_that_skip_others_together():
 
 @pytest.mark.parametrize(
     ("residual", "first_block", "twice"),
-    [("input", "self", True), ("input", "none", False), ("middle", "self", False), ("none", "self", False)],
+    [
+        ("input", "self", True),
+        ("input", "none", False),
+        ("middle", "self", False),
+        ("none", "self", False),
+        ("frozen", "self", True),
+    ],
 )
 def test_only_eq_2_with_self_doubles_the_start_of_a_chain(residual, first_block, twice):
     plan = link_sites([site("0"), site("1")], ResLoRAConfig(residual=residual, first_block=first_block))

@@ -6,7 +6,7 @@ from reslora_sd.text.plan import main
 from tests.texts import save_small_llama
 
 
-@pytest.mark.parametrize("method", ["lora", "reslora_is", "reslora_bs", "reslora_ms"])
+@pytest.mark.parametrize("method", ["lora", "reslora_is", "reslora_bs", "reslora_ms", "reslora_frozen"])
 def test_llama_2_7b_by_appendix_c(capsys, method):
     main(["--model", "llama-2-7b", "--method", method])
     printed = capsys.readouterr().out

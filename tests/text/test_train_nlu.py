@@ -16,7 +16,7 @@ from tests.text.flags.rows import make_deep
 from tests.texts import save_small_bert, save_small_roberta, write_glue
 from train_scripts import train_nlu_reslora
 
-OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms")
+OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms", "reslora_frozen")
 STEPS = 12
 
 

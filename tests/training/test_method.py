@@ -33,6 +33,8 @@ def test_a_baseline_is_not_ours(method):
         ({"rank": 0}, "--rank is 0"),
         ({"rank": 0, "method": "loha"}, "--rank is 0"),
         ({"calibration_samples": 0}, "--calibration_samples is 0"),
+        ({"method": "reslora_frozen", "path_samples": 0}, "--path_samples is 0"),
+        ({"path_samples": 8}, "--path_samples is for reslora_frozen, and --method is reslora_is"),
         ({"lora_alpha": 0.0}, "--lora_alpha is 0.0. It must be above 0"),
         ({"lora_dropout": 1.0}, "--lora_dropout is 1.0. It must be at least 0 and below 1"),
         ({"lora_dropout": -0.1, "method": "full"}, "--lora_dropout is -0.1"),

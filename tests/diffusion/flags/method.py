@@ -15,6 +15,7 @@ from tests.diffusion.flags.table import elsewhere, row
 
 SMALL = ("--rank", 2, "--target_modules", "attn2.to_k", "attn2.to_v")
 BS = ("--method", "reslora_bs")
+FROZEN = ("--method", "reslora_frozen")
 CUT_BS = (*BS, "--merge_rank", 3, "--no_report")
 BY_INPUTS = ("--method", "reslora_ms", "--merge_approach", "weights", "--no_report", "--alpha_from", "inputs")
 INPUT = ("--merge_approach", "input", "--calibration_samples", 6, "--no_report")
@@ -129,6 +130,15 @@ def eq_13_takes_its_factors_from_norms_of_inputs(it: Seen, plain: Seen) -> None:
     assert blocks[linked]["input_norm"], "no statistics were taken"
     expected = [blocks[one]["input_norm"] / blocks[linked]["input_norm"] for one in before[linked]]
     assert blocks[linked]["alphas"] == pytest.approx(expected, rel=1e-6)
+
+
+@row("path_samples", *FROZEN, "--path_samples", 5, without=FROZEN)
+def paths_are_measured_on_so_many_pictures(it: Seen, plain: Seen) -> None:
+    assert it.about()["frozen_paths"]["pictures"] == 6 and plain.about()["frozen_paths"]["pictures"] == 16
+    linked = {name for name, before in predecessors(it).items() if before}
+    assert it.about()["frozen_paths"]["explained"].keys() == linked
+    reads_text = {site["name"] for site in it.about()["link_plan"] if site["reads_text"]}
+    assert changed(it, plain) == linked - reads_text
 
 
 @row("calibration_samples", *INPUT, without=("--no_report", "--calibration_samples", 8), whole=True)

@@ -23,6 +23,7 @@ FEW = (
     *("--calibration_samples", 6),
 )
 BS = ("--method", "reslora_bs")
+FROZEN = ("--method", "reslora_frozen")
 DEEP = (*BS, "--model", "@deep")
 OTHER = ("--task", "gsm8k", "--train_file", "@gsm8k", "--test_file", "@gsm8k_test", "--model", "@deep")
 OTHER_PAIRS = (
@@ -226,6 +227,14 @@ def so_many_test_rows_are_evaluated(it: Seen, plain: Seen) -> None:
 @both("eval_batch_size", *FEW)
 def no_forward_pass_has_more_rows(it: Seen, plain: Seen) -> None:
     assert max(it.evaluated) == 4
+
+
+@both("path_samples", *FROZEN, "--path_samples", 6, without=FROZEN)
+def paths_are_measured_on_so_many_rows(it: Seen, plain: Seen) -> None:
+    said, usual = (json.loads((one.run / "run.json").read_text())["frozen_paths"] for one in (it, plain))
+    assert said["rows"] == 6 < usual["rows"] and said["explained"].keys() == usual["explained"].keys()
+    assert it.column("loss")[0] == pytest.approx(plain.column("loss")[0], rel=1e-6)
+    assert it.column("grad_norm")[1:] != plain.column("grad_norm")[1:]
 
 
 @both("calibration_samples", *FEW)

@@ -1,0 +1,1 @@
+"""What the paths of ResLoRA do: the measurements and plots of docs/why-it-works.md."""
