@@ -66,7 +66,9 @@ class BatchMaker:
         self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
         self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
-        self.order = BucketOrder(encoded.buckets(), batch_size * processes, seed)
+        repeats = encoded.images.repeats
+        buckets = [[row for row in rows for _ in range(repeats[row])] for rows in encoded.buckets()]
+        self.order = BucketOrder(buckets, batch_size * processes, seed)
 
     def __call__(self, step: int) -> Batch:
         """The batch that a (micro) step trains on, counted from 0, on the CPU in float32."""
@@ -172,7 +174,7 @@ def batches_kept_out(training: TrainingSettings, parts: Parts, split: Split, fra
 def _batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
     """Batches of pictures that training doesn't see, cropped at their centre."""
     schedule = parts.scheduler.config.num_train_timesteps
-    encoded = EncodedImages(parts, images, replace(framing, center_crop=True, random_flip=False), cache=True)
+    encoded = EncodedImages(parts, images.once(), framing.still(), cache=True)
     counts = [len(rows) for rows in encoded.buckets()]
     whole = math.gcd(training.train_batch_size, *counts)  # each picture counts once, whatever its bucket
     return BatchMaker(

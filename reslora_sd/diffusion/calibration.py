@@ -17,8 +17,10 @@ from .framing import framing_of
 from .models import Parts
 from .settings import DataSettings, UnetSettings
 
+_NEWER = ("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale")
+"""What runs of earlier versions don't say, and didn't have."""
 _NEEDED = (
-    *(field.name for field in dataclasses.fields(DataSettings) if not field.name.startswith("bucket")),
+    *(field.name for field in dataclasses.fields(DataSettings) if field.name not in _NEWER),
     *("seed", "train_batch_size", "noise_offset", "gradient_accumulation_steps", "validation_samples"),
     "calibration_samples",
 )

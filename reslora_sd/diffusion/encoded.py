@@ -65,11 +65,13 @@ class EncodedImages:
 
     def frame(self, row: int, rng: random.Random) -> Frame:
         """What becomes of a picture this time."""
-        return self.framing.frame(self.images.sizes[row], rng)
+        return self._framing(row).frame(self.images.sizes[row], rng)
 
     def latent_shape(self, row: int) -> tuple[int, int, int]:
         """Channels, height, width."""
-        width, height = (side // self.parts.pixels_per_latent for side in self.framing.target(self.images.sizes[row]))
+        width, height = (
+            side // self.parts.pixels_per_latent for side in self._framing(row).target(self.images.sizes[row])
+        )
         return int(self.parts.vae.config.latent_channels), height, width
 
     def buckets(self) -> list[list[int]]:
@@ -79,12 +81,15 @@ class EncodedImages:
             found.setdefault(self.latent_shape(row), []).append(row)
         return [found[shape] for shape in sorted(found, key=lambda shape: (shape[2], shape[1]))]
 
+    def _framing(self, row: int) -> Framing:
+        return self.framing.of(self.images.looks[row])
+
     def _still_frames(self, rows: Sequence[int]) -> list[Frame]:
         return [self.frame(row, random.Random(0)) for row in rows]
 
     def _pixels(self, row: int, frame: Frame) -> Tensor:
         try:
-            return self.framing.pixels(self.images.image(row), frame)
+            return self._framing(row).pixels(self.images.image(row), frame)
         except WrongSizeError as error:
             raise ValueError(f"Picture {row} of {self.images.name}{self.images.places[row]}: {error}") from error
 

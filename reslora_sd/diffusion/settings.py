@@ -96,6 +96,7 @@ class DataSettings:
         f"embedded model: {STYLES[0]}; other: {OPENMOJI}).",
     )
     dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
+    dataset_config: str | None = option(None, "TOML or YAML file that describes several folders and data sets.")
     train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
     image_column: str | None = option(None, "Column of pictures (left out: found by name).")
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
@@ -116,6 +117,10 @@ class DataSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
+        others = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
+        more = [name for name in others if getattr(self, name) is not None]
+        if self.dataset_config is not None and more:
+            raise ValueError(f"--{more[0]} is given beside --dataset_config. Write it into that file, or leave it out.")
         asked = [name for name in ("bucket_step", "bucket_min", "bucket_max", "bucket_upscale") if getattr(self, name)]
         if self.buckets is False and asked:
             raise ValueError(f"--{asked[0]} does nothing with --no_buckets. Leave one of the two out.")
@@ -125,7 +130,7 @@ class DataSettings:
     @property
     def is_default(self) -> bool:
         """Whether no data is given, so that OpenMoji is used."""
-        return self.dataset_name is None and self.train_data_dir is None
+        return self.dataset_name is None and self.train_data_dir is None and self.dataset_config is None
 
     @property
     def is_own(self) -> bool:

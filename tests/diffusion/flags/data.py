@@ -20,6 +20,7 @@ LARGE = (*WIDE, "--resolution", 64)
 COLUMNS = ("--image_column", "drawing", "--caption_column", "words")
 SET = ("--train_data_dir", None, "--dataset_name", "@data_set", "--dataset_config_name", "second", *COLUMNS)
 
+elsewhere(dataset_config="test_sources.py::test_a_run_tells_what_it_was_trained_on")
 elsewhere(cache_latents="test_train_script.py::test_random_crops_forbid_the_cache")
 
 
