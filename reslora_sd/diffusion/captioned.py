@@ -78,6 +78,22 @@ class CaptionedImages:
         """Whether every picture is as wide as high."""
         return all(width == height for width, height in self.sizes)
 
+    def openable(self) -> tuple[CaptionedImages, dict[str, str]]:
+        """The pictures whose header can be read; of the others, what they are called and what is wrong with them."""
+        sizes, damaged = dict[int, tuple[int, int]](), dict[str, str]()
+        for index in range(len(self)):
+            try:
+                sizes[index] = self._opened(index, self._glance, upright_size)
+            except ValueError as error:
+                damaged[self.label(index)] = str(error.__cause__ or error)
+        part = self._subset(list(sizes))
+        part.sizes = list(sizes.values())
+        return part, damaged
+
+    def label(self, index: int) -> str:
+        """Where a picture's caption stands, else its number."""
+        return self.places[index].removeprefix(", ") or f"number {index}"
+
     def once(self) -> CaptionedImages:
         """The same, each picture once in an epoch."""
         return self._subset(range(len(self)), once=True)

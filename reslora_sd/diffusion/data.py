@@ -37,7 +37,7 @@ class Split(NamedTuple):
 def load_images(
     data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
 ) -> CaptionedImages:
-    """Opens and checks a data set.
+    """Opens and checks a data set: `load_pictures`, each of which is decoded once.
 
     Args:
         data: where the pictures are, their columns, and how many are used (drawn with the seed).
@@ -46,7 +46,14 @@ def load_images(
     Raises:
         ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
     """
-    return _load(data, resolution, seed, cache_dir, 0)[0].check()
+    return load_pictures(data, resolution, seed, cache_dir).check()
+
+
+def load_pictures(
+    data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
+) -> CaptionedImages:
+    """As `load_images`, and no picture is decoded."""
+    return _load(data, resolution, seed, cache_dir, 0)[0]
 
 
 def _load(
@@ -153,6 +160,7 @@ def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str) -> Capt
             chosen = rows.select([place - start + len(rows) for place in mine])
             part = captioned_images(chosen, own_name, source.image_column, source.caption_column)
             parts.append(_as_described(part, source))
+    parts[0].name = name if len(opened) == 1 else parts[0].name
     return parts[0] if len(opened) == 1 else joined(parts, name, [order[place] for place in places])
 
 

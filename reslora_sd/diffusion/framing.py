@@ -167,20 +167,35 @@ def _resized_part(
     return image.resize((part[2] - part[0], part[3] - part[1]), Image.Resampling[interpolation.upper()], box)
 
 
+class Sides(NamedTuple):
+    """What of a model shapes its pictures."""
+
+    multiple: int
+    """What sides must be multiples of: the VAE's pixels for one latent."""
+    preferred: int
+    """What they had better be multiples of, so that the U-Net can halve them as often as it does."""
+
+
 def framing_of(data: DataSettings, resolution: int, images: CaptionedImages, parts: Parts) -> Framing:
+    """As `framing_by`, for a loaded model."""
+    factor = parts.pixels_per_latent
+    halved = 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    return framing_by(data, resolution, images, Sides(factor, factor * halved))
+
+
+def framing_by(data: DataSettings, resolution: int, images: CaptionedImages, sides: Sides) -> Framing:
     """How the settings have pictures framed for a model: in buckets, unless all are square or `--no_buckets` is given.
 
     Raises:
-        ValueError: the settings of buckets don't fit the model or the resolution.
+        ValueError: the settings of buckets, or a folder's resolution, don't fit the model.
     """
-    halved = 2 ** (len(parts.unet.config.block_out_channels) - 1)
     in_buckets = data.buckets or (data.buckets is None and not images.all_square)
 
     def framing(look: Look, others: Mapping[Look, Framing]) -> Framing:
         side, flip = look.resolution or resolution, data.random_flip if look.flip is None else look.flip
-        factor = parts.pixels_per_latent
-        parts.check_resolution(side)
-        buckets = buckets_of(data, side, factor, factor * halved) if in_buckets else None
+        if look.resolution and side % sides.multiple:
+            raise ValueError(f"A folder's resolution is {side}. It must be a multiple of {sides.multiple}.")
+        buckets = buckets_of(data, side, *sides) if in_buckets else None
         return Framing(side, data.center_crop, flip, data.image_interpolation_mode, buckets, others)
 
     return framing(Look(), {look: framing(look, {}) for look in images.every_look if look != Look()})
