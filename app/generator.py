@@ -21,6 +21,7 @@ from PIL import Image
 from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
 from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
+from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.merging.applied import applied
@@ -40,6 +41,9 @@ from reslora_sd.training.command import quiet_libraries
 from .draw_request import DrawRequest, Stopped, fitting_approach
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+_WORDS = ("revision", "variant", "prediction_type")
+_PLACES = ("cache_dir", "model_config", "tokenizer_name", "pretrained_vae_model_name_or_path")
+"""What run.json says of how its model is loaded."""
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
 _LARGEST_SIDE, _LARGEST_BATCH = 2048, 256
@@ -71,7 +75,7 @@ class PictureGenerator:
     def __init__(self, allowed: Sequence[Path] = ()) -> None:
         self.allowed = [folder.resolve() for folder in allowed]
         self._lock = threading.Lock()
-        self._parts: tuple[tuple[Any, ...], Parts] | None = None
+        self._parts: tuple[tuple[str, dict[str, Any]], Parts] | None = None
         self._merged: OrderedDict[tuple[Path, int, str, int], PlainLoRA] = OrderedDict()
 
     def draw_base(self, run: Run, job: DrawJob) -> Image.Image:
@@ -110,17 +114,20 @@ class PictureGenerator:
         arguments = run.arguments
         name = str(run.settings.get("base_model", ""))
         self._check_model(name)
-        more = tuple(arguments.get(key) for key in ("revision", "variant", "prediction_type", "cache_dir"))
-        for value in more[:3]:
+        more = {key: arguments.get(key) for key in (*_WORDS, *_PLACES)}
+        for key in _PLACES[1:]:
+            if more[key] is not None:
+                self._check_name(key, str(more[key]))
+        for value in (more[key] for key in _WORDS):
             if value is not None and (not isinstance(value, str) or ".." in value or not _WORD.fullmatch(value)):
                 raise ValueError(f"run.json names the revision or variant {value!r}, which is none.")
-        if self._parts is None or self._parts[0] != (name, *more):
+        if self._parts is None or self._parts[0] != (name, more):
             self._parts = None  # two large models don't fit beside each other
             quiet_libraries()
-            parts = load_parts(name, *more)
+            parts = load_parts(name, **more)
             if torch.cuda.is_available():
                 parts.to(torch.device("cuda"), torch.float16)
-            self._parts = ((name, *more), parts)
+            self._parts = ((name, more), parts)
         return self._parts[1]
 
     def _merge(
@@ -243,20 +250,17 @@ def _draw(parts: Parts, run: Run, job: DrawJob) -> Image.Image:
 
     job.raise_if_stopped()
     with _plain_errors():
-        picture: Image.Image = (
-            parts.pipeline()(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                guidance_scale=request.guidance,
-                num_inference_steps=request.steps,
-                height=side,
-                width=side,
-                callback_on_step_end=on_step,
-            )
-            .images[0]
-            .convert("RGB")
-        )
+        picture: Image.Image = draw_pictures(
+            parts.pipeline(),
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt or None,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            guidance_scale=request.guidance,
+            num_inference_steps=request.steps,
+            height=side,
+            width=side,
+            callback_on_step_end=on_step,
+        )[0].convert("RGB")
     job.raise_if_stopped()
     return picture
 

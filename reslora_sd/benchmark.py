@@ -118,11 +118,11 @@ def measure(steps: dict[str, Callable[[], None]], seconds: float) -> dict[str, A
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures all methods; gives the figures as plain values."""
-    from diffusers import UNet2DConditionModel
+    from .diffusion.models import load_unet
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet = UNet2DConditionModel.from_pretrained(arguments.base_model, subfolder="unet").to(device)
+    unet = load_unet(str(arguments.base_model)).to(device)
     size, width = unet.config.sample_size, unet.config.cross_attention_dim
     sample = torch.randn(arguments.batch_size, unet.config.in_channels, size, size, device=device)
     times = torch.randint(0, 1000, (arguments.batch_size,), device=device)
@@ -153,7 +153,7 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m reslora_sd.benchmark", description=__doc__.split("\n")[0])
-    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="Pipeline folder or Hub name.")
+    parser.add_argument("--base_model", default=DEFAULT_MODEL, help="Pipeline folder, checkpoint file or Hub name.")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24, help="Text tokens of a caption.")

@@ -63,6 +63,7 @@ def test_a_validation_loss_leaves_the_modes():
     from diffusers import DDPMScheduler
 
     from reslora_sd.diffusion.batches import Batch
+    from reslora_sd.diffusion.conditioning import Conditioning
     from reslora_sd.diffusion.validation import validation_loss
 
     class Denoiser(nn.Module):
@@ -78,6 +79,6 @@ def test_a_validation_loss_leaves_the_modes():
     unet.conv.eval()
     latents = torch.zeros(1, 1, 2, 2)
     validation_loss(
-        unet, DDPMScheduler(), [Batch(latents, torch.zeros(1, 1, 1), latents, torch.tensor([3]), torch.zeros(1, 6))]
+        unet, DDPMScheduler(), [Batch(latents, Conditioning(torch.zeros(1, 1, 1)), latents, torch.tensor([3]))]
     )
     assert modes(unet) == {"": True, "conv": False, "dropout": True}

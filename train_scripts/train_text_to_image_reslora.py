@@ -127,7 +127,7 @@ class OptimizerStep:
                     self.unet,
                     self.parts.scheduler,
                     batch.latents,
-                    batch.embeddings,
+                    batch.conditioning,
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
@@ -167,9 +167,7 @@ def main(settings: UnetSettings) -> None:
         logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     started = time.perf_counter()
-    parts = load_parts(
-        model.pretrained_model_name_or_path, model.revision, model.variant, model.prediction_type, model.cache_dir
-    )
+    parts = load_parts(model.pretrained_model_name_or_path, **model.to_load())
     load_seconds = time.perf_counter() - started
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution

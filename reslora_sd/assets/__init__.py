@@ -9,3 +9,6 @@ DEFAULT_MODEL = Path(__file__).resolve().parent / "tiny-sd"
 
 STYLES_FOLDER = Path(__file__).resolve().parent / "styles"
 """The embedded styles, a folder each."""
+
+MODEL_CONFIGS = Path(__file__).resolve().parent / "model_configs"
+"""Configs of Stable Diffusion's families without weights, a folder each: for single-file checkpoints."""

@@ -67,7 +67,7 @@ def _fuse(source: Source, components: Mapping[str, Blocks], form: str, place: Pa
         )
     others = {name: blocks for name, blocks in components.items() if name != UNET}
     plain = PlainLoRA(components.get(UNET, {}), text_encoders=others)
-    rounding = fuse(plain, settings.fuse, place, settings.precision)
+    rounding = fuse(plain, settings.fuse, place, settings.precision, settings.model_config, settings.prediction_type)
     return f"{place}: {settings.fuse} with {_counts(components)} in its weights; largest rounding {rounding:.2g}."
 
 

@@ -79,7 +79,7 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
             raise ValueError(f"There is no {RUN_FILE} beside {file}, so --calibrate can't know which pictures to take.")
         unet, adapter, statistics, details = _calibrated(file, run, base, settings)
     else:
-        unet, details, statistics = _unet(base, run), {}, None
+        unet, details, statistics = _unet(base, run, settings), {}, None
         adapter = load_reslora(unet, file)
     plain = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
     adapter.remove()
@@ -137,20 +137,20 @@ def _base_of(run: Run | None, file: Path) -> str:
     return str(DEFAULT_MODEL) if embedded else base
 
 
-def _unet(base: str, run: Run | None) -> Any:
+def _unet(base: str, run: Run | None, settings: ConvertSettings) -> Any:
     """The U-Net alone: SDXL's too."""
-    from diffusers import UNet2DConditionModel
+    from ..diffusion.models import load_unet
 
     arguments = run.arguments if run else {}
     more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir")}
+    more["model_config"] = settings.model_config or arguments.get("model_config")
     try:
-        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **more)
+        return load_unet(base, **more)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Cannot read the U-Net of {base!r} ({reason(error)}). Give a pipeline's folder or Hub name with --base. "
-            "Adapters of language models are merged by their own scripts."
+            f"Cannot read the U-Net of {base!r} ({reason(error)}). Give a pipeline's folder, a checkpoint file or a "
+            "Hub name with --base. Adapters of language models are merged by their own scripts."
         ) from error
-    return unet.float().eval()
 
 
 def _calibrated(
@@ -163,8 +163,9 @@ def _calibrated(
     from ..diffusion.progress import stage
 
     of_run = calibration_settings(run.arguments)
-    model, training = of_run.model, of_run.training
-    parts: Parts = load_parts(base, model.revision, model.variant, model.prediction_type, model.cache_dir)
+    training, asked = of_run.training, settings.model_config
+    how = of_run.model.to_load() | ({"model_config": asked} if asked else {})
+    parts: Parts = load_parts(base, **how)
     steps = run.steps or run.last_step
     drawn = steps * training.gradient_accumulation_steps
     pictures = settings.calibration_samples or effort_of(of_run, drawn).calibration

@@ -43,7 +43,13 @@ class ConvertSettings:
     strength: float = option(1.0, "Multiply the LoRA by this.")
     precision: Precision = option("float32", "Of the numbers in OUT. float32 loses nothing; fp16 is half the size.")
     fuse: str | None = option(
-        None, "Write the pipeline of this folder or Hub name to OUT, with the LoRA in its weights."
+        None, "Write the pipeline of this folder, checkpoint file or Hub name to OUT, with the LoRA in its weights."
+    )
+    model_config: str | None = option(
+        None, "For --fuse or --base with a single file of unusual sizes: a pipeline's folder without weights."
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = option(
+        None, "For --fuse with a single file of SD 2.x that doesn't say what it predicts."
     )
     overwrite: bool = option(False, "Replace OUT if it is there.")
 
@@ -57,6 +63,10 @@ class ConvertSettings:
             )
         if self.calibration_samples and not self.calibrate:
             raise ValueError("--calibration_samples belongs to --calibrate. Add it, or leave it out.")
+        if self.prediction_type and self.fuse is None:
+            raise ValueError("--prediction_type belongs to --fuse. Add it, or leave it out.")
+        if self.model_config and self.fuse is None and self.merge is None:
+            raise ValueError("--model_config belongs to --fuse or --merge. Add one, or leave it out.")
         if self.fuse is not None and self.to is not None:
             raise ValueError("--fuse writes a whole pipeline, and --to a LoRA. Run the command twice for both.")
 

@@ -52,7 +52,7 @@ def to_arguments(settings: UnetSettings) -> dict[str, Any]:
 def make_parser() -> SettingsParser:
     """All flags, in groups; their help texts are the reference."""
     return SettingsParser(
-        GROUPS, "Fine-tunes the U-Net of Stable Diffusion 1.x or 2.x with LoRA or ResLoRA, and merges."
+        GROUPS, "Fine-tunes the U-Net of Stable Diffusion 1.x, 2.x or SDXL with LoRA or ResLoRA, and merges."
     )
 
 

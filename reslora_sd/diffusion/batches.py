@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conditioning import Conditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
 from .encoded import EncodedImages
@@ -30,16 +31,14 @@ class Batch:
     """The inputs of `diffusion_loss` for one process."""
 
     latents: Tensor
-    embeddings: Tensor
+    conditioning: Conditioning
     noise: Tensor
     timesteps: Tensor
-    time_ids: Tensor
-    """What was done to each picture, as SDXL takes it (`Frame.time_ids`).  (batch, 6), whole numbers"""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Moves all, and casts all but the timesteps and time ids."""
-        latents, embeddings, noise = (part.to(device, dtype) for part in (self.latents, self.embeddings, self.noise))
-        return Batch(latents, embeddings, noise, self.timesteps.to(device), self.time_ids.to(device))
+        latents, noise = self.latents.to(device, dtype), self.noise.to(device, dtype)
+        return Batch(latents, self.conditioning.to(device, dtype), noise, self.timesteps.to(device))
 
 
 class BatchMaker:
@@ -99,10 +98,9 @@ class BatchMaker:
         frames = [self.encoded.frame(row, rng) for row, rng in zip(rows, rngs, strict=True)]
         return Batch(
             self.encoded.latents(rows, frames, posterior[mine]),
-            self.encoded.embeddings(captions),
+            self.encoded.conditioning(captions, frames),
             noise[mine],
             timesteps[mine],
-            torch.tensor([frame.time_ids for frame in frames]),
         )
 
 

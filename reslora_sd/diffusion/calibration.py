@@ -68,5 +68,5 @@ def predict(unet: nn.Module, parts: Parts, batch: Batch) -> Tensor:
     weight = next(unet.parameters())
     batch = batch.to(weight.device, weight.dtype)
     noisy = parts.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-    sample: Tensor = unet(noisy, batch.timesteps, encoder_hidden_states=batch.embeddings).sample
+    sample: Tensor = unet(noisy, batch.timesteps, **batch.conditioning.arguments()).sample
     return sample

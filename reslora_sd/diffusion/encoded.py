@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .conditioning import Conditioning, conditioning_of, encode_captions
 from .data import CaptionedImages
 from .framing import Frame, Framing, WrongSizeError
 from .models import Parts
 
-logger = logging.getLogger(__name__)
 _BATCH = 16
 
 
@@ -40,7 +39,7 @@ class EncodedImages:
     ) -> None:
         self.parts, self.images, self.framing = parts, images, framing
         captions = sorted({caption for captions in images.captions for caption in captions} | {""})
-        self._embeddings = encode_captions(parts, captions, quiet)
+        self._words = encode_captions(parts, captions, quiet)
         self._moments: dict[int, Tensor] = {}
         if cache:
             with tqdm(total=len(images), desc="Encoding pictures", disable=quiet) as bar:
@@ -59,9 +58,10 @@ class EncodedImages:
         sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
         return sample
 
-    def embeddings(self, captions: Sequence[str]) -> Tensor:
-        """(batch, tokens, dim)"""
-        return torch.stack([self._embeddings[caption] for caption in captions])
+    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
+        """What the U-Net is told of a batch."""
+        time_ids = torch.tensor([frame.time_ids for frame in frames])
+        return conditioning_of([self._words[caption] for caption in captions], time_ids)
 
     def frame(self, row: int, rng: random.Random) -> Frame:
         """What becomes of a picture this time."""
@@ -100,25 +100,3 @@ class EncodedImages:
         pixels = torch.stack([self._pixels(row, frame) for row, frame in zip(rows, frames, strict=True)])
         posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
         return torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
-
-
-@torch.no_grad()
-def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Tensor]:
-    """Embeddings (tokens, dim) of the text encoder, on the CPU. Captions over the model's limit are cut and counted."""
-    tokenizer, encoder = parts.tokenizer, parts.text_encoder
-    limit = tokenizer.model_max_length
-    too_long = [caption for caption in captions if len(tokenizer(caption, truncation=False).input_ids) > limit]
-    if too_long:
-        logger.warning(
-            "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r",
-            len(too_long),
-            limit,
-            too_long[0][:100],
-        )
-    embeddings: dict[str, Tensor] = {}
-    for start in tqdm(range(0, len(captions), 64), desc="Encoding captions", disable=quiet):
-        batch = list(captions[start : start + 64])
-        ids = tokenizer(batch, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-        states = encoder(ids.to(encoder.device))[0]
-        embeddings.update(zip(batch, states.cpu(), strict=True))
-    return embeddings

@@ -73,8 +73,8 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], str]:
 
 def draw_all(runs: Sequence[Run], prompts: Sequence[str]) -> tuple[dict[str, list[Image.Image]], AutoencoderKL]:
     """Pictures of the prompts by the base model and by every run, as the runs' own validation draws; and the VAE."""
-    parts = load_parts(str(runs[0].settings["base_model"]))
     settings = settings_of(runs[0].arguments)
+    parts = load_parts(str(runs[0].settings["base_model"]), **settings.model.to_load())
     validation = as_a_run_draws(settings, prompts, settings.data.resolution or parts.resolution)
     pipeline = parts.pipeline()
     pictures = {"base": validation.draw(pipeline)}

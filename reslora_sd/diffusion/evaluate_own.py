@@ -112,14 +112,11 @@ def _script() -> Path:
 
 def draw(run: UnetSettings, captions: Sequence[str]) -> list[Image.Image]:
     """One sample of each caption, by the exported LoRA, as the run draws its validation pictures."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
+    from .models import load_parts
     from .validation import as_a_run_draws
 
     quiet_libraries()
-    pipeline = StableDiffusionPipeline.from_pretrained(run.model.pretrained_model_name_or_path, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_parts(run.model.pretrained_model_name_or_path, **run.model.to_load()).pipeline()
     pipeline.load_lora_weights(run.output.output_dir)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     return as_a_run_draws(run, captions, side).draw(pipeline)

@@ -40,8 +40,9 @@ class Frame(NamedTuple):
     @property
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
         """SDXL's conditioning, in its order: original height and width, top and left of the crop, target height and
-        width (diffusers, StableDiffusionXLPipeline._get_add_time_ids)."""
-        return (*self.original[::-1], self.top, self.left, *self.target[::-1])
+        width (diffusers, StableDiffusionXLPipeline._get_add_time_ids); in a mirrored picture, left is its own left."""
+        left = self.resized[0] - self.target[0] - self.left if self.flipped else self.left
+        return (*self.original[::-1], self.top, left, *self.target[::-1])
 
 
 class WrongSizeError(ValueError):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .conditioning import Conditioning
+
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
@@ -15,7 +17,7 @@ def diffusion_loss(
     unet: nn.Module,
     scheduler: DDPMScheduler,
     latents: Tensor,
-    embeddings: Tensor,
+    conditioning: Conditioning,
     noise: Tensor,
     timesteps: Tensor,
     snr_gamma: float | None = None,
@@ -24,7 +26,7 @@ def diffusion_loss(
 
     Args:
         latents: (batch, channels, height, width), scaled by the VAE's factor.
-        embeddings: (batch, tokens, dim).
+        conditioning: the prompts, and what else the model takes.
         noise: like latents.
         timesteps: (batch,), whole numbers.
         snr_gamma: min-SNR-gamma weights (https://arxiv.org/abs/2303.09556), or `None`.
@@ -33,7 +35,7 @@ def diffusion_loss(
         A number.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    prediction = unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
+    prediction = unet(noisy, timesteps, **conditioning.arguments()).sample
     target = target_of(scheduler, latents, noise, timesteps)
     errors: Tensor = (prediction.float() - target.float()).square().flatten(1).mean(1)  # (batch,)
     if snr_gamma is not None:

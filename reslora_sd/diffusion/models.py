@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..assets import DEFAULT_MODEL as DEFAULT_MODEL
+from .model_sources import FolderOrHub, Source, source_of
+from .tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from diffusers import (
+        AutoencoderKL,
+        DDPMScheduler,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 logger = logging.getLogger("reslora_sd")
 
 
 @dataclass
 class Parts:
-    """A Stable Diffusion 1.x or 2.x model, frozen, in float32 on the CPU."""
+    """A Stable Diffusion 1.x, 2.x or SDXL model, frozen, in float32 on the CPU."""
 
     name: str
     tokenizer: CLIPTokenizer
@@ -29,11 +37,12 @@ class Parts:
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
     """The model's own noise schedule, as DDPM training uses it."""
-    revision: str | None = None
-    variant: str | None = None
-    cache_dir: str | None = None
+    source: Source
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    """SDXL's second."""
+    tokenizer_2: CLIPTokenizer | None = None
     relabelled: bool = False
-    """Whether `scheduler` has another prediction type than the model's own files say."""
+    """Whether `scheduler` has another prediction type than diffusers alone samples the model with."""
 
     @property
     def resolution(self) -> int:
@@ -48,8 +57,14 @@ class Parts:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the frozen weights; an adapter in the U-Net has its own."""
-        dtype: torch.dtype = self.vae.dtype
+        dtype: torch.dtype = self.text_encoder.dtype
         return dtype
+
+    @property
+    def models(self) -> list[Any]:
+        """Those with weights."""
+        found = [self.text_encoder, self.text_encoder_2, self.vae, self.unet]
+        return [model for model in found if model is not None]
 
     def check_resolution(self, resolution: int) -> None:
         """Whether the VAE and diffusers' pipeline take pictures of so many pixels a side.
@@ -68,13 +83,14 @@ class Parts:
             logger.warning("--resolution %d is no multiple of %d.", resolution, self.pixels_per_latent * 8)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Moves and casts the three models."""
-        for model in (self.text_encoder, self.vae, self.unet):
+        """Moves and casts the models. SDXL's own VAE stays in float32, as its numbers overflow in half precision."""
+        for model in self.models:
             model.to(device)
-            if dtype != model.dtype:
+            whole = model is self.vae and self.text_encoder_2 is not None and model.config.force_upcast
+            if not whole and dtype != model.dtype:
                 model.to(dtype)
 
-    def pipeline(self, fresh_unet: bool = False) -> StableDiffusionPipeline:
+    def pipeline(self, fresh_unet: bool = False) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
         """A pipeline of these very modules, with the model's own sampler and without a second copy of anything.
 
         The sampler has the prediction type of `scheduler`.
@@ -82,24 +98,25 @@ class Parts:
         Args:
             fresh_unet: read the U-Net anew from the model's files, in the precision of this one.
         """
-        from diffusers import StableDiffusionPipeline
+        import diffusers
 
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            self.name,
-            revision=self.revision,
-            variant=self.variant,
-            cache_dir=self.cache_dir,
-            tokenizer=self.tokenizer,
-            text_encoder=self.text_encoder,
-            vae=self.vae,
-            **({"dtype": self.dtype} if fresh_unet else {"unet": self.unet}),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        if self.relabelled:
-            kind = self.scheduler.config.prediction_type
-            pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, prediction_type=kind)
+        kind = diffusers.UNet2DConditionModel
+        parts: dict[str, Any] = {
+            "tokenizer": self.tokenizer,
+            "text_encoder": self.text_encoder,
+            "vae": self.vae,
+            "unet": self.source.load("unet", kind, self.dtype) if fresh_unet else self.unet,
+            "feature_extractor": None,
+        }
+        if self.text_encoder_2 is None:
+            parts |= {"safety_checker": None, "requires_safety_checker": False}
+            pipeline = self.source.assembled(diffusers.StableDiffusionPipeline, parts)
+        else:
+            parts |= {"tokenizer_2": self.tokenizer_2, "text_encoder_2": self.text_encoder_2, "add_watermarker": False}
+            pipeline = self.source.assembled(diffusers.StableDiffusionXLPipeline, parts)
+        wanted = self.scheduler.config.prediction_type
+        if pipeline.scheduler.config.prediction_type != wanted:
+            pipeline.scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, prediction_type=wanted)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -110,61 +127,105 @@ def load_parts(
     variant: str | None = None,
     prediction_type: str | None = None,
     cache_dir: str | None = None,
+    model_config: str | None = None,
+    tokenizer_name: str | None = None,
+    pretrained_vae_model_name_or_path: str | None = None,
 ) -> Parts:
-    """Loads a pipeline folder or Hub name.
+    """Loads a pipeline folder, a Hub name or a single-file checkpoint.
 
     Args:
         prediction_type: `epsilon` or `v_prediction` instead of what the model's scheduler says.
+        model_config: a pipeline's folder with the sizes of a single file whose own are unusual.
+        tokenizer_name: folder or Hub name of the tokenizer; left out, the model's own, or for a file CLIP's.
+        pretrained_vae_model_name_or_path: folder or Hub name of another VAE.
 
     Raises:
-        ValueError: the folder or name can't be read, is no Stable Diffusion 1.x / 2.x, or its noise schedule doesn't
-            fit its prediction type.
+        ValueError: the folder, file or name can't be read, is no Stable Diffusion 1.x, 2.x or SDXL, or its noise
+            schedule doesn't fit its prediction type.
     """
     import diffusers
     import transformers
 
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
-    index = _load("model_index.json", name, lambda: diffusers.DiffusionPipeline.load_config(str(name), **where))
-    if index.get("_class_name") != "StableDiffusionPipeline":
+    source = source_of(str(name), revision, variant, prediction_type, cache_dir, model_config, tokenizer_name)
+    kind = source.index().get("_class_name")
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise ValueError(
-            f"{name} is a {index.get('_class_name')}. This script trains Stable Diffusion 1.x and 2.x; "
-            "SDXL's U-Net works with reslora_sd.add_reslora in a script of your own."
+            f"{name} is a {kind}. This script trains models whose pipeline is StableDiffusionPipeline (SD 1.x and 2.x) "
+            "or StableDiffusionXLPipeline: give one of those."
         )
-
-    def load(part: str, kind: Any, **more: Any) -> Any:
-        return _load(part, name, lambda: kind.from_pretrained(str(name), subfolder=part, **where, **more))
-
+    named, vae = (tokenizer_name if isinstance(source, FolderOrHub) else None), pretrained_vae_model_name_or_path
+    words = read_tokenizer(named) if named else None
     parts = Parts(
         name=str(name),
-        tokenizer=load("tokenizer", transformers.CLIPTokenizer),
-        text_encoder=load("text_encoder", transformers.CLIPTextModel, variant=variant),
-        vae=load("vae", diffusers.AutoencoderKL, variant=variant),
-        unet=load("unet", diffusers.UNet2DConditionModel, variant=variant),
-        scheduler=load("scheduler", diffusers.DDPMScheduler),
-        revision=revision,
-        variant=variant,
-        cache_dir=cache_dir,
+        tokenizer=words or source.load("tokenizer", transformers.CLIPTokenizer),
+        text_encoder=source.load("text_encoder", transformers.CLIPTextModel),
+        vae=_other_vae(vae, cache_dir) if vae else source.load("vae", diffusers.AutoencoderKL),
+        unet=source.load("unet", diffusers.UNet2DConditionModel),
+        scheduler=source.load("scheduler", diffusers.DDPMScheduler),
+        source=source,
     )
-    for model in (parts.text_encoder, parts.vae, parts.unet):
+    if kind == "StableDiffusionXLPipeline":
+        parts.tokenizer_2 = source.load("tokenizer_2", transformers.CLIPTokenizer)
+        parts.text_encoder_2 = source.load("text_encoder_2", transformers.CLIPTextModelWithProjection)
+    for model in parts.models:
         model.requires_grad_(False).eval().float()
     if prediction_type:
-        _relabel(parts, prediction_type)
+        parts.scheduler = parts.scheduler.from_config(parts.scheduler.config, prediction_type=prediction_type)
+    parts.relabelled = parts.scheduler.config.prediction_type != source.sampled_as()
     _check(parts)
     return parts
 
 
-def _relabel(parts: Parts, prediction_type: str) -> None:
-    schedule = parts.scheduler
-    parts.relabelled = prediction_type != schedule.config.prediction_type
-    parts.scheduler = schedule.from_config(schedule.config, prediction_type=prediction_type)
+def load_unet(
+    name: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | None = None,
+    model_config: str | None = None,
+) -> UNet2DConditionModel:
+    """The U-Net alone, in float32, of any model that `load_parts` takes, and of SDXL.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    from diffusers import UNet2DConditionModel
+
+    # the prediction type decides nothing about a U-Net's weights
+    source = source_of(name, revision, variant, "epsilon", cache_dir, model_config)
+    return source.load("unet", UNet2DConditionModel).float().eval()
+
+
+def _other_vae(name: str, cache_dir: str | None) -> AutoencoderKL:
+    """A VAE of its own, or that of a pipeline's folder."""
+    import diffusers
+
+    below = {"subfolder": "vae"} if Path(name, "vae").is_dir() else {}
+    try:
+        return diffusers.AutoencoderKL.from_pretrained(name, cache_dir=cache_dir, **below)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"--pretrained_vae_model_name_or_path {name}: no VAE can be read ({first}). Give a folder that "
+            "AutoencoderKL.save_pretrained wrote, a pipeline's folder, or a name on the Hub."
+        ) from error
 
 
 def _check(parts: Parts) -> None:
-    words, rows = len(parts.tokenizer), parts.text_encoder.config.vocab_size
-    if words > rows or words < 3:  # transformers makes an empty tokenizer of a folder without one
+    for tokenizer, encoder in ((parts.tokenizer, parts.text_encoder), (parts.tokenizer_2, parts.text_encoder_2)):
+        if tokenizer is None or encoder is None:
+            continue
+        words, rows = len(tokenizer), encoder.config.vocab_size
+        if words > rows or words < 3:  # transformers makes an empty tokenizer of a folder without one
+            raise ValueError(
+                f"The tokenizer of {parts.name} has {words} entries and its text encoder {rows}. The folder is broken."
+            )
+    channels = parts.vae.config.latent_channels, parts.unet.config.in_channels
+    if channels[0] != channels[1]:
         raise ValueError(
-            f"The tokenizer of {parts.name} has {words} entries and its text encoder {rows}. The folder is broken."
+            f"The VAE makes latents of {channels[0]} channels, and the U-Net of {parts.name} reads {channels[1]}."
         )
+    if parts.vae.config.latents_mean is not None:
+        raise ValueError(f"The VAE of {parts.name} has latents_mean, which this version can't train with.")
     kind = parts.scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"prediction_type is {kind!r}. It must be epsilon or v_prediction.")
@@ -173,17 +234,3 @@ def _check(parts: Parts) -> None:
             f"{parts.name} has a noise schedule with zero terminal SNR and prediction_type epsilon, which no model can "
             "learn at the last step. Use a v_prediction model."
         )
-
-
-def _load(part: str, name: str | Path, loader: Any) -> Any:
-    try:
-        return loader()
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if part == "model_index.json" and not Path(name).is_dir():
-            first = f"there is no such folder, and the Hub: {first}"
-        raise ValueError(
-            f"Cannot read {part} of {str(name)!r}: {first} "
-            "Give a folder that StableDiffusionPipeline.save_pretrained wrote, or a name on the Hub, or leave "
-            "--pretrained_model_name_or_path out to train the small model that is embedded here."
-        ) from error

@@ -18,7 +18,8 @@ FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block link across_attention target_modules
     init_lora init_lora_partial
-    pretrained_model_name_or_path revision variant prediction_type
+    pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
+    revision variant prediction_type
     dataset_name dataset_config_name dataset_config train_data_dir image_column caption_column max_train_samples
     validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
     buckets bucket_step bucket_min bucket_max bucket_upscale
@@ -41,7 +42,15 @@ CHANGEABLE = frozenset(
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""
-_PATHS = ("pretrained_model_name_or_path", "train_data_dir", "dataset_config", "init_lora")
+_PATHS = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "model_config",
+    "tokenizer_name",
+    "train_data_dir",
+    "dataset_config",
+    "init_lora",
+)
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from ..assets import DEFAULT_MODEL
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
+from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
 
@@ -66,22 +66,6 @@ class UnetMethod(MethodSettings):
     def adapter(self) -> ResLoRAConfig:
         """The adapter's settings."""
         return self.lora_config(self.target_modules, link=self.link, across_attention=self.across_attention)
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """The model that is fine-tuned."""
-
-    _argument_group_name: ClassVar[str] = "model"
-
-    pretrained_model_name_or_path: str = option(str(DEFAULT_MODEL), "Pipeline folder or Hub name.")
-    revision: str | None = option(None, "Revision of the model on the Hub.")
-    variant: str | None = option(None, "Variant of the model files, for example fp16.")
-    prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "Instead of what the scheduler says.")
-    cache_dir: str | None = option(None, "Where Hub models and data sets are kept.")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 @dataclass(frozen=True)

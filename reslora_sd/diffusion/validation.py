@@ -19,6 +19,7 @@ from ..runs.names import BASE, SHEET_FILES, UNMERGED
 from .batches import Batch
 from .contact_sheet import Row, contact_sheet
 from .data import CaptionedImages
+from .drawing import draw_pictures
 from .loss import diffusion_loss
 from .precision import own_forward
 from .settings import UnetSettings
@@ -39,7 +40,7 @@ def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable
         for batch in batches:
             batch = batch.to(weight.device, weight.dtype)
             losses.append(
-                diffusion_loss(unet, scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps).item()
+                diffusion_loss(unet, scheduler, batch.latents, batch.conditioning, batch.noise, batch.timesteps).item()
             )
     return sum(losses) / len(losses)
 
@@ -66,15 +67,17 @@ class Validation:
         with evaluating(pipeline.unet), own_forward(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
-                pictures += pipeline(
+                pictures += draw_pictures(
+                    pipeline,
                     prompt=[prompt for prompt, _ in batch],
-                    negative_prompt=[self.negative_prompt] * len(batch),
+                    # without one, each model's pipeline knows what to do: SDXL's takes zeros
+                    negative_prompt=[self.negative_prompt] * len(batch) if self.negative_prompt else None,
                     generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
                     guidance_scale=self.guidance_scale,
                     num_inference_steps=self.inference_steps,
                     height=self.resolution,
                     width=self.resolution,
-                ).images
+                )
         return pictures
 
     def drawn_at_first(self, run: RunFolder) -> list[Image.Image] | None:

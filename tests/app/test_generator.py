@@ -161,6 +161,12 @@ def test_run_json_cannot_have_models_elsewhere_opened(generator, foreign, name):
         generator.draw_base(foreign(base_model=name), job())
 
 
+@pytest.mark.parametrize("key", ["model_config", "tokenizer_name"])
+def test_run_json_cannot_have_configs_elsewhere_opened(generator, foreign, key):
+    with pytest.raises(ValueError, match=f"{key} '/etc', which is outside the folders of this page"):
+        generator.draw_base(foreign(arguments={key: "/etc"}), job())
+
+
 def test_run_json_cannot_have_data_elsewhere_read(generator, foreign, picture_folder):
     run = foreign(arguments={"train_data_dir": str(picture_folder)})
     request = dataclasses.replace(REQUEST, approach="least_squares")

@@ -6,6 +6,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.single_files import save_single_file
+
 ALPHA = 3.0
 
 
@@ -69,3 +71,18 @@ def test_a_lora_of_another_model_and_a_folder_of_others_stay_untouched(run, tmp_
     with pytest.raises(ValueError, match="something else than a pipeline"):
         run(tmp_path / "a.safetensors", tmp_path / "mine", "--fuse", tiny_pipeline_folder, "--overwrite")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_single_file_becomes_a_pipeline_with_the_lora_in_it(run, tmp_path, tiny_pipeline_folder):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
+    kohya_of(pipeline, tmp_path / "a.safetensors")
+    file = save_single_file(pipeline, tmp_path / "model.safetensors")
+    run(tmp_path / "a.safetensors", tmp_path / "one", "--fuse", tiny_pipeline_folder)
+    run(tmp_path / "a.safetensors", tmp_path / "two", "--fuse", file, "--model_config", tiny_pipeline_folder)
+    one, two = (StableDiffusionPipeline.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    for part in ("unet", "text_encoder", "vae"):
+        torch.testing.assert_close(getattr(one, part).state_dict(), getattr(two, part).state_dict())
+    assert type(one.scheduler) is type(two.scheduler)
+    words = ("--model_config", tiny_pipeline_folder)
+    with pytest.raises(ValueError, match="are for a model in one file"):
+        run(tmp_path / "a.safetensors", tmp_path / "three", "--fuse", tiny_pipeline_folder, *words)

@@ -3,6 +3,7 @@ from PIL import Image
 
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
+from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages, load_split
 from reslora_sd.diffusion.encoded import EncodedImages
 from reslora_sd.diffusion.framing import Framing, framing_of
@@ -23,8 +24,8 @@ class FakeEncoder(EncodedImages):
     def latents(self, rows, frames, noise):
         return torch.tensor(rows)[:, None, None, None].expand(-1, 1, 2, 2)
 
-    def embeddings(self, captions):
-        return torch.zeros(len(captions), 1, 1)
+    def conditioning(self, captions, frames):
+        return Conditioning(torch.zeros(len(captions), 1, 1), None, torch.tensor([frame.time_ids for frame in frames]))
 
 
 def drawn(batches):

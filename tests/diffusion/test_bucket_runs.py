@@ -1,12 +1,14 @@
 """Trainings on photos of all shapes, by the script."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from reslora_sd.diffusion.batches import BatchMaker
+from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages
 from reslora_sd.diffusion.encoded import EncodedImages
 from reslora_sd.diffusion.framing import Framing
@@ -77,8 +79,8 @@ class Shapes(EncodedImages):
     def latents(self, rows, frames, noise):
         return torch.tensor(rows)[:, None, None, None] + 0 * noise
 
-    def embeddings(self, captions):
-        return torch.zeros(len(captions), 1, 1)
+    def conditioning(self, captions, frames):
+        return Conditioning(torch.zeros(len(captions), 1, 1), None, torch.tensor([frame.time_ids for frame in frames]))
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -87,7 +89,9 @@ def test_processes_share_each_batch_of_a_bucket_without_gaps(processes):
     several = [BatchMaker(Shapes(), 2, 4, 1000, processes, rank) for rank in range(processes)]
     for step in range(12):
         whole, parts = one(step), [maker(step) for maker in several]
-        for name in ("latents", "noise", "timesteps", "time_ids"):
+        for name in ("latents", "noise", "timesteps"):
             assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+        told: list[Any] = [batch.conditioning.time_ids for batch in (whole, *parts)]
+        assert torch.equal(told[0], torch.cat(told[1:]))
     rows = torch.cat([one(step).latents[:, 0, 0, 0] for step in range(one.order.batches(1))])
     assert set(rows.tolist()) == set(range(11))

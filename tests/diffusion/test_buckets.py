@@ -130,8 +130,8 @@ def test_photos_are_decoded_once_for_the_cache_and_told_in_their_buckets(tmp_pat
         batch = maker(step)
         assert batch.latents.shape == batch.noise.shape
         height, width = (2 * side for side in batch.latents.shape[2:])
-        assert batch.time_ids[:, 4:].tolist() == [[height, width]] * 2
-        assert {tuple(size[::-1]) for size in batch.time_ids[:, :2].tolist()} <= set(map(upright, names))
+        assert batch.conditioning.time_ids[:, 4:].tolist() == [[height, width]] * 2
+        assert {tuple(size[::-1]) for size in batch.conditioning.time_ids[:, :2].tolist()} <= set(map(upright, names))
     assert torch.equal(maker(3).latents, batches_of(tmp_path, parts)[0](3).latents)
 
 

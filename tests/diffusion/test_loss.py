@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.loss import add_noise_offset, diffusion_loss, min_snr_weights
 
 
@@ -26,9 +27,10 @@ def test_the_loss_is_zero_for_the_right_prediction(kind, zero_snr):
     latents, noise, times = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
     cumulated = scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
     target = noise if kind == "epsilon" else cumulated.sqrt() * noise - (1 - cumulated).sqrt() * latents
-    loss = diffusion_loss(Echo(target), scheduler, latents, latents, noise, times)
+    told = Conditioning(latents)
+    loss = diffusion_loss(Echo(target), scheduler, latents, told, noise, times)
     assert float(loss) < 1e-9
-    assert float(diffusion_loss(Echo(target + 2), scheduler, latents, latents, noise, times)) == pytest.approx(4.0)
+    assert float(diffusion_loss(Echo(target + 2), scheduler, latents, told, noise, times)) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

@@ -163,7 +163,7 @@ def test_folders_have_their_own_size_and_flips_and_are_met_as_often_as_they_say(
     framing = framing_of(settings.data, 16, images, parts)
     assert shapes_of(images, framing) == {(12, 20): 1, (24, 40): 1, (40, 24): 1} and framing.is_random(images)
     batches = training_batches(settings, parts, images, framing, quiet=True)
-    met = [tuple(batches(step).time_ids[0, 4:].tolist()) for step in range(batches.order.batches(10))]
+    met = [tuple(batches(step).conditioning.time_ids[0, 4:].tolist()) for step in range(batches.order.batches(10))]
     assert [met.count(shape) for shape in ((20, 12), (40, 24), (24, 40))] == [20, 5, 5]
 
 

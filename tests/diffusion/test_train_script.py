@@ -177,9 +177,9 @@ def bad_cases(tmp_path, tiny):
     broken.mkdir()
     (broken / "model_index.json").write_text((tiny / "model_index.json").read_text())
     (tmp_path / "file").write_text("in the way")
-    xl = tmp_path / "xl"
-    xl.mkdir()
-    (xl / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     return {
         "rank": (["--rank", 0], "rank"),
         "timesteps": (["--max_timestep", 1001], "min_timestep < max_timestep <= 1000"),
@@ -188,7 +188,7 @@ def bad_cases(tmp_path, tiny):
         "column": (["--caption_column", "words"], "'words'"),
         "model": (["--pretrained_model_name_or_path", tmp_path / "nowhere"], "Cannot read model_index.json"),
         "broken model": (["--pretrained_model_name_or_path", broken], "Cannot read text_encoder"),
-        "sdxl": (["--pretrained_model_name_or_path", xl], "StableDiffusionXLPipeline"),
+        "another family": (["--pretrained_model_name_or_path", other], "is a StableDiffusion3Pipeline"),
         "targets": (["--target_modules", "query"], "'query'"),
         "resume name": (["--resume_from_checkpoint", "checkpoint-9"], "no checkpoint 'checkpoint-9'"),
         "output": (["--output_dir", tmp_path / "file" / "run"], "can't be written"),
@@ -196,7 +196,7 @@ def bad_cases(tmp_path, tiny):
     }, pictures
 
 
-CASES = """rank, timesteps, timesteps in the wrong order, data, column, model, broken model, sdxl, targets,
+CASES = """rank, timesteps, timesteps in the wrong order, data, column, model, broken model, another family, targets,
 resume name, output, approach"""
 
 

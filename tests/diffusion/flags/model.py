@@ -21,6 +21,9 @@ CACHED = (
     *("--revision", "other", "--variant", "fp16", "--no_report"),
 )
 
+_RUN = "test_single_file.py::test_a_run_is_that_of_the_folder"
+elsewhere(model_config=_RUN, tokenizer_name=_RUN)
+elsewhere(pretrained_vae_model_name_or_path="test_sdxl.py::test_a_named_vae_takes_the_place_of_the_models")
 elsewhere(prediction_type="test_models.py::test_the_given_prediction_type_reaches_every_picture_the_file_and_the_user")
 
 

@@ -169,9 +169,11 @@ def _watched(script: Any, seen: Seen, patch: pytest.MonkeyPatch) -> Iterator[Non
     encode_captions = encoded.encode_captions
 
     def note_loss(unet: Any, scheduler: Any, *tensors: Any) -> Tensor:
-        names = ("latents", "embeddings", "noise", "timesteps", "snr_gamma")
+        names = ("latents", "conditioning", "noise", "timesteps", "snr_gamma")
+        given = dict(zip(names, tensors, strict=True))
         seen.losses.append(
-            dict(zip(names, tensors, strict=True))
+            given
+            | {"embeddings": given["conditioning"].embeddings}
             | {"checkpointing": unet.is_gradient_checkpointing, "tf32": torch.backends.cuda.matmul.allow_tf32}
             | {"base": {name: unet.get_parameter(name).detach().mean() for name in ("conv_in.bias", "conv_out.bias")}}
         )
