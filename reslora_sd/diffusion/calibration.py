@@ -16,8 +16,12 @@ from .encoded import EncodedImages
 from .framing import framing_of
 from .models import Parts
 from .settings import DataSettings, UnetSettings
+from .wording import WORDING_FLAGS, wording_of
 
-_NEWER = ("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale")
+_NEWER = (
+    *("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale"),
+    *("trigger_word", *WORDING_FLAGS),
+)
 """What runs of earlier versions don't say, and didn't have."""
 _NEEDED = (
     *(field.name for field in dataclasses.fields(DataSettings) if field.name not in _NEWER),
@@ -52,7 +56,13 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
     images = load_split(settings, resolution).training
     maker = BatchMaker(
         EncodedImages(
-            parts, images, framing_of(settings.data, resolution, images, parts), cache=False, quiet=True, check=False
+            parts,
+            images,
+            framing_of(settings.data, resolution, images, parts),
+            cache=False,
+            quiet=True,
+            check=False,
+            wording=wording_of(settings.data),
         ),
         settings.training.train_batch_size,
         seed,

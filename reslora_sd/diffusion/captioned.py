@@ -15,6 +15,7 @@ from PIL import Image
 
 from .folders import PLACE, REPEATS
 from .pictures import check_depth, enable_heic, upright_size
+from .wording import Wording
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 Found = TypeVar("Found")
@@ -27,6 +28,12 @@ class Look(NamedTuple):
 
     resolution: int | None = None
     flip: bool | None = None
+    wording: Wording | None = None
+
+    @property
+    def as_framed(self) -> Look:
+        """What of it a picture's pixels depend on."""
+        return self._replace(wording=None)
 
 
 class CaptionedImages:
@@ -94,9 +101,12 @@ class CaptionedImages:
         """Where a picture's caption stands, else its number."""
         return self.places[index].removeprefix(", ") or f"number {index}"
 
-    def once(self) -> CaptionedImages:
-        """The same, each picture once in an epoch."""
-        return self._subset(range(len(self)), once=True)
+    def plainly(self) -> CaptionedImages:
+        """The same, each picture once in an epoch, with its captions as they are."""
+        part = self._subset(range(len(self)))
+        part.repeats = [1] * len(self)
+        part.looks = [look.as_framed for look in self.looks]
+        return part
 
     def image(self, index: int) -> Image.Image:
         """The picture as it was stored."""
@@ -144,13 +154,13 @@ class CaptionedImages:
         rest = [index for index in range(len(self)) if index not in kept_out]
         return self._subset(rest), self._subset(sorted(kept_out))
 
-    def _subset(self, indices: Sequence[int], once: bool = False) -> CaptionedImages:
+    def _subset(self, indices: Sequence[int]) -> CaptionedImages:
         part = copy.copy(self)  # its captions are checked already
         part._read = lambda index: self._read(indices[index])
         part._glance = lambda index: self._glance(indices[index])
         part.captions = [self.captions[index] for index in indices]
         part.places = [self.places[index] for index in indices]
-        part.repeats = [1 if once else self.repeats[index] for index in indices]
+        part.repeats = [self.repeats[index] for index in indices]
         part.looks = [self.looks[index] for index in indices]
         if "sizes" in vars(self):
             part.sizes = [self.sizes[index] for index in indices]

@@ -58,11 +58,10 @@ def conditioning_of(words: Sequence[Words], time_ids: Tensor | None = None) -> C
     return Conditioning(torch.stack([one.tokens for one in words]), torch.stack(pooled) if pooled else None, time_ids)
 
 
-@torch.no_grad()
-def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Words]:
-    """Each caption as the U-Net takes it, on the CPU. Captions over the model's limit are cut and counted."""
+def warn_of_long(parts: Parts, captions: Sequence[str]) -> None:
+    """Counts the captions over the model's limit, which are cut."""
     limit = parts.tokenizer.model_max_length
-    too_long = [caption for caption in captions if len(parts.tokenizer(caption, truncation=False).input_ids) > limit]
+    too_long = [one for one in captions if len(parts.tokenizer(one, truncation=False, verbose=False).input_ids) > limit]
     if too_long:
         logger.warning(
             "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r",
@@ -70,6 +69,13 @@ def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) 
             limit,
             too_long[0][:100],
         )
+
+
+@torch.no_grad()
+def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Words]:
+    """Each caption as the U-Net takes it, on the CPU. Unless `quiet`, those over the model's limit are counted."""
+    if not quiet:
+        warn_of_long(parts, captions)
     found: dict[str, Words] = {}
     for start in tqdm(range(0, len(captions), _BATCH), desc="Encoding captions", disable=quiet):
         batch = list(captions[start : start + _BATCH])

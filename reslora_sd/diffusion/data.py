@@ -22,6 +22,7 @@ from .openmoji import load_openmoji, openmoji_names
 from .settings import DataSettings, UnetSettings
 from .sources import Source, sources_of
 from .styles import TRAIN, UNSEEN, load_style
+from .wording import wording_of
 
 
 class Split(NamedTuple):
@@ -77,7 +78,7 @@ def _load(
     rest, apart = _apart(sum(len(one.rows) for one in opened), test, name)
     if most is not None:  # as `datasets` shuffles
         rest = [rest[place] for place in np.random.default_rng(seed).permutation(len(rest))[:most]]
-    return _picked(opened, rest, name), _picked(opened, apart, name) if test else None
+    return _picked(opened, rest, name, data), _picked(opened, apart, name, data) if test else None
 
 
 def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
@@ -149,7 +150,7 @@ def _open(source: Source, cache_dir: str | None) -> _Opened:
     return _Opened(source, rows, name)
 
 
-def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str) -> CaptionedImages:
+def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str, data: DataSettings) -> CaptionedImages:
     """The pictures at these places of all sources one after the other, in this order."""
     parts, order, start, before = [], dict[int, int](), 0, 0
     for source, rows, own_name in opened:
@@ -159,16 +160,16 @@ def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str) -> Capt
         if mine or len(opened) == 1:
             chosen = rows.select([place - start + len(rows) for place in mine])
             part = captioned_images(chosen, own_name, source.image_column, source.caption_column)
-            parts.append(_as_described(part, source))
+            parts.append(_as_described(part, source, data))
     parts[0].name = name if len(opened) == 1 else parts[0].name
     return parts[0] if len(opened) == 1 else joined(parts, name, [order[place] for place in places])
 
 
-def _as_described(images: CaptionedImages, source: Source) -> CaptionedImages:
+def _as_described(images: CaptionedImages, source: Source, data: DataSettings) -> CaptionedImages:
     """Pictures with what their source says of them."""
     if source.repeats is not None:
         images.repeats = [source.repeats] * len(images)
     images.captions = [source.worded(captions) for captions in images.captions]
-    look = Look(source.resolution, source.flip)
+    look = Look(source.resolution, source.flip, source.wording(wording_of(data)))
     images.looks, images.every_look = [look] * len(images), (look,)
     return images

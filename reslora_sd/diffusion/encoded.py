@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .conditioning import Conditioning, conditioning_of, encode_captions
+from .conditioning import Conditioning, conditioning_of, encode_captions, warn_of_long
 from .data import CaptionedImages
 from .framing import Frame, Framing, WrongSizeError
 from .models import Parts
+from .wording import Wording
 
 _BATCH = 16
 
@@ -24,9 +25,13 @@ class EncodedImages:
         parts: the frozen model; its VAE and text encoder run on their own device, in float32 for the VAE's moments.
         cache: whether the VAE's moments of all pictures are kept (embeddings of all captions always are).
         check: whether all pictures are decoded once, where they aren't for the cache.
+        wording: how captions change each time, where their folder says nothing of it. Those with many forms are encoded
+            batch by batch.
 
     Memory of the cache: two float32 numbers for each latent number, 128 KiB for a picture of 512 pixels.
     """
+
+    _wording = Wording()
 
     def __init__(
         self,
@@ -36,10 +41,15 @@ class EncodedImages:
         cache: bool,
         quiet: bool = False,
         check: bool = True,
+        wording: Wording | None = None,
     ) -> None:
         self.parts, self.images, self.framing = parts, images, framing
-        captions = sorted({caption for captions in images.captions for caption in captions} | {""})
-        self._words = encode_captions(parts, captions, quiet)
+        self._wording = wording or Wording()
+        pictures = range(len(images))
+        fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
+        self._words = encode_captions(parts, sorted(fixed | {""}), quiet)
+        if not quiet:
+            warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
         self._moments: dict[int, Tensor] = {}
         if cache:
             with tqdm(total=len(images), desc="Encoding pictures", disable=quiet) as bar:
@@ -61,7 +71,13 @@ class EncodedImages:
     def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
         """What the U-Net is told of a batch."""
         time_ids = torch.tensor([frame.time_ids for frame in frames])
-        return conditioning_of([self._words[caption] for caption in captions], time_ids)
+        new = list(dict.fromkeys(caption for caption in captions if caption not in self._words))
+        words = self._words | (encode_captions(self.parts, new, quiet=True) if new else {})
+        return conditioning_of([words[caption] for caption in captions], time_ids)
+
+    def wording(self, row: int) -> Wording:
+        """How the captions of a picture change."""
+        return self.images.looks[row].wording or self._wording
 
     def frame(self, row: int, rng: random.Random) -> Frame:
         """What becomes of a picture this time."""

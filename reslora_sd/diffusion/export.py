@@ -24,6 +24,7 @@ from .data import CaptionedImages
 from .framing import Framing, framing_of, shapes_of
 from .models import Parts
 from .settings import UnetSettings
+from .wording import WORDING_FLAGS
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pi
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_network_dropout": settings.method.lora_dropout or None,
         "ss_flip_aug": data.random_flip,
+        **{f"ss_{name}": getattr(data, name) for name in WORDING_FLAGS},
     }
     return {name: str(value) for name, value in found.items() if value is not None}
 

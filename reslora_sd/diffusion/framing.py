@@ -68,7 +68,7 @@ class Framing:
 
     def of(self, look: Look) -> Framing:
         """The framing of a picture whose folder says this."""
-        return self.others.get(look, self)
+        return self.others.get(look.as_framed, self)
 
     def still(self) -> Framing:
         """The same without anything random."""
@@ -199,4 +199,5 @@ def framing_by(data: DataSettings, resolution: int, images: CaptionedImages, sid
         buckets = buckets_of(data, side, *sides) if in_buckets else None
         return Framing(side, data.center_crop, flip, data.image_interpolation_mode, buckets, others)
 
-    return framing(Look(), {look: framing(look, {}) for look in images.every_look if look != Look()})
+    looks = {look.as_framed for look in images.every_look}
+    return framing(Look(), {look: framing(look, {}) for look in looks - {Look()}})

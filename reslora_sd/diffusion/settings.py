@@ -11,7 +11,15 @@ from typing import Any, ClassVar, Literal
 from ..config import ResLoRAConfig
 from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
 from ..training.method import MethodSettings, OurMethod
-from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option, switch
+from ..training.options import (
+    check_above_zero,
+    check_at_least,
+    check_choices,
+    check_finite,
+    check_shares,
+    option,
+    switch,
+)
 from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
@@ -84,6 +92,11 @@ class DataSettings:
     train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
     image_column: str | None = option(None, "Column of pictures (left out: found by name).")
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
+    trigger_word: str | None = option(None, "Begin each caption that doesn't have this word with it.")
+    shuffle_caption: bool = option(False, "Bring the tags of captions, between commas, into another order each time.")
+    keep_tokens: int = option(0, "So many tags at the beginning of captions stay where they are (kohya's name).")
+    caption_dropout_rate: float = option(0.0, "Share of times that a picture is met without its caption.")
+    caption_tag_dropout_rate: float = option(0.0, "Share of the tags of a caption that are left out each time.")
     max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
     resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
     center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
@@ -101,6 +114,10 @@ class DataSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
+        check_at_least(self, 0, ["keep_tokens"])
+        check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
+        if self.trigger_word is not None and not (self.trigger_word.strip() and self.is_own):
+            raise ValueError("--trigger_word is empty, or the pictures aren't your own. Write a word, or leave it out.")
         others = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
         more = [name for name in others if getattr(self, name) is not None]
         if self.dataset_config is not None and more:

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_type_hints
 
 from ..runs.names import BUNDLED
 from ..training.config_file import convert, read_table, wanted
-from ..training.options import check_at_least
+from ..training.options import check_at_least, check_shares
 from .settings import DataSettings
+from .wording import WORDING_FLAGS, Wording
 
 CaptionsFrom = Literal["auto", "txt", "caption", "metadata", "folder"]
 MOST_REPEATS = 1000
@@ -40,19 +41,25 @@ class Source:
     """Where captions stand: text files `.txt` or `.caption`, a metadata file, or the name of the folder."""
     repeats: int | None = None
     """How often its pictures are met in an epoch; left out: 1, or what kohya's folder names say."""
-    trigger: str | None = None
+    trigger_word: str | None = None
     """A word that begins each caption which doesn't have it."""
     prefix: str = ""
     """What stands before each caption, as it is."""
     resolution: int | None = None
     flip: bool | None = None
+    shuffle_caption: bool | None = None
+    keep_tokens: int | None = None
+    caption_dropout_rate: float | None = None
+    caption_tag_dropout_rate: float | None = None
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, ["repeats", "resolution"])
+        check_at_least(self, 0, ["keep_tokens"])
+        check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
         if self.repeats is not None and self.repeats > MOST_REPEATS:
             raise ValueError(f"--repeats is {self.repeats}. It must be {MOST_REPEATS} or less.")
-        if self.trigger is not None and not self.trigger.strip():
-            raise ValueError("--trigger is empty. Write a word, or leave it out.")
+        if self.trigger_word is not None and not self.trigger_word.strip():
+            raise ValueError("--trigger_word is empty. Write a word, or leave it out.")
 
     @property
     def class_name(self) -> str | None:
@@ -60,12 +67,19 @@ class Source:
         numbered = numbered_name(Path(self.path).name) if self.path else None
         return numbered[1] if numbered else None
 
+    def wording(self, flags: Wording) -> Wording | None:
+        """How its captions change, over what the flags say; `None` for as these say."""
+        given = {name: getattr(self, name) for name in (*WORDING_FLAGS, "trigger_word")}
+        given = {name: value for name, value in given.items() if value is not None}
+        own = replace(flags, **given)
+        return own if own != flags else None
+
     def worded(self, captions: list[str]) -> list[str]:
         """The captions of a picture with what is to stand before them."""
         return [self._worded(caption) for caption in captions]
 
     def _worded(self, caption: str) -> str:
-        word = (self.trigger or "").strip()
+        word = (self.trigger_word or "").strip()
         if word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE):
             caption = f"{word}, {caption}"
         return self.prefix + caption
@@ -90,7 +104,7 @@ def sources_of(data: DataSettings) -> list[Source]:
     """
     if data.dataset_config is not None:
         return read_sources(Path(data.dataset_config))
-    names = ("dataset_name", "dataset_config_name", "image_column", "caption_column")
+    names = ("dataset_name", "dataset_config_name", "image_column", "caption_column", "trigger_word")
     return [Source(path=data.train_data_dir, **{name: getattr(data, name) for name in names})]
 
 

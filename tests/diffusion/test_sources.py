@@ -43,7 +43,7 @@ def test_folders_of_all_kinds_are_one_data_set(tmp_path):
     images = described(
         tmp_path,
         """
-        trigger = "rex"
+        trigger_word = "rex"
         [[folders]]
         path = "texts"
         repeats = 3
@@ -54,7 +54,7 @@ def test_folders_of_all_kinds_are_one_data_set(tmp_path):
         [[folders]]
         path = "table"
         caption_column = "words"
-        trigger = "birdie"
+        trigger_word = "birdie"
         [[folders]]
         path = "rows.parquet"
         prefix = "a photo of "
@@ -67,7 +67,12 @@ def test_folders_of_all_kinds_are_one_data_set(tmp_path):
     texts = [["rex, a cat"], ["rex, a dog"], ["rex, a hat"], ["birdie, a bird"]]
     assert images.captions == [*texts, ["a photo of rex, one", "a photo of rex, two"], ["rex, red hats"]]
     assert images.repeats == [3, 3, 1, 1, 1, 1] and len(images) == 6
-    assert images.looks == [Look()] * 2 + [Look(flip=True), Look(), Look(resolution=32), Look()]
+    assert [look.as_framed for look in images.looks] == [Look()] * 2 + [
+        Look(flip=True),
+        Look(),
+        Look(resolution=32),
+        Look(),
+    ]
     assert images.name == str(tmp_path / "set.toml") and images.image(4).size == (24, 16)
     kept, apart = images.split(2, seed=0)
     assert sorted(kept.captions + apart.captions) == sorted(images.captions) and sum(kept.repeats) >= 4
@@ -120,7 +125,7 @@ def test_numbered_names():
         ('[[folders]]\npath = "a"\nrepeats = 0', "folder 1: repeats is 0. It must be 1 or more"),
         ('[[folders]]\npath = "a"\nrepeats = 100000000', "repeats is 100000000. It must be 1000 or less"),
         ('[[folders]]\npath = "a"\ncaptions = "text"', "captions is 'text'. It must be one of auto, txt, caption"),
-        ('[[folders]]\npath = "a"\ntrigger = " "', "folder 1: trigger is empty"),
+        ('[[folders]]\npath = "a"\ntrigger_word = " "', "folder 1: trigger_word is empty"),
         ('[[folders]]\npath = ["a"]', r"path is \['a'\]. It must be text"),
         ("[[folders]]\nrepeats = 2", "folder 1: write either 'path' or 'dataset_name'"),
         ('[[folders]]\npath = "a"\ndataset_name = "b/c"', "write either 'path' or 'dataset_name'"),
@@ -151,6 +156,11 @@ def test_captions_that_are_not_where_they_are_said_to_be_are_told(tmp_path, kind
         described(tmp_path, f'[[folders]]\npath = "in"\ncaptions = "{kind}"\n')
 
 
+def shape(batch):
+    assert batch.conditioning.time_ids is not None
+    return batch.conditioning.time_ids[0, 4:].tolist()
+
+
 def test_folders_have_their_own_size_and_flips_and_are_met_as_often_as_they_say(tmp_path, tiny_pipeline_folder):
     make_photos(tmp_path / "large", "land.jpg", "port.jpg", smaller=10)
     make_photos(tmp_path / "small", "turned.jpg", smaller=10)
@@ -163,14 +173,14 @@ def test_folders_have_their_own_size_and_flips_and_are_met_as_often_as_they_say(
     framing = framing_of(settings.data, 16, images, parts)
     assert shapes_of(images, framing) == {(12, 20): 1, (24, 40): 1, (40, 24): 1} and framing.is_random(images)
     batches = training_batches(settings, parts, images, framing, quiet=True)
-    met = [tuple(batches(step).conditioning.time_ids[0, 4:].tolist()) for step in range(batches.order.batches(10))]
+    met = [tuple(shape(batches(step))) for step in range(batches.order.batches(10))]
     assert [met.count(shape) for shape in ((20, 12), (40, 24), (24, 40))] == [20, 5, 5]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_a_run_tells_what_it_was_trained_on(train_only, tmp_path):
     make_photos(tmp_path / "5_mine", "land.jpg", "port.jpg", smaller=20, captions=False)
-    (tmp_path / "set.yaml").write_text("folders:\n- path: 5_mine\n  trigger: rex\n")
+    (tmp_path / "set.yaml").write_text("folders:\n- path: 5_mine\n  trigger_word: rex\n")
     flags = ("--dataset_config", tmp_path / "set.yaml", "--train_data_dir", None, "--max_train_steps", None)
     run = train_only(*flags, "--num_train_epochs", 1)
     about = json.loads((run / "run.json").read_text())["dataset"]
