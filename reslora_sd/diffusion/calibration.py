@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import settings_of
 from .batches import Batch, BatchMaker
+from .conditioning import chunks_of
 from .data import load_split
 from .encoded import EncodedImages
 from .framing import framing_of
@@ -20,7 +21,7 @@ from .wording import WORDING_FLAGS, wording_of
 
 _NEWER = (
     *("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale"),
-    *("trigger_word", *WORDING_FLAGS),
+    *("trigger_word", "max_token_length", *WORDING_FLAGS),
 )
 """What runs of earlier versions don't say, and didn't have."""
 _NEEDED = (
@@ -53,6 +54,7 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
         ValueError, FileNotFoundError, ImportError: as `load_images`.
     """
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
+    parts.chunks = chunks_of(parts, settings.data.max_token_length)
     images = load_split(settings, resolution).training
     maker = BatchMaker(
         EncodedImages(

@@ -23,6 +23,7 @@ FIXED = frozenset(
     dataset_name dataset_config_name dataset_config train_data_dir image_column caption_column max_train_samples
     validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
     trigger_word shuffle_caption keep_tokens caption_dropout_rate caption_tag_dropout_rate
+    max_token_length
     buckets bucket_step bucket_min bucket_max bucket_upscale
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam

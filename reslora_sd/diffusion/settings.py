@@ -97,6 +97,7 @@ class DataSettings:
     keep_tokens: int = option(0, "So many tags at the beginning of captions stay where they are (kohya's name).")
     caption_dropout_rate: float = option(0.0, "Share of times that a picture is met without its caption.")
     caption_tag_dropout_rate: float = option(0.0, "Share of the tags of a caption that are left out each time.")
+    max_token_length: int | None = option(None, "Read so many tokens of captions, in chunks (left out: one chunk, 75).")
     max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
     resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
     center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
@@ -115,6 +116,7 @@ class DataSettings:
         check_choices(self)
         check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
         check_at_least(self, 0, ["keep_tokens"])
+        check_at_least(self, 1, ["max_token_length"])
         check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
         if self.trigger_word is not None and not (self.trigger_word.strip() and self.is_own):
             raise ValueError("--trigger_word is empty, or the pictures aren't your own. Write a word, or leave it out.")

@@ -131,6 +131,11 @@ def tags_are_left_out_but_the_trigger_word_is_not(it: Seen, plain: Seen) -> None
     assert it.captions == {"", "sks"}
 
 
+@row("max_token_length", "--max_token_length", 44)
+def captions_have_two_chunks(it: Seen, plain: Seen) -> None:
+    assert it.joined("embeddings").shape[1] == 2 * 24
+
+
 def shapes(it: Seen) -> set[tuple[int, ...]]:
     """Heights and widths of what the VAE encoded."""
     return {batch.shape[2:] for batch in it.pixels}
