@@ -1,15 +1,16 @@
 """The launches with which diffusers tests its own LoRA script, restated for ours with local files.
 
-Source: huggingface/diffusers, examples/text_to_image/test_text_to_image_lora.py, those for Stable Diffusion; the ones
-for SDXL are of another script.
+Source: huggingface/diffusers, examples/text_to_image/test_text_to_image_lora.py. Ours trains SDXL by the same script,
+and its text encoders not at all, so that the launch with --train_text_encoder has no counterpart yet.
 """
 
 from __future__ import annotations
 
 import pytest
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from reslora_sd.runs.jsonl import read_jsonl
+from tests.single_files import small_pipeline
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -56,3 +57,14 @@ def test_a_limit_given_on_resuming_removes_several_checkpoints(launch):
     launch(8, "--resume_from_checkpoint=checkpoint-4", "--checkpoints_total_limit=2")
     assert steps(run) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert checkpoints(run) == {"checkpoint-6", "checkpoint-8"}
+
+
+@pytest.mark.slow
+def test_sdxl_trains_by_the_same_script(train, tmp_path):
+    small_pipeline("sdxl").save_pretrained(tmp_path / "xl")
+    flags = ("--resolution", 64, "--train_batch_size", 1, "--max_train_steps", 6, "--checkpointing_steps=2")
+    run = train(*flags, "--checkpoints_total_limit=2", "--scale_lr", model=tmp_path / "xl")
+    assert steps(run) == [1, 2, 3, 4, 5, 6] and checkpoints(run) == {"checkpoint-4", "checkpoint-6"}
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "xl")
+    pipeline.load_lora_weights(str(run))
+    assert pipeline.get_active_adapters()

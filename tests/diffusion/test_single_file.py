@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from reslora_sd.assets import MODEL_CONFIGS
 from reslora_sd.diffusion.models import load_parts, load_unet
 from reslora_sd.diffusion.single_file import CheckpointFile
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
 from tests.single_files import V, save_single_file, small_pipeline
-from tests.unets import SMALL_SD1, small_unet
+from tests.unets import SMALL_SD1, SMALL_SD2, SMALL_SDXL, small_unet
 
 _MODELS = ("text_encoder", "vae", "unet")
 
@@ -176,11 +180,47 @@ def test_missing_and_damaged_files_are_told_by_name(models, tmp_path):
         load_parts(configs, model_config=str(configs))
 
 
-def test_published_topologies_have_their_names(tmp_path):
+@pytest.mark.parametrize(("family", "sizes"), [("sd1", SMALL_SD1), ("sd2", SMALL_SD2), ("sdxl", SMALL_SDXL)])
+def test_published_topologies_have_their_names(tmp_path, family, sizes):
     """Of all levels, as far as the U-Net goes."""
-    pipeline = small_pipeline("sd2")
-    pipeline.unet = small_unet(SMALL_SD1)
+    pipeline = small_pipeline(family)
+    pipeline.unet = small_unet(sizes)
     pipeline.save_pretrained(tmp_path / "four")
     file = save_single_file(pipeline, tmp_path / "four.safetensors")
     found = load_unet(str(file), model_config=str(tmp_path / "four")).state_dict()
     assert all(torch.equal(found[name], value) for name, value in pipeline.unet.state_dict().items())
+
+
+PUBLISHED = {
+    "sd1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd2-512": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "sd2-768-v": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "sdxl": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_configs_in_this_package_make_models_of_the_published_sizes(family):
+    kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}
+    index = json.loads((MODEL_CONFIGS / family / "model_index.json").read_text())
+    assert {path.name for path in (MODEL_CONFIGS / family).iterdir() if path.is_dir()} == {
+        *PUBLISHED[family],
+        "scheduler",
+    }
+    for part, count in PUBLISHED[family].items():
+        where = MODEL_CONFIGS / family / part
+        with torch.device("meta"):
+            if part in kinds:
+                model = kinds[part].from_config(kinds[part].load_config(where))
+            else:
+                kind = getattr(transformers, index[part][1])
+                model = kind(kind.config_class.from_pretrained(where))
+        assert sum(value.numel() for value in model.parameters()) == count, part
+    scheduler = diffusers.DDPMScheduler.from_pretrained(MODEL_CONFIGS / family, subfolder="scheduler")
+    assert scheduler.alphas_cumprod[-1] == pytest.approx(0.004660, abs=1e-5)  # of all of Stable Diffusion's schedules
+    assert (scheduler.config.prediction_type == "v_prediction") == family.endswith("-v")
