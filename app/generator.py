@@ -23,6 +23,7 @@ from reslora_sd.blocks.tape import branch_strength
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
+from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.merging.applied import applied
 from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
@@ -174,6 +175,12 @@ class PictureGenerator:
             value = arguments.get(key)
             if value is not None and value not in BUNDLED:
                 self._check_name(key, str(value))
+        config = arguments.get("dataset_config")
+        if config is None:
+            return
+        self._check_name("dataset_config", str(config))
+        for source in read_sources(Path(str(config))):
+            self._check_name(f"folder of {config}", str(source.path or source.dataset_name))
 
     def _check_name(self, what: str, name: str) -> None:
         """A file may name what is on the Hub, and folders that were allowed at the start; nothing else is opened."""

@@ -34,9 +34,10 @@ CONSOLE = {
     "reslora-compare-text": "compare_text_methods.py",
     "reslora-page": "app",
     "reslora-convert": "reslora_sd.convert",
+    "reslora-data": "reslora_sd.diffusion.data_command",
 }
 """Console commands, and the programs that they start."""
-_OURS = re.compile(r"\breslora-(train|compare|convert|page)|train_scripts/\w+\.py|-m (app|reslora_sd)\b")
+_OURS = re.compile(r"\breslora-(train|compare|convert|data|page)|train_scripts/\w+\.py|-m (app|reslora_sd)\b")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from reslora_sd.convert.settings import Conversion, ConvertSettings
 from reslora_sd.diffusion.arguments import parse_settings, prompts_in
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.folders import open_folder
+from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.runs.checkpoints import find_checkpoint, publish, unfinished
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.reader import read_run
@@ -78,6 +79,13 @@ def _read_run(folder: Path) -> None:
     read_run(folder)
     RunFolder(folder).log_rows()
     RunFolder(folder).pictures()
+
+
+def _make_sources(folder: Path) -> None:
+    (folder / "set.toml").write_text(
+        'trigger_word = "rex"\n[[folders]]\npath = "10_rex"\nflip = true\nresolution = 64\n[[folders]]\n'
+        'dataset_name = "somebody/pictures"\nrepeats = 3\ncaption_tag_dropout_rate = 0.1\ncaptions = "metadata"\n'
+    )
 
 
 def _make_training_form(folder: Path) -> None:
@@ -315,6 +323,7 @@ KINDS = (
         _read_pictures,
         names_file=False,
     ),
+    Kind("set.toml", ("set.toml",), _make_sources, lambda folder: read_sources(folder / "set.toml")),
     Kind("metadata.csv", ("pictures/metadata.csv",), _make_pictures_csv, _read_pictures, names_file=False),
     _of_one("prompts", _make_texts, "prompts.txt", lambda folder: prompts_in([str(folder / "prompts.txt")])),
     Kind(

@@ -19,8 +19,8 @@ CARD = ROOT / "reslora_sd" / "assets" / "tiny-sd" / "README.md"
 STYLES_CARD = ROOT / "reslora_sd" / "assets" / "styles" / "README.md"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, STYLES_CARD, *PAGES]
 COMMANDS = [command for document in DOCUMENTS for command in commands_in(document)]
-PICTURES, NLG, NLU, COMPARE, COMPARE_TEXT, PAGE, CONVERT = CONSOLE.values()
-INSPECT = f"{CONVERT} inspect"
+PICTURES, NLG, NLU, COMPARE, COMPARE_TEXT, PAGE, CONVERT, DATA = CONSOLE.values()
+INSPECT, INSPECT_DATA = f"{CONVERT} inspect", f"{DATA} inspect"
 
 
 def named(document):
@@ -53,11 +53,15 @@ def test_commands_parse(command):
     if command.program == CONVERT:
         assert len(rest) == (1 if "inspect" in command.words else 2)
         rest = [word for word in rest if word.startswith("-")]
+    if command.program == DATA:
+        assert len(rest) == 1 and command.words[0] == "inspect"
+        rest = rest[1:]
     assert rest == []
 
 
 @pytest.mark.parametrize(
-    ("program", "count"), [(PICTURES, 7), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3), (CONVERT, 7)]
+    ("program", "count"),
+    [(PICTURES, 7), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3), (CONVERT, 7), (DATA, 1)],
 )
 def test_no_command_is_overlooked(program, count):
     assert sum(command.program == program for command in COMMANDS) == count
@@ -118,6 +122,7 @@ SECTIONS = [
     ("### compare_methods.py", (COMPARE,)),
     ("### compare_text_methods.py", (COMPARE_TEXT,)),
     ("## Converting files", (CONVERT, INSPECT)),
+    ("## Looking at pictures", (INSPECT_DATA,)),
     ("## The page", (PAGE,)),
 ]
 
@@ -257,4 +262,4 @@ def test_figures_of_the_readme_are_those_of_the_results():
 
 def test_console_commands_of_the_text_exist():
     text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
-    assert set(re.findall(r"\breslora-(?:train|compare|convert|page)[\w-]*", text)) == set(CONSOLE)
+    assert set(re.findall(r"\breslora-(?:train|compare|convert|data|page)[\w-]*", text)) == set(CONSOLE)

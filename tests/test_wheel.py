@@ -25,6 +25,7 @@ COMMANDS = (
     "reslora-compare",
     "reslora-compare-text",
     "reslora-convert",
+    "reslora-data",
     "reslora-page",
     "reslora-train",
     "reslora-train-nlg",

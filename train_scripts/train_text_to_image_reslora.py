@@ -39,6 +39,7 @@ from reslora_sd import ResLoRAAdapter, add_reslora
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
+from reslora_sd.diffusion.conditioning import chunks_of
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.effort import effort_of
 from reslora_sd.diffusion.export import exporter_of
@@ -172,6 +173,7 @@ def main(settings: UnetSettings) -> None:
     training.timesteps(parts.scheduler.config.num_train_timesteps)
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
+    parts.chunks = chunks_of(parts, settings.data.max_token_length)
     split = load_split(settings, resolution)
     images = split.training
     framing = framing_of(settings.data, resolution, images, parts)

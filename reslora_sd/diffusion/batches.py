@@ -24,6 +24,7 @@ from .loss import add_noise_offset
 from .models import Parts
 from .order import BucketOrder, mix
 from .settings import TrainingSettings, UnetSettings
+from .wording import wording_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class BatchMaker:
         self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
         self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
-        self.order = BucketOrder(encoded.buckets(), batch_size * processes, seed)
+        repeats = encoded.images.repeats
+        buckets = [[row for row in rows for _ in range(repeats[row])] for rows in encoded.buckets()]
+        self.order = BucketOrder(buckets, batch_size * processes, seed)
 
     def __call__(self, step: int) -> Batch:
         """The batch that a (micro) step trains on, counted from 0, on the CPU in float32."""
@@ -92,7 +95,8 @@ class BatchMaker:
         timesteps = torch.randint(timesteps_from.start, timesteps_from.stop, (whole,), generator=generator)
         places, rows = range(step * whole, (step + 1) * whole)[mine], drawn[mine]
         rngs = [random.Random(mix(self.seed, place + 1)) for place in places]
-        captions = [rng.choice(self.encoded.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
+        chosen = [rng.choice(self.encoded.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
+        captions = [self._reworded(*one) for one in zip(rows, places, chosen, strict=True)]
         frames = [self.encoded.frame(row, rng) for row, rng in zip(rows, rngs, strict=True)]
         return Batch(
             self.encoded.latents(rows, frames, posterior[mine]),
@@ -100,6 +104,10 @@ class BatchMaker:
             noise[mine],
             timesteps[mine],
         )
+
+    def _reworded(self, row: int, place: int, caption: str) -> str:
+        """The caption of a picture as it is met in this place; crops and flips are drawn apart."""
+        return self.encoded.wording(row)(caption, random.Random(f"{self.seed}/{place}/words"))
 
 
 def training_batches(
@@ -126,7 +134,7 @@ def training_batches(
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
     cache = not random_framing if asked is None else asked
     return BatchMaker(
-        EncodedImages(parts, images, framing, cache, quiet),
+        EncodedImages(parts, images, framing, cache, quiet, wording=wording_of(settings.data)),
         training.train_batch_size,
         training.seed,
         schedule,
@@ -170,7 +178,7 @@ def batches_kept_out(training: TrainingSettings, parts: Parts, split: Split, fra
 def _batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
     """Batches of pictures that training doesn't see, cropped at their centre."""
     schedule = parts.scheduler.config.num_train_timesteps
-    encoded = EncodedImages(parts, images, replace(framing, center_crop=True, random_flip=False), cache=True)
+    encoded = EncodedImages(parts, images.plainly(), framing.still(), cache=True)
     counts = [len(rows) for rows in encoded.buckets()]
     whole = math.gcd(training.train_batch_size, *counts)  # each picture counts once, whatever its bucket
     return BatchMaker(

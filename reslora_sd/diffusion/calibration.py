@@ -11,14 +11,21 @@ from torch import Tensor, nn
 
 from .arguments import settings_of
 from .batches import Batch, BatchMaker
+from .conditioning import chunks_of
 from .data import load_split
 from .encoded import EncodedImages
 from .framing import framing_of
 from .models import Parts
 from .settings import DataSettings, UnetSettings
+from .wording import WORDING_FLAGS, wording_of
 
+_NEWER = (
+    *("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale"),
+    *("trigger_word", "max_token_length", *WORDING_FLAGS),
+)
+"""What runs of earlier versions don't say, and didn't have."""
 _NEEDED = (
-    *(field.name for field in dataclasses.fields(DataSettings) if not field.name.startswith("bucket")),
+    *(field.name for field in dataclasses.fields(DataSettings) if field.name not in _NEWER),
     *("seed", "train_batch_size", "noise_offset", "gradient_accumulation_steps", "validation_samples"),
     "calibration_samples",
 )
@@ -47,10 +54,17 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
         ValueError, FileNotFoundError, ImportError: as `load_images`.
     """
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
+    parts.chunks = chunks_of(parts, settings.data.max_token_length)
     images = load_split(settings, resolution).training
     maker = BatchMaker(
         EncodedImages(
-            parts, images, framing_of(settings.data, resolution, images, parts), cache=False, quiet=True, check=False
+            parts,
+            images,
+            framing_of(settings.data, resolution, images, parts),
+            cache=False,
+            quiet=True,
+            check=False,
+            wording=wording_of(settings.data),
         ),
         settings.training.train_batch_size,
         seed,

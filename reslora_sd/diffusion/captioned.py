@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from .folders import PLACE
+from .folders import PLACE, REPEATS
 from .pictures import check_depth, enable_heic, upright_size
+from .wording import Wording
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 Found = TypeVar("Found")
 CHECKED_UP_TO = 20_000
 """Larger data sets are decoded as they are used, and not all of them before."""
+
+
+class Look(NamedTuple):
+    """What a folder says of its own pictures, instead of the flags."""
+
+    resolution: int | None = None
+    flip: bool | None = None
+    wording: Wording | None = None
+
+    @property
+    def as_framed(self) -> Look:
+        """What of it a picture's pixels depend on."""
+        return self._replace(wording=None)
 
 
 class CaptionedImages:
@@ -50,13 +65,48 @@ class CaptionedImages:
         if not captions:
             raise ValueError(f"{name} has no pictures. Give a folder of pictures with captions.")
         self.captions = [_captions(caption, index, name + self.places[index]) for index, caption in enumerate(captions)]
-        self.sizes = [self._opened(index, glance or read, upright_size) for index in range(len(captions))]
-        """Of each picture, its upright width and height."""
-        self.all_square = all(width == height for width, height in self.sizes)
-        """Of the whole data set, in each of its parts."""
+        self._glance = glance or read
+        self.repeats = [1] * len(captions)
+        """How often each picture is to be met in an epoch."""
+        self.looks = [Look()] * len(captions)
+        self.every_look: tuple[Look, ...] = (Look(),)
+        """Those of the whole data set, in each of its parts."""
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @functools.cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Of each picture, its upright width and height; nothing is decoded where the header says them."""
+        return [self._opened(index, self._glance, upright_size) for index in range(len(self))]
+
+    @property
+    def all_square(self) -> bool:
+        """Whether every picture is as wide as high."""
+        return all(width == height for width, height in self.sizes)
+
+    def openable(self) -> tuple[CaptionedImages, dict[str, str]]:
+        """The pictures whose header can be read; of the others, what they are called and what is wrong with them."""
+        sizes, damaged = dict[int, tuple[int, int]](), dict[str, str]()
+        for index in range(len(self)):
+            try:
+                sizes[index] = self._opened(index, self._glance, upright_size)
+            except ValueError as error:
+                damaged[self.label(index)] = str(error.__cause__ or error)
+        part = self._subset(list(sizes))
+        part.sizes = list(sizes.values())
+        return part, damaged
+
+    def label(self, index: int) -> str:
+        """Where a picture's caption stands, else its number."""
+        return self.places[index].removeprefix(", ") or f"number {index}"
+
+    def plainly(self) -> CaptionedImages:
+        """The same, each picture once in an epoch, with its captions as they are."""
+        part = self._subset(range(len(self)))
+        part.repeats = [1] * len(self)
+        part.looks = [look.as_framed for look in self.looks]
+        return part
 
     def image(self, index: int) -> Image.Image:
         """The picture as it was stored."""
@@ -105,12 +155,41 @@ class CaptionedImages:
         return self._subset(rest), self._subset(sorted(kept_out))
 
     def _subset(self, indices: Sequence[int]) -> CaptionedImages:
-        part = copy.copy(self)  # checked already
+        part = copy.copy(self)  # its captions are checked already
         part._read = lambda index: self._read(indices[index])
+        part._glance = lambda index: self._glance(indices[index])
         part.captions = [self.captions[index] for index in indices]
         part.places = [self.places[index] for index in indices]
-        part.sizes = [self.sizes[index] for index in indices]
+        part.repeats = [self.repeats[index] for index in indices]
+        part.looks = [self.looks[index] for index in indices]
+        if "sizes" in vars(self):
+            part.sizes = [self.sizes[index] for index in indices]
         return part
+
+
+def joined(parts: Sequence[CaptionedImages], name: str, order: Sequence[int] | None = None) -> CaptionedImages:
+    """Several data sets as one.
+
+    Args:
+        order: of the pictures of all parts one after the other.
+    """
+    places = [(part, index) for part in parts for index in range(len(part))]
+    places = [places[index] for index in order] if order is not None else places
+
+    def read(index: int) -> Any:
+        part, place = places[index]
+        return part._read(place)
+
+    def glance(index: int) -> Any:
+        part, place = places[index]
+        return part._glance(place)
+
+    whole = CaptionedImages([part.captions[place] for part, place in places], read, name, None, glance)
+    whole.places = [part.places[place] or f", {part.name}" for part, place in places]
+    whole.repeats = [part.repeats[place] for part, place in places]
+    whole.looks = [part.looks[place] for part, place in places]
+    whole.every_look = tuple(dict.fromkeys(look for part in parts for look in part.every_look))
+    return whole
 
 
 def _loaded(image: Image.Image) -> Image.Image:
@@ -140,7 +219,7 @@ def captioned_images(
     """
     import datasets
 
-    columns = [column for column in rows.column_names if column != PLACE]
+    columns = [column for column in rows.column_names if column not in (PLACE, REPEATS)]
     image_column = _column("image", image_column, columns, name)
     caption_column = _column("text", caption_column, columns, name)
     if not isinstance(rows.features[image_column], datasets.Image):
@@ -159,7 +238,10 @@ def captioned_images(
             return read(index)
         return Image.open(io.BytesIO(held) if held is not None else path)
 
-    return CaptionedImages(list(rows[caption_column]), read, name, places, glance)
+    found = CaptionedImages(list(rows[caption_column]), read, name, places, glance)
+    if REPEATS in rows.column_names:
+        found.repeats = list(rows[REPEATS])
+    return found
 
 
 def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:

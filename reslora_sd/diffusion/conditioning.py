@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _BATCH = 64
+_MOST_CHUNKS = 8
 
 
 class Words(NamedTuple):
@@ -58,18 +59,47 @@ def conditioning_of(words: Sequence[Words], time_ids: Tensor | None = None) -> C
     return Conditioning(torch.stack([one.tokens for one in words]), torch.stack(pooled) if pooled else None, time_ids)
 
 
-@torch.no_grad()
-def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Words]:
-    """Each caption as the U-Net takes it, on the CPU. Captions over the model's limit are cut and counted."""
-    limit = parts.tokenizer.model_max_length
-    too_long = [caption for caption in captions if len(parts.tokenizer(caption, truncation=False).input_ids) > limit]
+def chunks_of(parts: Parts, tokens: int | None) -> int:
+    """How many chunks a caption of so many tokens has, those that begin and end every text aside.
+
+    Raises:
+        ValueError: it is no multiple of what the model reads at once.
+    """
+    once = _words_of(parts.tokenizer)
+    if tokens is None:
+        return 1
+    if tokens % once or tokens > _MOST_CHUNKS * once:
+        raise ValueError(
+            f"--max_token_length is {tokens}. It must be a multiple of {once} for this model, up to "
+            f"{_MOST_CHUNKS * once}."
+        )
+    return tokens // once
+
+
+def warn_of_long(parts: Parts, captions: Sequence[str]) -> None:
+    """Counts the captions over the length that is read, which are cut."""
+    limit = parts.chunks * _words_of(parts.tokenizer)
+    texts = parts.tokenizer(list(captions), truncation=False, verbose=False).input_ids if captions else []
+    too_long = [caption for caption, ids in zip(captions, texts, strict=True) if len(ids) - 2 > limit]
     if too_long:
         logger.warning(
-            "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r",
+            "%d captions are longer than the text encoder's %d tokens and are cut, for example: %r. "
+            "--max_token_length reads more.",
             len(too_long),
-            limit,
+            limit + 2,
             too_long[0][:100],
         )
+
+
+@torch.no_grad()
+def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Words]:
+    """Each caption as the U-Net takes it, on the CPU. Unless `quiet`, those that are cut are counted.
+
+    With several chunks, each is a text of its own for the encoder, with its own beginning and end, and the U-Net reads
+    their tokens one after the other, as in A1111 and ComfyUI. SDXL's pooled vector is the first chunk's.
+    """
+    if not quiet:
+        warn_of_long(parts, captions)
     found: dict[str, Words] = {}
     for start in tqdm(range(0, len(captions), _BATCH), desc="Encoding captions", disable=quiet):
         batch = list(captions[start : start + _BATCH])
@@ -78,18 +108,38 @@ def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) 
 
 
 def _encode(parts: Parts, captions: list[str]) -> list[Words]:
+    chunks = parts.chunks
     if parts.text_encoder_2 is None or parts.tokenizer_2 is None:
-        states = parts.text_encoder(_ids(parts.tokenizer, captions, parts.text_encoder))[0]
-        return [Words(tokens) for tokens in states.cpu()]
+        states = parts.text_encoder(_ids(parts.tokenizer, captions, parts.text_encoder, chunks))[0]
+        return [Words(tokens) for tokens in _joined(states, chunks).cpu()]
     # diffusers, StableDiffusionXLPipeline.encode_prompt: the last layer but one of both, and the second's projection
     both = [(parts.tokenizer, parts.text_encoder), (parts.tokenizer_2, parts.text_encoder_2)]
-    outputs = [encoder(_ids(words, captions, encoder), output_hidden_states=True) for words, encoder in both]
-    states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-    return [Words(*pair) for pair in zip(states.cpu(), outputs[1].text_embeds.cpu(), strict=True)]
+    outputs = [encoder(_ids(words, captions, encoder, chunks), output_hidden_states=True) for words, encoder in both]
+    states = torch.cat([_joined(output.hidden_states[-2], chunks) for output in outputs], dim=-1)
+    return [Words(*pair) for pair in zip(states.cpu(), outputs[1].text_embeds[::chunks].cpu(), strict=True)]
 
 
-def _ids(tokenizer: Any, captions: list[str], encoder: Any) -> Tensor:
+def _ids(tokenizer: Any, captions: list[str], encoder: Any, chunks: int) -> Tensor:
+    """(captions * chunks, tokens): the chunks of each caption one after the other."""
     limit = tokenizer.model_max_length
-    ids = tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+    given = {"padding": "max_length", "max_length": limit, "truncation": True, "return_tensors": "pt"}
+    if chunks == 1:
+        ids = tokenizer(captions, **given).input_ids
+    else:
+        once, rows = _words_of(tokenizer), []
+        for words in tokenizer(captions, add_special_tokens=False, truncation=False, verbose=False).input_ids:
+            parts = [words[at * once : (at + 1) * once] for at in range(chunks)]
+            rows += [[tokenizer.bos_token_id, *part, tokenizer.eos_token_id] for part in parts]
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (limit - len(row)) for row in rows])
     found: Tensor = ids.to(encoder.device)
     return found
+
+
+def _joined(states: Tensor, chunks: int) -> Tensor:
+    """(captions * chunks, tokens, dim) -> (captions, chunks * tokens, dim)"""
+    return states.reshape(-1, chunks * states.shape[1], states.shape[2])
+
+
+def _words_of(tokenizer: Any) -> int:
+    """How many tokens of a text the encoder reads at once, beginning and end aside: CLIP's 75."""
+    return int(tokenizer.model_max_length) - 2

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ..runs.names import OPENMOJI, STYLES
 from .captioned import CaptionedImages as CaptionedImages
+from .captioned import Look, joined, none_left
 from .captioned import captioned_images as captioned_images
-from .captioned import none_left
 from .folders import open_folder, root_cause
 from .openmoji import load_openmoji, openmoji_names
 from .settings import DataSettings, UnetSettings
+from .sources import Source, sources_of
 from .styles import TRAIN, UNSEEN, load_style
+from .wording import wording_of
 
 
 class Split(NamedTuple):
@@ -35,7 +38,7 @@ class Split(NamedTuple):
 def load_images(
     data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
 ) -> CaptionedImages:
-    """Opens and checks a data set.
+    """Opens and checks a data set: `load_pictures`, each of which is decoded once.
 
     Args:
         data: where the pictures are, their columns, and how many are used (drawn with the seed).
@@ -44,7 +47,14 @@ def load_images(
     Raises:
         ValueError, FileNotFoundError, ImportError: what is wrong with the data, and what to do.
     """
-    return _load(data, resolution, seed, cache_dir, 0)[0].check()
+    return load_pictures(data, resolution, seed, cache_dir).check()
+
+
+def load_pictures(
+    data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
+) -> CaptionedImages:
+    """As `load_images`, and no picture is decoded."""
+    return _load(data, resolution, seed, cache_dir, 0)[0]
 
 
 def _load(
@@ -63,15 +73,12 @@ def _load(
         if most is not None and most < len(pairs):
             pairs = random.Random(seed).sample(pairs, most)
         return _in_memory(pairs, data.dataset_name), None
-    rows, name = _open(data, cache_dir)
-    rest, apart = _apart(len(rows), test, name)
-    columns = (data.image_column, data.caption_column)
-    tests = captioned_images(rows.select(apart), name, *columns) if test else None
-    if test:
-        rows = rows.select(rest)
-    if most is not None:
-        rows = rows.shuffle(seed=seed).select(range(min(most, len(rows))))
-    return captioned_images(rows, name, *columns), tests
+    opened = [_open(source, cache_dir) for source in sources_of(data)]
+    name = data.dataset_config or opened[0].name
+    rest, apart = _apart(sum(len(one.rows) for one in opened), test, name)
+    if most is not None:  # as `datasets` shuffles
+        rest = [rest[place] for place in np.random.default_rng(seed).permutation(len(rest))[:most]]
+    return _picked(opened, rest, name, data), _picked(opened, apart, name, data) if test else None
 
 
 def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
@@ -115,19 +122,54 @@ def _in_memory(pairs: Sequence[tuple[Image.Image, str]], name: str) -> Captioned
     return CaptionedImages([caption for _, caption in pairs], lambda index: pairs[index][0], name)
 
 
-def _open(data: DataSettings, cache_dir: str | None) -> tuple[Any, str]:
-    """The rows of a folder, or of a data set of the Hub (its train split), and what errors call them."""
-    folder, name = data.train_data_dir, data.dataset_name
+class _Opened(NamedTuple):
+    """A source whose rows can be read."""
+
+    source: Source
+    rows: Any
+    name: str
+    """What errors call it."""
+
+
+def _open(source: Source, cache_dir: str | None) -> _Opened:
+    """The rows of a folder, or of a data set of the Hub (its train split)."""
+    folder, name = source.path, source.dataset_name
     if name is None:
-        return open_folder(Path(str(folder)), cache_dir), str(folder)
+        rows = open_folder(Path(str(folder)), cache_dir, source.captions, source.class_name)
+        return _Opened(source, rows, str(folder))
     import datasets
 
     try:
         rows = datasets.load_dataset(
-            name, data.dataset_config_name, cache_dir=cache_dir, data_dir=folder, split="train"
+            name, source.dataset_config_name, cache_dir=cache_dir, data_dir=folder, split="train"
         )
     except FileNotFoundError:
         raise
     except Exception as error:  # `datasets` raises many kinds, pyarrow's among them; each is about the data here
         raise ValueError(f"The data set {name} can't be read: {root_cause(error)}") from error
-    return rows, name
+    return _Opened(source, rows, name)
+
+
+def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str, data: DataSettings) -> CaptionedImages:
+    """The pictures at these places of all sources one after the other, in this order."""
+    parts, order, start, before = [], dict[int, int](), 0, 0
+    for source, rows, own_name in opened:
+        mine = [place for place in places if start <= place < start + len(rows)]
+        order |= {place: before + at for at, place in enumerate(mine)}
+        start, before = start + len(rows), before + len(mine)
+        if mine or len(opened) == 1:
+            chosen = rows.select([place - start + len(rows) for place in mine])
+            part = captioned_images(chosen, own_name, source.image_column, source.caption_column)
+            parts.append(_as_described(part, source, data))
+    parts[0].name = name if len(opened) == 1 else parts[0].name
+    return parts[0] if len(opened) == 1 else joined(parts, name, [order[place] for place in places])
+
+
+def _as_described(images: CaptionedImages, source: Source, data: DataSettings) -> CaptionedImages:
+    """Pictures with what their source says of them."""
+    if source.repeats is not None:
+        images.repeats = [source.repeats] * len(images)
+    images.captions = [source.worded(captions) for captions in images.captions]
+    look = Look(source.resolution, source.flip, source.wording(wording_of(data)))
+    images.looks, images.every_look = [look] * len(images), (look,)
+    return images

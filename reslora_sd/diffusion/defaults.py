@@ -67,6 +67,8 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
 def has_own_pictures(given: Mapping[str, Any]) -> bool:
     """Whether the flags name pictures that this package doesn't bring."""
     name = given.get("dataset_name")
+    if given.get("dataset_config") is not None:
+        return True
     return given.get("train_data_dir") is not None if name is None else name not in BUNDLED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .data import CaptionedImages
 from .framing import Framing, framing_of, shapes_of
 from .models import Parts
 from .settings import UnetSettings
+from .wording import WORDING_FLAGS
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def exporter_of(
         resolution: pixels of a side, as trained.
     """
     config = dict(parts.unet.config)
-    steps_of_epoch = math.ceil(len(images) / pictures_a_step)
+    steps_of_epoch = math.ceil(sum(images.repeats) / pictures_a_step)
     kind = parts.scheduler.config.prediction_type
     family = family_of(config, kind)
     about = {
@@ -115,19 +117,26 @@ def _of_the_model(parts: Parts, family: Family, resolution: int) -> dict[str, st
 
 
 def _of_the_data(images: CaptionedImages, framing: Framing) -> dict[str, str]:
-    name, count, shapes = public_name(images.name), len(images), shapes_of(images, framing)
+    name, shapes = public_name(images.name), shapes_of(images, framing)
     buckets = {str(at): {"resolution": list(shape), "count": shapes[shape]} for at, shape in enumerate(shapes)}
     phrase = trigger_phrase(images.captions)
     return {
-        "ss_num_train_images": str(count),
+        "ss_num_train_images": str(sum(images.repeats)),
         "ss_num_reg_images": "0",
-        "ss_dataset_dirs": _json({name: {"n_repeats": 1, "img_count": count}}),
+        "ss_dataset_dirs": _json(_folders(name, images)),
         "ss_bucket_info": _json({"buckets": buckets}),
         "ss_enable_bucket": str(framing.buckets is not None),
         "ss_random_crop": str(not framing.is_centred),
         "ss_tag_frequency": _json({name: tag_frequency(images.captions)}),
         **({"modelspec.trigger_phrase": phrase} if phrase else {}),
     }
+
+
+def _folders(name: str, images: CaptionedImages) -> dict[str, dict[str, int]]:
+    """Pictures by their repeats, named as kohya's folders where there are several."""
+    counts = Counter(images.repeats)
+    names = {repeats: f"{repeats}_{name}" if len(counts) > 1 else name for repeats in counts}
+    return {names[repeats]: {"n_repeats": repeats, "img_count": count} for repeats, count in counts.items()}
 
 
 def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pictures_a_step: int) -> dict[str, str]:
@@ -154,6 +163,7 @@ def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pi
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_network_dropout": settings.method.lora_dropout or None,
         "ss_flip_aug": data.random_flip,
+        **{f"ss_{name}": getattr(data, name) for name in WORDING_FLAGS},
     }
     return {name: str(value) for name, value in found.items() if value is not None}
 

@@ -9,13 +9,20 @@ from typing import Any
 
 from .metadata import METADATA, read_metadata
 from .pictures import first_line, read_utf8, unreadable_kind
+from .sources import CaptionsFrom
 from .survey import Survey
 
 PLACE = "_place"
 """Column that says where a row's caption stands; for errors only."""
+REPEATS = "_repeats"
+"""Column that says how often a row is to be met in an epoch, where folders say so."""
+_ENDS = {"auto": (".txt", ".caption"), "txt": (".txt",), "caption": (".caption",)}
+"""Ends of text files with captions, the first of which counts."""
 
 
-def open_folder(path: Path, cache_dir: str | None = None) -> Any:
+def open_folder(
+    path: Path, cache_dir: str | None = None, captions: CaptionsFrom = "auto", class_name: str | None = None
+) -> Any:
     """The rows of a folder, with pictures that are decoded as they are used; one line is logged of what is taken.
 
     Every picture is for training, whatever its name: `datasets` alone would put `test.png` into a test split.
@@ -25,10 +32,13 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
         path: one of
             * a parquet file, or a folder of them;
             * pictures and a metadata.jsonl, metadata.csv or metadata.parquet with a column `file_name`;
-            * pictures, each with its caption in a text file of the same name (`cat.png`, `cat.txt`), kohya's layout.
+            * pictures, each with its caption in a text file of the same name (`cat.png`, `cat.txt`), kohya's layout;
+              a picture without one has the name of its class as its caption, where folders are called `10_rex`.
+        captions: where to look for captions; "auto" takes the first of these that is there.
+        class_name: the class of all pictures, where no folder in it says another.
 
     Returns:
-        a `datasets.Dataset`; `PLACE` may be one of its columns.
+        a `datasets.Dataset`; `PLACE` and `REPEATS` may be among its columns.
 
     Raises:
         FileNotFoundError: the folder, a picture or a caption is not there.
@@ -39,15 +49,20 @@ def open_folder(path: Path, cache_dir: str | None = None) -> Any:
     if path.is_file():
         return _parquet([_data_file(path)], path, cache_dir)
     survey = Survey(path)
-    if tables := _tables(survey):
+    if captions == "auto" and (tables := _tables(survey)):
         rows = _parquet(tables, path, cache_dir)
         survey.note("pictures beside parquet files, which alone are read", survey.pictures, warn=True)
         survey.tell(f"{len(rows)} rows of {len(tables)} parquet file{'s' * (len(tables) > 1)}")
         return rows
     survey.note_unreadable()
-    if metadata := [file for file in survey.files if file.name in METADATA]:
+    metadata = [file for file in survey.files if file.name in METADATA]
+    if captions == "metadata" and not metadata:
+        raise FileNotFoundError(f"{path} has no {', '.join(METADATA)}, and its captions are to be in one.")
+    if captions == "metadata" or (captions == "auto" and metadata):
         return _with_metadata(survey, metadata)
-    return _with_text_files(survey)
+    if captions == "folder":
+        return _with_classes(survey, class_name)
+    return _with_text_files(survey, _ENDS[captions], class_name)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -100,7 +115,7 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
     unnamed = [picture for picture in pictures if os.path.realpath(picture) not in named]
     survey.note("named in no metadata file", unnamed, warn=True, of=f" of {len(pictures)} pictures")
     there = set(survey.files)
-    beside = [text for text in _captions_of(pictures, survey) if text in there]
+    beside = [text for text in _captions_of(pictures, survey, _ENDS["auto"]) if text in there]
     survey.note("text files of pictures, instead of which the metadata file counts", beside)
     rows = [row for row in rows if not unreadable_kind(row.picture.suffix.lower())]  # counted with the pictures
     if not rows:
@@ -114,40 +129,63 @@ def _with_metadata(survey: Survey, tables: list[Path]) -> Any:
     return found
 
 
-def _with_text_files(survey: Survey) -> Any:
+def _with_text_files(survey: Survey, ends: tuple[str, ...], class_name: str | None) -> Any:
     pictures, folder = survey.pictures, survey.root
-    texts = _captions_of(pictures, survey)
+    texts = _captions_of(pictures, survey, ends)
     there = set(survey.files)
-    missing = [picture for picture, text in zip(pictures, texts, strict=True) if text not in there]
+    classes = [None if text in there else survey.class_of(text) or class_name for text in texts]
+    missing = [place for place, text in enumerate(texts) if text not in there and classes[place] is None]
     if len(missing) == len(pictures):
         raise FileNotFoundError(_no_captions(survey))
     if missing:
+        first = missing[0]
         raise FileNotFoundError(
-            f"{len(missing)} of {len(pictures)} pictures of {folder} have no caption. Write that of {missing[0].name} "
-            f"into {missing[0].with_suffix('.txt')}."
+            f"{len(missing)} of {len(pictures)} pictures of {folder} have no caption. Write that of "
+            f"{pictures[first].name} into {texts[first]}."
         )
-    unreadable = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
-    used = {*texts, *_captions_of(unreadable, survey)}
-    alone = [file for file in survey.files if file.suffix.lower() == ".txt" and file not in used]
-    survey.note("text files without a picture", alone)
-    written = [read_utf8(text) for text in texts]
-    captions = [first_line(words) for words in written]
+    _note_texts(survey, texts, ends)
+    without = [picture for picture, name in zip(pictures, classes, strict=True) if name]
+    survey.note("pictures without a text file, whose caption is the name of their folder", without)
+    written = ["" if name else read_utf8(text) for text, name in zip(texts, classes, strict=True)]
+    captions = [name or first_line(words) for words, name in zip(written, classes, strict=True)]
     for text, caption in zip(texts, captions, strict=True):
         if not caption:
             raise ValueError(f"{text} is empty. Write the caption of the picture of this name into it.")
     longer = [text for text, words in zip(texts, written, strict=True) if len(words.strip().split("\n")) > 1]
     survey.note("text files with more lines than the first, which is the caption", longer, warn=True)
-    rows = _dataset({"image": [str(picture) for picture in pictures], "text": captions}, list(map(str, texts)), survey)
+    return _pictures(survey, pictures, captions, list(map(str, texts)))
+
+
+def _with_classes(survey: Survey, class_name: str | None) -> Any:
+    """Pictures whose captions are the names of their folders, whatever stands beside them."""
+    pictures = survey.pictures
+    if not pictures:
+        raise FileNotFoundError(_no_captions(survey))
+    captions = [survey.class_of(picture) or class_name or picture.parent.name for picture in pictures]
+    return _pictures(survey, pictures, captions, list(map(str, pictures)))
+
+
+def _pictures(survey: Survey, pictures: list[Path], captions: list[str], places: list[str]) -> Any:
+    rows = _dataset({"image": [str(picture) for picture in pictures], "text": captions}, places, survey)
     survey.tell(f"{len(pictures)} picture{'s' * (len(pictures) != 1)}")
     return rows
 
 
-def _captions_of(pictures: list[Path], survey: Survey) -> list[Path]:
-    """The text files in which the captions of pictures stand, or would: a.txt, or a.TXT where that is there."""
-    found = {file.with_suffix(".txt"): file for file in survey.files if file.suffix == ".TXT"}
-    found |= {file: file for file in survey.files if file.suffix == ".txt"}
-    wanted = [picture.with_suffix(".txt") for picture in pictures]
-    return [found.get(path, path) for path in wanted]
+def _note_texts(survey: Survey, texts: list[Path], ends: tuple[str, ...]) -> None:
+    """Tells of text files that aren't read."""
+    unreadable = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
+    used = {*texts, *_captions_of(unreadable, survey, ends)}
+    alone = [file for file in survey.files if file.suffix.lower() in ends and file not in used]
+    survey.note("text files without a picture", alone)
+
+
+def _captions_of(pictures: list[Path], survey: Survey, ends: tuple[str, ...]) -> list[Path]:
+    """The text files in which the captions of pictures stand, or would: a.txt, or a.TXT, or a.caption."""
+    found: dict[Path, Path] = {}
+    for end in reversed(ends):
+        for written in (end.upper(), end):
+            found |= {file.with_suffix(""): file for file in survey.files if file.suffix == written}
+    return [found.get(path.with_suffix(""), path.with_suffix(ends[0])) for path in pictures]
 
 
 def _no_captions(survey: Survey) -> str:
@@ -175,5 +213,7 @@ def _dataset(columns: dict[str, list[Any]], places: list[str], survey: Survey) -
             odd = next((place for place, kind in given if kind is not given[0][1]), None)
             where = f"{odd}: {name!r} is of another kind than in the rows before" if odd else f"{name!r}: {error}"
             raise ValueError(f"The rows of {survey.root} can't be joined. {where}. Write one kind of value.") from error
+    if survey.numbered:
+        columns = {**columns, REPEATS: [survey.repeats(Path(picture)) for picture in columns["image"]]}
     rows = datasets.Dataset.from_dict({**columns, PLACE: places})
     return rows.cast_column("image", datasets.Image())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .buckets import Buckets, Size, buckets_of
-from .data import CaptionedImages
+from .captioned import CaptionedImages, Look
 from .models import Parts
 from .pictures import as_rgb
 from .settings import DataSettings
@@ -62,10 +63,22 @@ class Framing:
     interpolation: str = "lanczos"
     buckets: Buckets | None = None
     """Without them, every picture becomes a square."""
+    others: Mapping[Look, Framing] = field(default_factory=dict, compare=False)
+    """Of folders that say something of their own."""
+
+    def of(self, look: Look) -> Framing:
+        """The framing of a picture whose folder says this."""
+        return self.others.get(look.as_framed, self)
+
+    def still(self) -> Framing:
+        """The same without anything random."""
+        others = {look: framing.still() for look, framing in self.others.items()}
+        return replace(self, center_crop=True, random_flip=False, others=others)
 
     def is_random(self, images: CaptionedImages) -> bool:
         """Whether the tensor of a picture can differ from one epoch to the next."""
-        return self.random_flip or not (self.is_centred or images.all_square)
+        flips = any(self.of(look).random_flip for look in set(images.looks))
+        return flips or not (self.is_centred or images.all_square)
 
     def target(self, size: Size) -> Size:
         """Width and height of the tensor of a picture of this upright size."""
@@ -110,26 +123,38 @@ class Framing:
 
 def shapes_of(images: CaptionedImages, framing: Framing) -> dict[Size, int]:
     """How many pictures become tensors of each width and height, the narrowest first."""
-    return dict(sorted(Counter(map(framing.target, images.sizes)).items()))
+    pictures = zip(images.looks, images.sizes, strict=True)
+    return dict(sorted(Counter(framing.of(look).target(size) for look, size in pictures).items()))
+
+
+def too_small(images: CaptionedImages, framing: Framing) -> list[int]:
+    """Pictures that are enlarged, since a side is below that of the smallest bucket."""
+    found = []
+    for index, (look, size) in enumerate(zip(images.looks, images.sizes, strict=True)):
+        buckets = framing.of(look).buckets
+        if buckets and buckets.is_too_small(size):
+            found.append(index)
+    return found
 
 
 def say_shapes(images: CaptionedImages, framing: Framing) -> str:
-    """The buckets and how many pictures they have, for the log; nothing for squares.
+    """How often pictures are met, and the buckets and how many pictures they have, for the log; no buckets for squares.
 
     Pictures that are enlarged since they are smaller than the smallest bucket are warned of.
     """
-    buckets = framing.buckets
-    if buckets is None:
-        return ""
-    small = [index for index, size in enumerate(images.sizes) if buckets.is_too_small(size)]
-    if small and not buckets.upscale:
+    met = sum(images.repeats)
+    again = f", {met} in an epoch" * (met != len(images))
+    if framing.buckets is None:
+        return again
+    small = too_small(images, framing)
+    if small and not framing.buckets.upscale:
         logger.warning(
-            "%d of %d pictures have a side below %d pixels and are enlarged, which makes them soft, such as %d%s. "
-            "Take them out, or train at a smaller --resolution.",
-            *(len(small), len(images), buckets.low, small[0], images.places[small[0]]),
+            "%d of %d pictures have a side below that of the smallest bucket (%d) and are enlarged, which makes them "
+            "soft, such as number %d%s. Take them out, or train at a smaller --resolution.",
+            *(len(small), len(images), framing.buckets.low, small[0], images.places[small[0]]),
         )
     shapes = shapes_of(images, framing)
-    return f" in {len(shapes)} buckets: " + ", ".join(f"{count} of {w}x{h}" for (w, h), count in shapes.items())
+    return f"{again} in {len(shapes)} buckets: " + ", ".join(f"{count} of {w}x{h}" for (w, h), count in shapes.items())
 
 
 def _resized_part(
@@ -143,14 +168,36 @@ def _resized_part(
     return image.resize((part[2] - part[0], part[3] - part[1]), Image.Resampling[interpolation.upper()], box)
 
 
+class Sides(NamedTuple):
+    """What of a model shapes its pictures."""
+
+    multiple: int
+    """What sides must be multiples of: the VAE's pixels for one latent."""
+    preferred: int
+    """What they had better be multiples of, so that the U-Net can halve them as often as it does."""
+
+
 def framing_of(data: DataSettings, resolution: int, images: CaptionedImages, parts: Parts) -> Framing:
+    """As `framing_by`, for a loaded model."""
+    factor = parts.pixels_per_latent
+    halved = 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    return framing_by(data, resolution, images, Sides(factor, factor * halved))
+
+
+def framing_by(data: DataSettings, resolution: int, images: CaptionedImages, sides: Sides) -> Framing:
     """How the settings have pictures framed for a model: in buckets, unless all are square or `--no_buckets` is given.
 
     Raises:
-        ValueError: the settings of buckets don't fit the model or the resolution.
+        ValueError: the settings of buckets, or a folder's resolution, don't fit the model.
     """
-    buckets = None
-    if data.buckets or (data.buckets is None and not images.all_square):
-        halved = 2 ** (len(parts.unet.config.block_out_channels) - 1)
-        buckets = buckets_of(data, resolution, parts.pixels_per_latent, parts.pixels_per_latent * halved)
-    return Framing(resolution, data.center_crop, data.random_flip, data.image_interpolation_mode, buckets)
+    in_buckets = data.buckets or (data.buckets is None and not images.all_square)
+
+    def framing(look: Look, others: Mapping[Look, Framing]) -> Framing:
+        side, flip = look.resolution or resolution, data.random_flip if look.flip is None else look.flip
+        if look.resolution and side % sides.multiple:
+            raise ValueError(f"A folder's resolution is {side}. It must be a multiple of {sides.multiple}.")
+        buckets = buckets_of(data, side, *sides) if in_buckets else None
+        return Framing(side, data.center_crop, flip, data.image_interpolation_mode, buckets, others)
+
+    looks = {look.as_framed for look in images.every_look}
+    return framing(Look(), {look: framing(look, {}) for look in looks - {Look()}})

@@ -43,6 +43,8 @@ class Parts:
     tokenizer_2: CLIPTokenizer | None = None
     relabelled: bool = False
     """Whether `scheduler` has another prediction type than diffusers alone samples the model with."""
+    chunks: int = 1
+    """How many times the tokenizer's length of a caption is read (`chunks_of`)."""
 
     @property
     def resolution(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from .finish import Finished
 from .framing import framing_of, shapes_of
 from .models import Parts
 from .settings import OutputSettings, UnetSettings
+from .sources import sources_of
 
 logger = logging.getLogger("reslora_sd")
 
@@ -93,11 +95,14 @@ def describe(
     """What run.json says."""
     framing = framing_of(settings.data, settings.data.resolution or parts.resolution, images, parts)
     shapes = {f"{width}x{height}": count for (width, height), count in shapes_of(images, framing).items()}
+    dataset = {"name": images.name, "pictures": len(images), "in_an_epoch": sum(images.repeats), "shapes": shapes}
+    if settings.data.dataset_config:
+        dataset["folders"] = [dataclasses.asdict(source) for source in sources_of(settings.data)]
     return {
         "method": settings.method.method,
         "arguments": to_arguments(settings),
         "base_model": parts.name,
-        "dataset": {"name": images.name, "pictures": len(images), "shapes": shapes},
+        "dataset": dataset,
         "seed": settings.training.seed,
         "steps": steps,
         "lora_config": adapter.config.to_dict(),

@@ -20,8 +20,10 @@ FIXED = frozenset(
     init_lora init_lora_partial
     pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
     revision variant prediction_type
-    dataset_name dataset_config_name train_data_dir image_column caption_column max_train_samples
+    dataset_name dataset_config_name dataset_config train_data_dir image_column caption_column max_train_samples
     validation_samples test_samples resolution center_crop random_flip image_interpolation_mode
+    trigger_word shuffle_caption keep_tokens caption_dropout_rate caption_tag_dropout_rate
+    max_token_length
     buckets bucket_step bucket_min bucket_max bucket_upscale
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
@@ -48,6 +50,7 @@ _PATHS = (
     "model_config",
     "tokenizer_name",
     "train_data_dir",
+    "dataset_config",
     "init_lora",
 )
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from .pictures import picture_kinds, unreadable_kind
+from .sources import numbered_name
 
 logger = logging.getLogger("reslora_sd")
 
 _SYSTEM = frozenset("@eaDir @Recycle @Recently-Snapshot #recycle #snapshot $RECYCLE.BIN __MACOSX lost+found".split())
 """Folders that file servers and systems put beside pictures; thumbnails and deleted files are in them."""
-_REPEATS = re.compile(r"\d+_.+")
-"""kohya's folder names, such as `10_rex`."""
 
 
 class Survey:
@@ -46,8 +44,9 @@ class Survey:
             for entry in _entries(folder):
                 self._sort_in(entry, folders, links)
         self.files.sort()
-        numbered = {folder for file in self.files for folder in file.parents if _REPEATS.fullmatch(folder.name)}
-        self.note("numbered folders, whose pictures count once all the same", self._below(numbered))
+        self.numbered = self._numbered()
+        """kohya's folders, such as `10_rex`: repeats and class; empty unless every picture lies in one."""
+        self.note("numbered folders, whose pictures are repeated so often", self.numbered)
 
     @property
     def pictures(self) -> list[Path]:
@@ -85,9 +84,24 @@ class Survey:
         """A file as seen from the folder."""
         return file.relative_to(self.root).as_posix()
 
-    def _below(self, folders: Iterable[Path]) -> list[Path]:
-        """Those of the folders that lie in this one, sorted."""
-        return sorted(folder for folder in folders if folder != self.root and folder.is_relative_to(self.root))
+    def repeats(self, file: Path) -> int:
+        """How often a picture is to be met in an epoch."""
+        return self.numbered[self._below_root(file)][0] if self.numbered else 1
+
+    def class_of(self, file: Path) -> str | None:
+        """The class that its numbered folder names."""
+        return self.numbered[self._below_root(file)][1] if self.numbered else None
+
+    def _below_root(self, file: Path) -> Path:
+        return self.root / file.relative_to(self.root).parts[0]
+
+    def _numbered(self) -> dict[Path, tuple[int, str]]:
+        pictures = self.pictures
+        if any(picture.parent == self.root for picture in pictures):
+            return {}
+        folders = {self._below_root(picture) for picture in pictures}
+        found = {folder: number for folder in sorted(folders) if (number := numbered_name(folder.name))}
+        return found if len(found) == len(folders) else {}
 
     def _sort_in(self, entry: os.DirEntry[str], folders: list[Path], links: list[Path]) -> None:
         path = Path(entry.path)

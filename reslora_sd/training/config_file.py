@@ -1,8 +1,9 @@
-"""Config files in JSON or YAML, and what their values mean for a field of a settings class. No torch."""
+"""Config files in JSON, TOML or YAML, and what their values mean for a field of a settings class. No torch."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -15,23 +16,38 @@ from ..files.texts import read_utf8
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The table of a config file. In YAML, `no` stays the word that was written, except for a switch.
+    """The table of a file of flags, as `read_table`."""
+    return read_table(path, "--config", "no table of flags", "Write, for example: method: reslora_is")
+
+
+def read_table(path: Path, flag: str, lacks: str, remedy: str) -> dict[str, Any]:
+    """The table of a JSON, TOML or YAML file. In YAML, `no` stays the word that was written, except for a switch.
+
+    Args:
+        flag: what names the file.
+        lacks: what a file without a table holds.
+        remedy: what to write into one.
 
     Raises:
         ValueError: it isn't there, can't be read, or holds no table, or has a name twice.
     """
     if not path.is_file():
-        raise ValueError(f"--config names {path}, which isn't there.")
-    kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{flag} names {path}, which isn't there.")
+    kind = {".json": "JSON", ".toml": "TOML"}.get(path.suffix.lower(), "YAML")
     try:
-        text = read_utf8(path, "it")
-        values = json.loads(text, object_pairs_hook=_table) if kind == "JSON" else yaml.load(text, Loader=_Loader)
+        values = _parsed(read_utf8(path, "it"), kind)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's are of several lines
         raise ValueError(f"{path} can't be read as {kind}: {reason}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ValueError(f"{path} holds no table of flags. Write, for example: method: reslora_is")
+        raise ValueError(f"{path} holds {lacks}. {remedy}")
     return values
+
+
+def _parsed(text: str, kind: str) -> Any:
+    if kind == "JSON":
+        return json.loads(text, object_pairs_hook=_table)
+    return tomllib.loads(text) if kind == "TOML" else yaml.load(text, Loader=_Loader)
 
 
 def convert(hint: Any, value: Any) -> Any:

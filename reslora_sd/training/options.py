@@ -57,6 +57,18 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
             raise ValueError(f"--{name} is {value}. It must be above 0.")
 
 
+def check_shares(settings: Any, names: Iterable[str]) -> None:
+    """Fields that are given must be from 0 to 1.
+
+    Raises:
+        ValueError: it names the flag and the value that came.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name} is {value}. It must be from 0 to 1.")
+
+
 def check_finite(settings: Any, but: Iterable[str] = ()) -> None:
     """Numbers must be neither NaN nor infinite, except for the fields named in `but`.
 

@@ -161,7 +161,10 @@ def test_a_header_that_says_another_size_than_the_pixels_is_told(tmp_path, parts
 def test_small_pictures_are_told(tmp_path, caplog):
     folder = make_photos(tmp_path, "icon.png", "land.jpg")
     say_shapes(load_images(DataSettings(train_data_dir=str(folder))), Framing(512, buckets=AT_512))
-    assert "1 of 2 pictures have a side below 256 pixels and are enlarged" in caplog.text and "icon.txt" in caplog.text
+    assert (
+        "1 of 2 pictures have a side below that of the smallest bucket (256) and are" in caplog.text
+        and "icon.txt" in caplog.text
+    )
 
 
 def test_square_pictures_have_no_buckets_and_a_run_of_an_earlier_version_neither(tmp_path, parts):

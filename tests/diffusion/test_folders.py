@@ -83,13 +83,13 @@ def test_a_link_that_leads_nowhere_is_told(tmp_path, caplog):
     assert "links that lead nowhere: 1, such as b.png" in caplog.text
 
 
-def test_numbers_of_folders_repeat_nothing_and_this_is_told(tmp_path, caplog):
+def test_numbers_of_folders_are_repeats_and_this_is_told(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     put(tmp_path, "10_rex/a.png", "rex")
     put(tmp_path, "1_dog/b.png", "a dog")
     assert captions(tmp_path) == ["rex", "a dog"] or captions(tmp_path) == ["a dog", "rex"]
     assert "2 pictures taken. " in caplog.text
-    assert "numbered folders, whose pictures count once all the same: 2, such as 10_rex" in caplog.text
+    assert "numbered folders, whose pictures are repeated so often: 2, such as 10_rex" in caplog.text
 
 
 def test_an_ordinary_folder_needs_one_plain_line(tmp_path, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,18 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from app.draw_request import DrawRequest
+from app.generator import DrawJob, PictureGenerator
+from reslora_sd.convert.converting import convert
+from reslora_sd.convert.settings import Conversion, parse
 from reslora_sd.diffusion.conditioning import encode_captions
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.framing import Framing
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.files.storage import load_tensors
+from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.runs.jsonl import read_jsonl
+from reslora_sd.runs.reader import read_run
 from tests.conftest import make_picture_folder
 from tests.scripts import load_script
 from tests.single_files import V, save_single_file, small_pipeline
@@ -78,7 +85,7 @@ def test_a_mirrored_crop_is_told_from_the_left_of_the_mirrored_picture():
 
 
 @pytest.mark.parametrize("method", ["reslora_is", pytest.param("reslora_ms", marks=pytest.mark.slow)])
-def test_a_run_of_sdxl_is_whole_and_its_file_draws_the_same_without_us(train, xl, method, capsys):
+def test_a_run_of_sdxl_is_whole_and_its_file_draws_the_same_without_us(train, xl, method, capsys, tmp_path):
     flags: tuple[object, ...] = ("--method", method, "--max_train_steps", 2, "--validation_steps", 2)
     flags += ("--validation_prompts", "red", "--calibration_samples", 4)
     flags += ("--validation_inference_steps", 2, "--resolution", 16, "--save_lora_steps", 1)
@@ -110,6 +117,14 @@ def test_a_run_of_sdxl_is_whole_and_its_file_draws_the_same_without_us(train, xl
     saved = Image.open(run / "validation" / row["file"])
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(saved, dtype=int)).max() <= 1
     assert "load_lora_weights" in capsys.readouterr().out
+    request = DrawRequest("red", steps=2, seed=42, guidance=7.5, approach="unmerged")
+    job = DrawJob(request, lambda *_: None, threading.Event())
+    unmerged, how = PictureGenerator([tmp_path, xl]).draw_adapted(read_run(run), 2, job)
+    file = run / "validation" / row["file"].replace("least_squares", "unmerged")
+    assert (
+        how == "unmerged"
+        and np.abs(np.asarray(unmerged, dtype=int) - np.asarray(Image.open(file), dtype=int)).max() <= 2
+    )
 
 
 def test_a_resumed_run_of_sdxl_is_the_straight_run(train_only, xl):
@@ -172,3 +187,14 @@ def test_a_named_vae_takes_the_place_of_the_models(train_only, xl, tmp_path):
     assert losses(runs[0]) == losses(runs[1])
     with pytest.raises(ValueError, match=r"--pretrained_vae_model_name_or_path .*no VAE can be read"):
         load_parts(xl, pretrained_vae_model_name_or_path=str(tmp_path / "whole" / "unet" / "nothing"))
+
+
+@pytest.mark.slow
+def test_a_run_of_sdxl_is_merged_later_on_its_own_pictures(train, xl, tmp_path):
+    run = train("--resolution", 16, "--max_train_steps", 2, "--no_report", "--save_precision", "float32", model=xl)
+    command = parse([str(run), str(tmp_path / "later.safetensors"), "--merge", "--calibrate"])
+    assert isinstance(command, Conversion)
+    convert(command)
+    one, two = (PlainLoRA.load(file).blocks for file in (run / "pytorch_lora_weights.safetensors", command.target))
+    for name, block in one.items():
+        assert (two[name].delta_weight() - block.delta_weight()).norm() <= 1e-2 * block.norm()

@@ -16,10 +16,13 @@ FEW = ("--max_train_samples", 3, "--resolution", 32)
 WIDE = ("--train_data_dir", "@wide")
 SQUARE = (*WIDE, "--no_buckets")
 FRAMED = (*SQUARE, "--center_crop", "--random_flip", "--image_interpolation_mode", "nearest")
+MINE = ("--trigger_word", "sks", "--max_train_steps", 4)
+SHUFFLED = (*MINE, "--shuffle_caption")
 LARGE = (*WIDE, "--resolution", 64)
 COLUMNS = ("--image_column", "drawing", "--caption_column", "words")
 SET = ("--train_data_dir", None, "--dataset_name", "@data_set", "--dataset_config_name", "second", *COLUMNS)
 
+elsewhere(dataset_config="test_sources.py::test_a_run_tells_what_it_was_trained_on")
 elsewhere(cache_latents="test_train_script.py::test_random_crops_forbid_the_cache")
 
 
@@ -100,6 +103,37 @@ def so_many_pictures_are_encoded(it: Seen, plain: Seen) -> None:
 def pictures_have_so_many_pixels_a_side(it: Seen, plain: Seen) -> None:
     assert {batch.shape[2:] for batch in it.pixels} == {(32, 32)}
     assert {call["latents"].shape[2:] for call in it.losses} == {(16, 16)}
+
+
+@row("trigger_word", *MINE)
+def every_caption_begins_with_it(it: Seen, plain: Seen) -> None:
+    assert it.captions == {"", *(f"sks, colour {number}" for number in range(8))}
+
+
+@row("shuffle_caption", *SHUFFLED, without=MINE)
+def tags_come_in_another_order_and_back(it: Seen, plain: Seen) -> None:
+    orders = {caption.startswith("sks, ") for caption in it.captions if caption}
+    assert orders == {True, False}
+
+
+@row("keep_tokens", *SHUFFLED, "--keep_tokens", 1, without=SHUFFLED)
+def so_many_tags_stay_in_front(it: Seen, plain: Seen) -> None:
+    assert all(caption.startswith("sks, ") for caption in it.captions if caption)
+
+
+@row("caption_dropout_rate", *MINE, "--caption_dropout_rate", 1, without=MINE)
+def pictures_are_met_without_captions(it: Seen, plain: Seen) -> None:
+    assert len(it.joined("embeddings").flatten(1).unique(dim=0)) == 1
+
+
+@row("caption_tag_dropout_rate", *MINE, "--caption_tag_dropout_rate", 1, without=MINE)
+def tags_are_left_out_but_the_trigger_word_is_not(it: Seen, plain: Seen) -> None:
+    assert it.captions == {"", "sks"}
+
+
+@row("max_token_length", "--max_token_length", 44)
+def captions_have_two_chunks(it: Seen, plain: Seen) -> None:
+    assert it.joined("embeddings").shape[1] == 2 * 24
 
 
 def shapes(it: Seen) -> set[tuple[int, ...]]:

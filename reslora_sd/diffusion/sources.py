@@ -1,0 +1,162 @@
+"""Where the pictures of a run come from: a folder or data set by flags, or several by `--dataset_config`. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from ..runs.names import BUNDLED
+from ..training.config_file import convert, read_table, wanted
+from ..training.options import check_at_least, check_shares
+from .settings import DataSettings
+from .wording import WORDING_FLAGS, Wording
+
+CaptionsFrom = Literal["auto", "txt", "caption", "metadata", "folder"]
+MOST_REPEATS = 1000
+_NUMBERED = re.compile(r"0*([0-9]{1,4})_(.+)")
+_FOLDERS = "folders"
+_EXAMPLE = 'Write, for example, in TOML: [[folders]], and below it path = "photos" and repeats = 2'
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of pictures or a data set of the Hub, and how it is used. Its fields are the keys of a config file.
+
+    Raises:
+        ValueError: a value is out of range, or two contradict each other.
+    """
+
+    path: str | None = None
+    """A folder of pictures, or a parquet file; as seen from the config file."""
+    dataset_name: str | None = None
+    """A data set of the Hub instead."""
+    dataset_config_name: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    captions: CaptionsFrom = "auto"
+    """Where captions stand: text files `.txt` or `.caption`, a metadata file, or the name of the folder."""
+    repeats: int | None = None
+    """How often its pictures are met in an epoch; left out: 1, or what kohya's folder names say."""
+    trigger_word: str | None = None
+    """A word that begins each caption which doesn't have it."""
+    prefix: str = ""
+    """What stands before each caption, as it is."""
+    resolution: int | None = None
+    flip: bool | None = None
+    shuffle_caption: bool | None = None
+    keep_tokens: int | None = None
+    caption_dropout_rate: float | None = None
+    caption_tag_dropout_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, ["repeats", "resolution"])
+        check_at_least(self, 0, ["keep_tokens"])
+        check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
+        if self.repeats is not None and self.repeats > MOST_REPEATS:
+            raise ValueError(f"--repeats is {self.repeats}. It must be {MOST_REPEATS} or less.")
+        if self.trigger_word is not None and not self.trigger_word.strip():
+            raise ValueError("--trigger_word is empty. Write a word, or leave it out.")
+
+    @property
+    def class_name(self) -> str | None:
+        """What the folder's own name says where it is one of kohya's, such as `10_rex`."""
+        numbered = numbered_name(Path(self.path).name) if self.path else None
+        return numbered[1] if numbered else None
+
+    def wording(self, flags: Wording) -> Wording | None:
+        """How its captions change, over what the flags say; `None` for as these say."""
+        given = {name: getattr(self, name) for name in (*WORDING_FLAGS, "trigger_word")}
+        given = {name: value for name, value in given.items() if value is not None}
+        own = replace(flags, **given)
+        return own if own != flags else None
+
+    def worded(self, captions: list[str]) -> list[str]:
+        """The captions of a picture with what is to stand before them."""
+        return [self._worded(caption) for caption in captions]
+
+    def _worded(self, caption: str) -> str:
+        word = (self.trigger_word or "").strip()
+        if word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE):
+            caption = f"{word}, {caption}"
+        return self.prefix + caption
+
+
+def numbered_name(name: str) -> tuple[int, str] | None:
+    """Repeats and class of a folder's name as kohya's scripts read it: 10 and "rex" of `10_rex`.
+
+    Numbers above `MOST_REPEATS` are years and the like.
+    """
+    found = _NUMBERED.fullmatch(name)
+    if not found or not 1 <= int(found[1]) <= MOST_REPEATS:
+        return None
+    return int(found[1]), found[2].replace("_", " ").strip() or found[2]
+
+
+def sources_of(data: DataSettings) -> list[Source]:
+    """What the flags or their config file describe.
+
+    Raises:
+        ValueError: as `read_sources`.
+    """
+    if data.dataset_config is not None:
+        return read_sources(Path(data.dataset_config))
+    names = ("dataset_name", "dataset_config_name", "image_column", "caption_column", "trigger_word")
+    return [Source(path=data.train_data_dir, **{name: getattr(data, name) for name in names})]
+
+
+def read_sources(file: Path) -> list[Source]:
+    """The folders of a TOML, YAML or JSON file: a table for each below `folders`, and keys for all of them above it.
+
+    Raises:
+        ValueError: the file can't be read, a key isn't known, or a value is invalid; the message names file and key.
+    """
+    table = read_table(file, "--dataset_config", "no table of folders", _EXAMPLE)
+    listed = table.pop(_FOLDERS, None)
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
+        raise ValueError(f"{file} has no list of tables named {_FOLDERS!r}. {_EXAMPLE}.")
+    shared = _values(table, str(file), (_FOLDERS,))
+    for name in ("path", "dataset_name"):
+        if name in shared:
+            raise ValueError(f"{file}: {name!r} stands above the folders. Write it into one of {_FOLDERS!r}.")
+    found = []
+    for number, one in enumerate(listed, 1):
+        where = f"{file}, folder {number}"
+        found.append(_source({**shared, **_values(one, where)}, where, file.parent))
+    return found
+
+
+def _source(values: Mapping[str, Any], where: str, folder: Path) -> Source:
+    try:
+        source = Source(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('--')}") from error
+    if (source.path is None) == (source.dataset_name is None):
+        raise ValueError(f"{where}: write either 'path' or 'dataset_name'.")
+    if source.dataset_name in BUNDLED:
+        raise ValueError(f"{where}: dataset_name {source.dataset_name} is not for a config file. Write --dataset_name.")
+    if source.path is None:
+        return source
+    own = numbered_name(Path(source.path).name)
+    repeats = own[0] if own and source.repeats is None else source.repeats
+    return replace(source, path=str(folder / Path(source.path).expanduser()), repeats=repeats)
+
+
+def _values(table: Mapping[str, Any], where: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The table with its values as the fields' types."""
+    hints = get_type_hints(Source)
+    known = [field.name for field in fields(Source)]
+    found = {}
+    for name, value in table.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), [*known, *others], 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}."
+            raise ValueError(f"{where}: {name!r:.80} is no key. {hint}")
+        try:
+            found[name] = convert(hints[name], value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {name} is {value!r:.80}. It must be {wanted(hints[name])}.") from error
+    return found
