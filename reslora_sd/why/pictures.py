@@ -38,7 +38,7 @@ class Pictures:
         self.model = self.parts.unet
         self.resolution = self.settings.data.resolution or self.parts.resolution
         self.split = load_split(self.settings, self.resolution)
-        framing = framing_of(self.settings.data, self.resolution)
+        framing = framing_of(self.settings.data, self.resolution, self.split.training, self.parts)
         held = batches_kept_out(self.settings.training, self.parts, self.split, framing).validation
         assert held is not None
         self.held: BatchMaker = held
@@ -47,7 +47,7 @@ class Pictures:
     def _batches(self, seed: int) -> BatchMaker:
         if seed not in self.batches:
             settings = replace(self.settings, training=replace(self.settings.training, seed=seed))
-            framing = framing_of(settings.data, self.resolution)
+            framing = framing_of(settings.data, self.resolution, self.split.training, self.parts)
             self.batches[seed] = training_batches(settings, self.parts, self.split.training, framing, quiet=True)
         return self.batches[seed]
 
@@ -73,7 +73,7 @@ class Pictures:
     def loss(self, seed: int, step: int) -> Tensor:
         batch = self._batches(seed)(step)
         return diffusion_loss(
-            self.model, self.parts.scheduler, batch.latents, batch.embeddings, batch.noise, batch.timesteps
+            self.model, self.parts.scheduler, batch.latents, batch.conditioning, batch.noise, batch.timesteps
         )
 
     def held_out(self) -> float:
