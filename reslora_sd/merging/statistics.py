@@ -66,6 +66,11 @@ class _Collector:
             self.sums.blocks[name] = BlockStatistics(deque(maxlen=window), deque(maxlen=window))
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> None:
+        device = next(iter(inputs.values())).device if inputs else torch.device("cpu")
+        with torch.autocast(device.type, enabled=False):  # a sum of half numbers is no sum of squares any more
+            self._add_pass(inputs)
+
+    def _add_pass(self, inputs: Mapping[str, Tensor]) -> None:
         rows: dict[str, Tensor] = {}  # one (tokens, in) float32 view for each distinct input
         norms: dict[str, Tensor] = {}
         for name, block in self.adapter.blocks.items():

@@ -61,6 +61,19 @@ def test_moments_are_means_over_all_tokens(residual, pre_num):
             assert gram.dtype == sums.cross.dtype == sums.extra.dtype == torch.float64
 
 
+def test_sums_are_float32_under_autocast():
+    model, adapter = adapted_toy("input")
+
+    def forward(seed):
+        with torch.autocast("cpu", torch.bfloat16):
+            model(ids_for(seed))
+
+    statistics = collect_statistics(adapter, SEEDS, forward)
+    assert statistics.grams
+    for name, gram in statistics.grams.items():  # of bfloat16 inputs, but with no more than float32's rounding
+        assert gram.trace().item() == pytest.approx(statistics.squares[name], rel=1e-6)
+
+
 def test_every_input_is_counted_once_however_many_blocks_read_it():
     model, adapter = adapted_toy("input")
     statistics = gather(model, adapter)
