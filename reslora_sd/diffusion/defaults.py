@@ -18,7 +18,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 }
 """Defaults of the embedded model, where they differ from diffusers'."""
 STYLE_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "max_timestep": None,
     "validation_samples": 60,
     "validation_guidance_scale": 2.5,
