@@ -149,12 +149,7 @@ def load_parts(
     import transformers
 
     source = source_of(str(name), revision, variant, prediction_type, cache_dir, model_config, tokenizer_name)
-    kind = source.index().get("_class_name")
-    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
-        raise ValueError(
-            f"{name} is a {kind}. This script trains models whose pipeline is StableDiffusionPipeline (SD 1.x and 2.x) "
-            "or StableDiffusionXLPipeline: give one of those."
-        )
+    kind = _pipeline_of(source, name)
     named, vae = (tokenizer_name if isinstance(source, FolderOrHub) else None), pretrained_vae_model_name_or_path
     words = read_tokenizer(named) if named else None
     parts = Parts(
@@ -176,6 +171,16 @@ def load_parts(
     parts.relabelled = parts.scheduler.config.prediction_type != source.sampled_as()
     _check(parts)
     return parts
+
+
+def _pipeline_of(source: Source, name: str | Path) -> str:
+    kind = str(source.index().get("_class_name"))
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+        raise ValueError(
+            f"{name} is a {kind}. This script trains models whose pipeline is StableDiffusionPipeline (SD 1.x and 2.x) "
+            "or StableDiffusionXLPipeline: give one of those."
+        )
+    return kind
 
 
 def load_unet(

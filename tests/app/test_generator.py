@@ -176,6 +176,18 @@ def test_run_json_cannot_have_data_elsewhere_read(generator, foreign, picture_fo
     assert how == "merged (least_squares)"
 
 
+def test_a_config_of_several_folders_cannot_have_data_elsewhere_read(foreign, picture_folder):
+    request = dataclasses.replace(REQUEST, approach="least_squares")
+    inside = picture_folder.parent / "allowed"
+    inside.mkdir()
+    generator = PictureGenerator([inside])
+    for folder, words in ((picture_folder, "dataset_config "), (inside, f"folder of {inside / 'set.toml'} ")):
+        (folder / "set.toml").write_text(f'[[folders]]\npath = "{picture_folder}"\n')
+        given = {"train_data_dir": None, "dataset_name": None, "dataset_config": str(folder / "set.toml")}
+        with pytest.raises(ValueError, match=rf"{words}.* outside the folders of this page"):
+            generator.draw_adapted(foreign(arguments=given), 2, job(request))
+
+
 def test_a_run_json_without_a_model_or_arguments_is_told(generator, foreign):
     with pytest.raises(ValueError, match="names no base model"):
         generator.draw_base(foreign(base_model=""), job())
