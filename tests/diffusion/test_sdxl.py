@@ -138,6 +138,7 @@ def test_a_resumed_run_of_sdxl_is_the_straight_run(train_only, xl):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_of_sdxl_starts_from_its_lora(train, train_only, xl):
     flags = ("--resolution", 16, "--max_train_steps", 1, "--no_report")
     first = train(*flags, "--method", "lora", "--save_precision", "float32", output="first", model=xl)
@@ -167,26 +168,35 @@ def test_the_vae_of_sdxl_stays_in_float32_beside_half_weights_and_draws(xl):
     assert drawn.size == (16, 16)
 
 
-def test_a_named_vae_takes_the_place_of_the_models(train_only, xl, tmp_path):
+@pytest.fixture
+def other_vae(tmp_path):
     other = small_pipeline("sdxl").vae
     other.decoder.conv_out.bias.data.fill_(1)
     other.register_to_config(force_upcast=False)
     other.save_pretrained(tmp_path / "vae")
-    parts = load_parts(xl, pretrained_vae_model_name_or_path=str(tmp_path / "vae"))
+    return tmp_path / "vae"
+
+
+def test_a_named_vae_draws_and_runs_in_half_precision_if_it_says_that_it_can(xl, other_vae):
+    parts = load_parts(xl, pretrained_vae_model_name_or_path=str(other_vae))
     parts.to(torch.device("cpu"), torch.bfloat16)
-    assert parts.vae.dtype == torch.bfloat16  # it says that it is safe
+    assert parts.vae.dtype == torch.bfloat16
     assert float(parts.pipeline().vae.decoder.conv_out.bias.mean()) == 1
-    flags = ("--max_train_steps", 1, "--method", "lora", "--no_report", "--resolution", 16)
+    with pytest.raises(ValueError, match=r"--pretrained_vae_model_name_or_path .*no VAE can be read"):
+        load_parts(xl, pretrained_vae_model_name_or_path=str(xl / "nothing"))
+
+
+@pytest.mark.slow
+def test_a_named_vae_takes_the_place_of_the_models(train_only, xl, other_vae, tmp_path):
     shutil.copytree(xl, tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole" / "vae")
-    shutil.copytree(tmp_path / "vae", tmp_path / "whole" / "vae")
+    shutil.copytree(other_vae, tmp_path / "whole" / "vae")
+    flags = ("--max_train_steps", 1, "--method", "lora", "--resolution", 16)
     runs = [
-        train_only(*flags, "--pretrained_vae_model_name_or_path", tmp_path / name, output=name, model=xl)
-        for name in ("vae", "whole")
+        train_only(*flags, "--pretrained_vae_model_name_or_path", place, output=place.name, model=xl)
+        for place in (other_vae, tmp_path / "whole")
     ]
     assert losses(runs[0]) == losses(runs[1])
-    with pytest.raises(ValueError, match=r"--pretrained_vae_model_name_or_path .*no VAE can be read"):
-        load_parts(xl, pretrained_vae_model_name_or_path=str(tmp_path / "whole" / "unet" / "nothing"))
 
 
 @pytest.mark.slow
