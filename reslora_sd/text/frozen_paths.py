@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..merging.frozen import freeze_paths
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
@@ -17,6 +19,20 @@ from .finish import calibration_rows
 from .methods import Attached
 
 logger = logging.getLogger("reslora_sd")
+
+
+def paths_of(
+    run: RunFolder,
+    training: TrainingArguments,
+    attached: Attached,
+    examples: Sequence[Mapping[str, Any]],
+    collator: Callable[[Sequence[Any]], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What run.json says of the paths, which are measured where the run starts; a resumed one has them already."""
+    checkpoint = training.resume_from_checkpoint
+    if checkpoint is not None:
+        return _known(run, Path(str(checkpoint)))
+    return measure_paths(attached, examples, collator, training.per_device_train_batch_size)
 
 
 def measure_paths(
@@ -43,7 +59,7 @@ def measure_paths(
     return {FROZEN_PATHS_KEY: {"rows": len(rows), "explained": explained}}
 
 
-def paths_known(run: RunFolder, checkpoint: Path) -> dict[str, Any]:
+def _known(run: RunFolder, checkpoint: Path) -> dict[str, Any]:
     """What run.json said of the paths before the run was resumed, whose checkpoint brings the maps."""
     found = read_object(run.path / RUN_FILE, logger.warning).get(FROZEN_PATHS_KEY) if run.owns(checkpoint) else None
     return {FROZEN_PATHS_KEY: found} if isinstance(found, dict) else {}

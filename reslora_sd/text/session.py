@@ -17,7 +17,7 @@ from ..runs.folder import RunFolder
 from ..runs.stopping import stop_requests
 from ..training.distributed import asked_anywhere, check_accumulation, leave_process_group
 from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
-from .frozen_paths import measure_paths, paths_known
+from .frozen_paths import paths_of
 from .methods import Attached
 from .settings import TextSettings
 from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
@@ -174,12 +174,7 @@ def make_trainer(
     }
     if attached.adapter is not None:
         trainer = ResLoRATrainer(**given, adapter=attached.adapter)  # brings the model to its device
-        resumed = training.resume_from_checkpoint
-        attached.paths = (
-            paths_known(log.run, Path(resumed))
-            if resumed
-            else measure_paths(attached, examples, collator, training.per_device_train_batch_size)
-        )
+        attached.paths = paths_of(log.run, training, attached, examples, collator)
         return trainer
     if attached.method == "adalora":
         from .baselines import AdaLoRATrainer

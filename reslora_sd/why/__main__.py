@@ -22,28 +22,28 @@ KINDS = ("lora", "reslora_is", "reslora_frozen")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m reslora_sd.why", description=__doc__.split("\n")[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("pictures", "text"):
-        verb = verbs.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-        verb.add_argument("--out", type=Path, default=Path("runs/why"), help="Folder of the results.")
-        verb.add_argument("--kinds", nargs="+", default=list(KINDS), help="Methods; METHOD:none for first_block none.")
-        verb.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3], help="Learning rates.")
-        verb.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-        verb.add_argument("--steps", type=int, default=100 if name == "pictures" else 60)
-        verb.add_argument("--held_every", type=int, default=20, help="Steps between two held-out losses.")
-        if name == "pictures":
-            verb.add_argument("--style", default=STYLES[0], choices=STYLES)
-        else:
-            verb.add_argument("--model", default="smollm2", help="smollm2, a folder or a Hub name.")
-            verb.add_argument("--task", default="svamp")
-            verb.add_argument("--train_file", help="JSON lines with the task's columns (left out: the Hub).")
-            verb.add_argument("--batch_size", type=int, default=8)
-            verb.add_argument("--kept", type=int, default=64, help="Rows of the held-out loss.")
-            verb.add_argument("--measured", type=int, default=256, help="Rows that the paths are measured on.")
-    plot = verbs.add_parser("plot", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    plot.add_argument("--out", type=Path, default=Path("runs/why"), help="Folder of the results.")
-    plot.add_argument("--plots", type=Path, default=Path("runs/why"), help="Where the pictures and tables go.")
+    parser = argparse.ArgumentParser(
+        prog="python -m reslora_sd.why",
+        description=(__doc__ or "").split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("verb", choices=("pictures", "text", "plot"), help="What is trained; or: draw what is there.")
+    add("--out", type=Path, default=Path("runs/why"), help="Folder of the results.")
+    add("--plots", type=Path, default=Path("runs/why"), help="plot: where pictures and tables go.")
+    add("--kinds", nargs="+", default=list(KINDS), help="Methods; METHOD:none for first_block none.")
+    add("--rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3], help="Learning rates.")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Of the first A and of all draws.")
+    add("--steps", type=int, default=100, help="Of every training.")
+    add("--held_every", type=int, default=20, help="Steps between two held-out losses.")
+    add("--style", default=STYLES[0], choices=STYLES, help="pictures: the embedded style.")
+    add("--model", default="smollm2", help="text: smollm2, a folder or a Hub name.")
+    add("--task", default="svamp", help="text: a generation task.")
+    add("--train_file", help="text: JSON lines with the task's columns (left out: the Hub).")
+    add("--batch_size", type=int, default=8, help="text: rows of a step.")
+    add("--kept", type=int, default=64, help="text: rows of the held-out loss.")
+    add("--measured", type=int, default=256, help="text: rows that the paths are measured on.")
     return parser
 
 
