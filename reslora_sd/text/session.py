@@ -150,7 +150,7 @@ def steps_of_epoch(training: TrainingArguments, rows: int) -> int:
     """Optimizer steps of one epoch over so many rows."""
     at_once = int(training.train_batch_size * training.world_size)
     batches = rows // at_once if training.dataloader_drop_last else math.ceil(rows / at_once)
-    return math.ceil(batches / training.gradient_accumulation_steps)
+    return math.ceil(batches / int(training.gradient_accumulation_steps))
 
 
 def measure_epochs(trainer: RunTrainer, epochs: Sequence[int], measure: Callable[[], Mapping[str, float]]) -> None:

@@ -113,7 +113,7 @@ def test_a_table_of_another_version_is_refused_by_name():
 
 def test_the_best_checkpoint_needs_one_at_each_evaluation():
     best = ("--use_cpu", "--validation_samples", "4", "--load_best_model_at_end", "--eval_strategy", "steps")
-    with pytest.raises(ValueError, match="--save_steps is 4 and --eval_steps 2. Leave --save_steps out"):
+    with pytest.raises(ValueError, match=r"--save_steps is 4 and --eval_steps 2\. Leave --save_steps out"):
         GENERATION.parse([*best, "--eval_steps", "2", "--save_steps", "4"])
     assert GENERATION.parse([*best, "--eval_steps", "2"]).training.save_steps == 2
 

@@ -127,5 +127,5 @@ def test_what_was_measured_before_a_stop_is_there_after_it_and_the_last_epoch_is
 def test_an_epoch_after_the_end_or_before_the_start_is_refused(train):
     with pytest.raises(ValueError, match="--measure_epochs has 4, and the run has 3 epochs"):
         train("nlg", "--measure_epochs", 1, 4)
-    with pytest.raises(ValueError, match="--measure_epochs has 0. Epochs are counted from 1"):
+    with pytest.raises(ValueError, match=r"--measure_epochs has 0\. Epochs are counted from 1"):
         train("nlg", "--measure_epochs", 0)
