@@ -26,8 +26,8 @@ def test_every_training_of_a_preset_is_a_command_that_its_script_takes(name):
     preset = load_preset(name)
     here = "--use_cpu"  # this machine has no GPU for bf16
     needs = [need for need in needs_of(all_items().values()) if preset.has(need)]
-    some = {**{need.task: need for need in needs}, **{(need.method, need.rank): need for need in needs}}
-    for need in set(some.values()):
+    tasks, methods = {need.task: need for need in needs}, {(need.method, need.rank): need for need in needs}
+    for need in {*tasks.values(), *methods.values()}:
         run = make_run(preset, PLACE, need, preset.rates(need)[0], 1)
         training = training_of(Plan(preset, PLACE), Planned(run, [], evaluated=True))
         words = [*training.flags, "--output_dir", "x"]
