@@ -20,35 +20,35 @@ def render_accuracy(item: Item, plan: Plan) -> Rendered:
     curves, gaps = _curves(item, plan, by_epoch=True)
     lora = curves[item.rows[0]]
     lines, compared = [], []
-    for name, paper in zip(item.rows, item.papers, strict=True):
-        faster, better = _against(lora, curves[name]) if name != item.rows[0] else (None, None)
-        said = [faster, better]
-        compared.append({"row": name, "paper": paper, "times_as_fast": faster, "percent_better": better})
-        papers = paper or [None, None]
-        both = (
-            " / ".join(
-                part for part in (plain(its), _number(ours), signed(ours - its if ours and its else None)) if part
-            )
-            for its, ours in zip(papers, said, strict=True)
-        )
-        lines.append([name, *both])
+    for place, (name, papers) in enumerate(zip(item.rows, item.papers, strict=True)):
+        ours = _against(lora, curves[name])
+        compared.append({"row": name, "paper": papers, "times_as_fast": ours[0], "percent_better": ours[1]})
+        if place == 0:
+            lines.append([name, "compared with", "compared with"])
+            continue
+        there = bool(lora and curves[name])
+        lines.append([name, *(_compared(*pair, there) for pair in zip(papers or [None, None], ours, strict=True))])
     text = "Each cell: the paper's figure / ours / difference, of the mean over seeds.\n\n"
     text += table(["", *item.columns], lines) + "\n\n" + _listed(curves, "epoch", "{:.2f}")
     return _rendered(item, text, curves, gaps, "epoch", "accuracy, %", {"compared": compared})
 
 
-def _number(value: float | None) -> str:
-    return "gap" if value is None else f"{value:.2f}"
+def _compared(paper: float | None, ours: float | None, there: bool) -> str:
+    """A cell; where both curves are there and give no figure, it never happened."""
+    said = f"{ours:.2f}" if ours is not None else "never" if there else "gap"
+    difference = signed(ours - paper) if ours is not None and paper is not None else ""
+    return " / ".join(part for part in (plain(paper), said, difference) if part)
 
 
 def _against(lora: Curve, other: Curve) -> tuple[float | None, float | None]:
-    """How many times as fast the other one reaches LoRA's last accuracy, and how many per cent better it ends."""
-    if not lora or not other:
+    """How many times as fast the other one reaches LoRA's last accuracy, and how many per cent better it ends; nothing
+    where LoRA has learned nothing.
+    """
+    if not lora or not other or lora[-1][1] <= 0:
         return None, None
-    last_epoch, last = lora[-1]
-    reached = next((epoch for epoch, value in other if value >= last), None)
-    better = 100 * (other[-1][1] / last - 1) if last else None
-    return (last_epoch / reached if reached else None), better
+    last = lora[-1][1]
+    first, reached = (next((epoch for epoch, value in one if value >= last), None) for one in (lora, other))
+    return (first / reached if first and reached else None), 100 * (other[-1][1] / last - 1)
 
 
 def render_losses(item: Item, plan: Plan) -> Rendered:

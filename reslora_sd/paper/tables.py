@@ -70,6 +70,7 @@ def _draw(figure: Any, item: Item, values: dict[tuple[int, int], tuple[Cell, Val
         axes.set_title(name, fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
+        axes.margins(x=0.3)
         axes.set_ylim(len(item.rows) - 0.5, -0.5)
         axes.set_yticks(range(len(item.rows)), item.rows)
         for i in range(len(item.rows)):
@@ -82,7 +83,15 @@ def _draw(figure: Any, item: Item, values: dict[tuple[int, int], tuple[Cell, Val
                 axes.errorbar(value.mean, i, xerr=value.spread or 0.0, fmt="o", color="C0", markersize=4)
             else:
                 said = "X" if value.is_x else "gap"
-                axes.annotate(said, (1.0, i), xycoords=("axes fraction", "data"), ha="right", va="center", color="gray")
+                axes.annotate(
+                    said,
+                    (1.0, i),
+                    xycoords=("axes fraction", "data"),
+                    ha="right",
+                    va="center",
+                    color="gray",
+                    fontsize=8,
+                )
     for label, style in (("paper", {"markerfacecolor": "none", "color": "C1"}), ("ours", {"color": "C0"})):
         parts[0].plot([], [], "o", label=label, **style)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)

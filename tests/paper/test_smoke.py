@@ -112,6 +112,12 @@ def test_costs_accuracy_by_epoch_losses_and_norms_are_there(trained):
     assert values["difference", "v_proj", 1] == pytest.approx(difference)
 
 
+def test_nothing_is_faster_than_a_lora_that_learned_nothing(trained):
+    found = {one["row"]: one for one in said(trained, "fig1")["compared"]}
+    assert found["ResLoRA_ms"]["times_as_fast"] is None and found["ResLoRA_ms"]["paper"] == [2.5, 14.3]
+    assert "| ResLoRA_ms | 2.50 / never | 14.30 / never |" in (trained / "fig1.md").read_text()
+
+
 def test_pictures_of_both_methods_are_shown_at_the_same_steps(trained):
     found = said(trained, "fig3")
     assert found["steps"] == [0, 1, 2] and found["prompts"] == ["cat face"] and len(found["pictures"]) == 6
