@@ -11,13 +11,15 @@ from reslora_sd.paper.__main__ import main
 from reslora_sd.paper.items import all_items
 from tests.forked import launch
 
-IMPORTED = (
+IMPORTED = [
     "sklearn.metrics",
     "peft",
     "diffusers.pipelines.stable_diffusion",
     "transformers.models.llama.modeling_llama",
-)
-IMPORTED += ("transformers.models.bert.modeling_bert", "transformers.generation", "torch._dynamo")
+    "transformers.models.bert.modeling_bert",
+    "transformers.generation",
+    "torch._dynamo",
+]
 """What trainings import on their way: here once for all of them, as they are forked."""
 SCRIPTS = [f"train_scripts.train_{name}_reslora" for name in ("nlg", "nlu", "text_to_image")]
 KINDS = ("md", "csv", "json", "png", "svg")
