@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .items import Cell, Item
+from .items import Cell, Item, X
 from .planning import Plan
 from .rendered import Rendered, plain, signed, table
 from .values import Value, value_of
@@ -17,41 +17,42 @@ def render_table(item: Item, plan: Plan) -> Rendered:
         [name, *(_cell(*values[i, j]) if (i, j) in values else "" for j in range(len(item.columns)))]
         for i, name in enumerate(item.rows)
     ]
-    rows = [
-        {
-            "row": item.rows[cell.row],
-            "column": item.columns[cell.column],
-            "paper": "" if cell.paper is None else cell.paper,
-            "ours": "X" if value.is_x else "" if value.mean is None else round(value.mean, 4),
-            "spread": "" if value.spread is None or value.is_x else round(value.spread, 4),
-            "seeds": len(value.by_seed),
-            "difference": _rounded(value.difference(cell.paper)),
-            "gap": value.gap,
-        }
-        for cell, value in values.values()
-    ]
-    cells = [
-        {
-            "row": item.rows[cell.row],
-            "column": item.columns[cell.column],
-            "form": cell.form,
-            "figure": cell.figure,
-            "paper": cell.paper,
-            "ours": value.to_json(),
-            "difference": value.difference(cell.paper),
-        }
-        for cell, value in values.values()
-    ]
     unit = f", {item.unit}" if item.unit else ""
     text = f"Each cell{unit}: the paper's figure / ours, mean ± standard deviation over seeds / difference.\n\n"
     return Rendered(
         text + table(["", *item.columns], lines),
-        rows,
-        {"cells": cells},
+        [_csv_row(item, *one) for one in values.values()],
+        {"cells": [_json_cell(item, *one) for one in values.values()]},
         list(dict.fromkeys(value.gap for _, value in values.values() if value.gap)),
         lambda figure: _draw(figure, item, values),
         (2.2 + 1.7 * len(item.columns), 1.4 + 0.36 * len(item.rows)),
     )
+
+
+def _csv_row(item: Item, cell: Cell, value: Value) -> dict[str, Any]:
+    """A line of the CSV; what isn't there is empty."""
+    return {
+        "row": item.rows[cell.row],
+        "column": item.columns[cell.column],
+        "paper": "" if cell.paper is None else cell.paper,
+        "ours": X if value.is_x else _rounded(value.mean),
+        "spread": "" if value.is_x else _rounded(value.spread),
+        "seeds": len(value.by_seed),
+        "difference": _rounded(value.difference(cell.paper)),
+        "gap": value.gap,
+    }
+
+
+def _json_cell(item: Item, cell: Cell, value: Value) -> dict[str, Any]:
+    return {
+        "row": item.rows[cell.row],
+        "column": item.columns[cell.column],
+        "form": cell.form,
+        "figure": cell.figure,
+        "paper": cell.paper,
+        "ours": value.to_json(),
+        "difference": value.difference(cell.paper),
+    }
 
 
 def _cell(cell: Cell, value: Value) -> str:
