@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ..runs.atomic import replacing
-from ..runs.lock import one_writer
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def make_all(folder: Path) -> None:
     """Writes what isn't there yet: `llama` and `bert`, and rows of some tasks."""
-    with one_writer(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # another `run` may be making them
         for task, row in _ROWS.items():
             for name, first, count in ((task, 0, 20), (f"{task}-test", 100, 4)):
                 if not (folder / f"{name}.jsonl").is_file():

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .items import PICTURES, Need, family_of
+from ..runs.names import BASELINES, METHODS
+from .items import PICTURES, Need, all_items, family_of
 
 FOLDER = Path(__file__).with_name("presets")
+_TASKS = tuple(dict.fromkeys(need.task for item in all_items().values() for need in item.needs))
+_METHODS = (*METHODS, *BASELINES)
+_NUMBERS = frozenset(
+    """
+    max_steps max_train_steps num_train_epochs per_device_train_batch_size train_batch_size gradient_accumulation_steps
+    max_train_samples validation_samples max_length
+    """.split()
+)
+"""Flags that a plan counts with."""
 _FAMILIES = ("nlg", "nlu", PICTURES)
 _OURS = frozenset(("method", "seed", "learning_rate", "output_dir", "task", "train_file", "test_file", "evaluate"))
 """Flags that a run gets from elsewhere than from the preset's flags."""
@@ -37,22 +47,40 @@ class Preset:
         for key in ("seeds", "choosing_seeds"):
             if not self.values[key] or not all(_is_whole(seed) for seed in self.values[key]):
                 raise ValueError(f"The preset {self.name} has {key} {self.values[key]!r}: give whole numbers.")
+        for key in ("families", "tasks", "ranks", "methods"):
+            for part, found in (self.values.get(key) or {}).items():
+                _check(self.name, f"{key}.{part}", found, dict, True)
+        self._check_names("tasks", self.values["tasks"], _TASKS)
+        self._check_names("methods", self.values.get("methods") or {}, _METHODS)
         for family, found in self.values["families"].items():
             if family not in _FAMILIES:
                 raise ValueError(f"The preset {self.name} has a family {family!r}: {', '.join(_FAMILIES)} are known.")
             for key, (kind, needed) in _OF_FAMILY.items():
                 _check(self.name, f"families.{family}.{key}", found.get(key), kind, needed)
+            for name, value in {"parameters": None, **found["shape"]}.items():
+                _check(self.name, f"families.{family}.shape.{name}", value, (int, float), True)
             self._check_flags(f"families.{family}", found)
         for task, found in self.values["tasks"].items():
             for key, (kind, needed) in _OF_TASK.items():
                 _check(self.name, f"tasks.{task}.{key}", found.get(key), kind, needed)
+            self._check_names(f"tasks.{task}.methods", found.get("methods") or (), _METHODS)
             self._check_flags(f"tasks.{task}", found)
+
+    def _check_names(self, where: str, names: Iterable[object], known: Collection[object]) -> None:
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"The preset {self.name} has {name!r} in {where}. Known are {', '.join(map(str, known))}."
+                )
 
     def _check_flags(self, where: str, found: Mapping[str, Any]) -> None:
         if own := _OURS & found.get("flags", {}).keys():
             raise ValueError(
                 f"The preset {self.name}, {where}.flags has {', '.join(sorted(own))}, which each run sets."
             )
+        for name in _NUMBERS & found.get("flags", {}).keys():
+            _check(self.name, f"{where}.flags.{name}", found["flags"][name], (int, float), False)
+        self._check_names(f"{where}.rates", found.get("rates", {}), ("any", *_METHODS))
         if "rates" in found and "any" not in found["rates"]:
             raise ValueError(f"The preset {self.name}, {where}.rates: there is none for `any` method.")
         for method, rates in found.get("rates", {}).items():

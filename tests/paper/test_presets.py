@@ -84,6 +84,13 @@ def write(tmp_path, **changes):
         ({"families__nlg__rates": {"lora": [1e-3]}}, "there is none for `any` method"),
         ({"families__nlg__rates": {"any": [-1]}}, r"rates\.any is \[-1\]. Give a list of numbers above 0"),
         ({"families__nlg__flags": {"seed": 3}}, "flags has seed, which each run sets"),
+        ({"tasks__svmp": {}}, r"'svmp' in tasks\. Known are gsm8k, svamp"),
+        ({"tasks__svamp": 3}, r"3 for tasks\.svamp\. It must be a dict"),
+        ({"tasks__svamp": {"methods": ["dora"]}}, r"'dora' in tasks\.svamp\.methods"),
+        ({"ranks": {16: 32}}, r"32 for ranks\.16\. It must be a dict"),
+        ({"families__nlg__shape": {"layers": 2}}, r"None for families\.nlg\.shape\.parameters"),
+        ({"families__nlg__flags": {"max_steps": "many"}}, r"'many' for families\.nlg\.flags\.max_steps"),
+        ({"families__nlg__rates": {"any": [1e-3], "lara": [1]}}, r"'lara' in families\.nlg\.rates"),
         ({"tasks__svamp": {"rows": "many"}}, r"'many' for tasks\.svamp\.rows. It must be a int"),
     ],
 )
