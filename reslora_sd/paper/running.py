@@ -25,7 +25,7 @@ def run_items(items: Sequence[Item], preset: Preset, place: Place, jobs: int, la
     told, and left out.
 
     Returns:
-        what failed; the others are done.
+        what failed, or was stopped by somebody else; the others are done.
 
     Raises:
         KeyboardInterrupt: as `run_all`.
@@ -39,6 +39,8 @@ def run_items(items: Sequence[Item], preset: Preset, place: Place, jobs: int, la
         plan = make_plan(items, preset, place)
         trainings = [one for one in _trainings(plan, print) if one.folder not in failures]
         failures |= {one.training.folder: one for one in run_all(trainings, jobs, launching)}
+        stopped = [one for one in trainings if not is_over(one) and one.folder not in failures]
+        failures |= {one.folder: Failure(one, "it was stopped before its end; this command goes on") for one in stopped}
     return list(failures.values())
 
 

@@ -126,6 +126,14 @@ def test_a_training_that_was_stopped_goes_on_and_one_without_a_checkpoint_starts
     assert list(by_folder) == [folder] and "--overwrite_output_dir" in str(told.value)
 
 
+def test_one_that_somebody_else_stopped_is_not_said_to_be_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", lambda *_: SimpleNamespace(returncode=0, stderr=""))
+    monkeypatch.setattr("reslora_sd.paper.made.make_all", lambda folder: None)
+    with pytest.raises(RuntimeError, match="2 trainings failed") as told:
+        main(["run", "fig3", "--preset", "smoke", "--output_dir", str(tmp_path)])
+    assert str(told.value).count("it was stopped before its end; this command goes on") == 2
+
+
 def test_gpus_and_launcher_reach_every_training(play):
     played = play("run", "fig5", "--gpus", "4,6", "--launcher", "accelerate launch --quiet")
     assert all(command[:3] == ["accelerate", "launch", "--quiet"] for command in played.commands)
