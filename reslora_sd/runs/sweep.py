@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from .atomic import write_json
 from .failures import DIVERGED_STATUS
 from .jsonl import read_object
+from .lock import release
 from .stopping import interrupted_by_signals
 
 Started = Callable[[subprocess.Popen[str]], object]
@@ -203,7 +204,7 @@ class _Sweep:
             try:
                 yield True
             finally:
-                lock.release()
+                release(lock, Path(lock.lock_file))
             return
         yield False
 

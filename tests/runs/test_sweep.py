@@ -119,6 +119,7 @@ def test_two_sweeps_at_once_share_the_work_and_train_nothing_twice(tmp_path, mon
         one.join()
     assert sorted(name for name, *_ in begun) == list("abcdef")
     assert all((tmp_path / f"{name}.done").exists() for name in "abcdef") and time.monotonic() - started < 10
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 def test_the_others_go_on_after_one_that_failed_where_that_is_asked(tmp_path, monkeypatch):
