@@ -20,7 +20,7 @@ class Planned:
     run: Run
     items: list[str]
     evaluated: bool = False
-    """Whether its figures are reported; of one that only chooses a rate, the loss of the kept rows is all that counts."""
+    """Whether its figures are reported; of one that only chooses a rate, the loss of the kept rows alone counts."""
 
 
 @dataclass
