@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from reslora_sd.paper.made import byte_tokenizer
 from reslora_sd.text.glue import glue_task
 
 _SIZES = {
@@ -40,20 +41,6 @@ def tokens_for(model: Any, batch: int = 2, length: int = 7, seed: int = 1) -> to
     """Random token ids without padding.  -> (batch, length)"""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, model.config.vocab_size, (batch, length), generator=generator)
-
-
-def byte_tokenizer() -> Any:
-    """A tokenizer whose tokens are bytes, with padding, start and end of text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    special = ["<pad>", "<s>", "</s>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
 
 
 def save_small_llama(folder: Path) -> Path:

@@ -38,7 +38,7 @@ from reslora_sd.text.finish import (
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import load_causal_lm
 from reslora_sd.text.read import keep_apart
-from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
+from reslora_sd.text.session import find_resumed, make_trainer, measure_epochs, total_steps, train
 from reslora_sd.text.settings import GenerationData, TextSettings
 from reslora_sd.text.tasks import read_test, read_train, task_named, test_task
 from reslora_sd.text.trainer import StepLog
@@ -86,6 +86,12 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
         "too_long": encoded.too_long + tests.too_long,
     }
     about = describe_run(settings.to_arguments(), attached, settings.model.model, described, training.seed)
+    sizes = (evaluation.eval_batch_size, data.max_length, data.max_new_tokens)
+
+    def answered(contexts: Any) -> Any:
+        return accuracies(attached.model, contexts, test_task(task), test_rows, tokenizer, *sizes)
+
+    measure_epochs(trainer, evaluation.measure_epochs, lambda: answered({"unmerged": nullcontext})[0]["unmerged"])
     if not train(trainer, attached, run, about, resumed_at):
         return None
 
@@ -104,9 +110,8 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     if evaluation.evaluate != "none":
         results = measure_answers(model, contexts, batches(tests.examples))
     if evaluation.evaluate == "all":
-        sizes = (evaluation.eval_batch_size, data.max_length, data.max_new_tokens)
-        shares, texts = accuracies(model, contexts, test_task(task), test_rows, tokenizer, *sizes)
-        results = {name: {"accuracy": shares[name], **row} for name, row in results.items()}
+        shares, texts = answered(contexts)
+        results = {name: {**shares[name], **row} for name, row in results.items()}
         write_answers(run.path, test_rows, texts)
     said = report(run, about, results, plains)
     export(attached, plains, run.path, tokenizer, about, "CAUSAL_LM", settings.output.save_fused)

@@ -32,7 +32,7 @@ from reslora_sd.text.glue import HUB_NAME, class_outputs, encode_pairs, glue_tas
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import load_classifier
 from reslora_sd.text.read import keep_apart
-from reslora_sd.text.session import find_resumed, make_trainer, total_steps, train
+from reslora_sd.text.session import find_resumed, make_trainer, measure_epochs, total_steps, train
 from reslora_sd.text.settings import ClassificationData, TextSettings
 from reslora_sd.text.trainer import StepLog
 from reslora_sd.training.checks import check_trained
@@ -86,11 +86,21 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
         "cut": all_cut,
     }
     about = describe_run(settings.to_arguments(), attached, settings.model.model, described, training.seed)
-    if not train(trainer, attached, run, about, resumed_at):
-        return None
 
     def batches(rows: Sequence[Any]) -> list[Any]:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
+
+    def measured_sets(contexts: Any) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for name, (rows, _) in sets.items():
+            for variant, figures in measure(attached.model, contexts, batches(rows)).items():
+                named = {f"{key} ({name})" if name else key: value for key, value in figures.items()}
+                found[variant] = {**found.get(variant, {}), **named}
+        return found
+
+    measure_epochs(trainer, evaluation.measure_epochs, lambda: measured_sets({"unmerged": nullcontext})["unmerged"])
+    if not train(trainer, attached, run, about, resumed_at):
+        return None
 
     model = attached.model.eval()
     if kept is not None:  # before merging, which a model that diverged can't have
@@ -99,13 +109,7 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     calibration = calibration_rows(attached, examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
-    results: dict[str, dict[str, float]] = {}
-    for name, (rows, _) in sets.items() if measured else ():
-        found = measure(model, contexts, batches(rows))
-        for variant, figures in found.items():
-            named = {f"{key} ({name})" if name else key: value for key, value in figures.items()}
-            results[variant] = {**results.get(variant, {}), **named}
-    said = report(run, about, results, plains)
+    said = report(run, about, measured_sets(contexts) if measured else {}, plains)
     classes = [model.config.id2label[place] for place in range(task.labels)]
     export(attached, plains, run.path, tokenizer, about, "SEQ_CLS", settings.output.save_fused, classes)
     return said

@@ -48,7 +48,7 @@ def one_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / WRITER_FILE).unlink(missing_ok=True)
-        _release(lock, folder / LOCK_FILE)
+        release(lock, folder / LOCK_FILE)
         for empty in made:
             with suppress(OSError):  # it holds a run, or another process has just begun to use it
                 empty.rmdir()
@@ -105,7 +105,7 @@ def _acquire(folder: Path) -> FileLock:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _release(lock: FileLock, path: Path) -> None:
+def release(lock: FileLock, path: Path) -> None:
     """Removes the lock's file, too. filelock doesn't take the lock of a file that has no name any more."""
     if sys.platform == "win32":  # an open file can't be removed there, neither ours nor another process's
         lock.release()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .atomic import write_json
 from .failures import DIVERGED_STATUS
 from .jsonl import read_object
+from .lock import release
 from .stopping import interrupted_by_signals
 
 Started = Callable[[subprocess.Popen[str]], object]
@@ -89,61 +95,158 @@ class Training:
     """Whether the folder holds what the command would make."""
 
 
-def run_all(trainings: Sequence[Training], at_once: int = 1) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """A training that ended with an error."""
+
+    training: Training
+    said: str
+    """Its command and its last words."""
+
+
+@dataclass(frozen=True)
+class Launching:
+    """How the trainings of a sweep are started."""
+
+    launcher: Sequence[str] = (sys.executable,)
+    """What gets the script and its flags, such as `accelerate launch`."""
+    devices: Sequence[str] = ()
+    """CUDA_VISIBLE_DEVICES of the processes that run at once; none leave it as it is."""
+    keep_going: bool = False
+    """Whether the others go on after one that failed."""
+
+
+def run_all(trainings: Sequence[Training], at_once: int = 1, launching: Launching | None = None) -> list[Failure]:
     """Runs what isn't done, in order. A run that diverged is noted in its folder, and the others go on.
+
+    What another sweep trains at the moment is left to it, and looked at again in the end: nothing is trained twice.
 
     Args:
         at_once: so many processes.
 
+    Returns:
+        what failed, where the others were to go on.
+
     Raises:
-        RuntimeError: one failed in another way; its last words are in the error. None is begun after it.
+        RuntimeError: one failed in another way, and the others weren't to go on; its last words are in the error. None
+            is begun after it.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP came; the trainings were ended. What was done stays.
     """
-    todo = [one for one in trainings if not (one.is_done(one.folder) or (one.folder / DIVERGED_FILE).is_file())]
-    over = threading.Event()
-    running: list[subprocess.Popen[str]] = []
+    todo = [one for one in trainings if not is_over(one)]
+    sweep = _Sweep(launching or Launching(), at_once)
+    numbered = [(one, f"{number}/{len(todo)}") for number, one in enumerate(todo, start=1)]
+    with interrupted_by_signals(), ThreadPoolExecutor(at_once) as pool:
+        try:
+            left: list[tuple[Training, str]] = []
+            for job in [pool.submit(sweep.run, *one, wait=False) for one in numbered]:
+                left += job.result()
+            for job in [pool.submit(sweep.run, *one, wait=True) for one in left]:
+                job.result()
+        except KeyboardInterrupt:
+            sweep.stop()
+            raise KeyboardInterrupt("Interrupted. What is done stays: the same command goes on.") from None
+    return sweep.failures
 
-    def started(process: subprocess.Popen[str]) -> None:
-        running.append(process)
-        if over.is_set():
+
+def is_over(training: Training) -> bool:
+    """Whether it was done, or diverged: it isn't run again."""
+    return training.is_done(training.folder) or (training.folder / DIVERGED_FILE).is_file()
+
+
+class _Sweep:
+    """What the threads of `run_all` share."""
+
+    def __init__(self, launching: Launching, at_once: int) -> None:
+        self.launching = launching
+        self.failures: list[Failure] = []
+        self._over = threading.Event()
+        self._running: list[subprocess.Popen[str]] = []
+        self._devices: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        for place in range(at_once):
+            self._devices.put(launching.devices[place % len(launching.devices)] if launching.devices else None)
+
+    def stop(self) -> None:
+        """Ends the trainings that run, and begins no other."""
+        self._over.set()
+        for process in self._running:
             process.terminate()
 
-    def run(training: Training, number: str) -> None:
+    def run(self, training: Training, number: str, wait: bool) -> list[tuple[Training, str]]:
+        """Makes one; gives it back where another sweep is at it and `wait` is false."""
         try:
-            if not over.is_set():  # else a free worker would begin the next one before the error is told
-                _run(training, number, started)
+            if self._over.is_set():  # else a free worker would begin the next one before an error is told
+                return []
+            with self._held(training.folder, wait) as held:
+                if not held:
+                    return [] if wait else [(training, number)]
+                if not self._over.is_set() and not is_over(training):
+                    self._launch(training, number)
         except BaseException:
-            over.set()
+            self._over.set()
             raise
+        return []
 
-    with interrupted_by_signals(), ThreadPoolExecutor(at_once) as pool:
-        runs = [pool.submit(run, training, f"{number}/{len(todo)}") for number, training in enumerate(todo, start=1)]
+    @contextmanager
+    def _held(self, folder: Path, wait: bool) -> Iterator[bool]:
+        """Whether this sweep alone works at the folder; with `wait`, once it does, or is stopped.
+
+        The lock lies beside the folder, as the training holds the one inside it.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"), thread_local=False)
+        while not self._over.is_set():
+            try:
+                lock.acquire(timeout=1 if wait else 0)
+            except Timeout:
+                if wait:
+                    continue
+                break
+            try:
+                yield True
+            finally:
+                release(lock, Path(lock.lock_file))
+            return
+        yield False
+
+    def _launch(self, training: Training, number: str) -> None:
+        device = self._devices.get()
         try:
-            for one in runs:
-                one.result()
-        except KeyboardInterrupt:
-            over.set()
-            for process in running:
-                process.terminate()
-            raise KeyboardInterrupt("Interrupted. What is done stays: the same command goes on.") from None
+            command = [*self.launching.launcher, str(training.script), *training.flags]
+            command += ["--output_dir", str(training.folder)]
+            print(f"{number} {training.folder.name} ...", flush=True)
+            more = {} if device is None else {"environment": {**os.environ, "CUDA_VISIBLE_DEVICES": device}}
+            self._judge(training, number, command, launch(command, self._started, **more))
+        finally:
+            self._devices.put(device)
+
+    def _started(self, process: subprocess.Popen[str]) -> None:
+        self._running.append(process)
+        if self._over.is_set():
+            process.terminate()
+
+    def _judge(
+        self, training: Training, number: str, command: Sequence[str], done: subprocess.CompletedProcess[str]
+    ) -> None:
+        if done.returncode == DIVERGED_STATUS:
+            print(f"{number} {training.folder.name} diverged.", flush=True)
+            training.folder.mkdir(parents=True, exist_ok=True)
+            write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.rpartition("Error: ")[2].strip()})
+        elif done.returncode:
+            said = f"{' '.join(command)} failed:\n{done.stderr[-2000:]}"
+            if not self.launching.keep_going or self._over.is_set():
+                raise RuntimeError(said)
+            print(f"{number} {training.folder.name} failed.", flush=True)
+            self.failures.append(Failure(training, said))
 
 
-def _run(training: Training, number: str, started: Started) -> None:
-    command = [sys.executable, str(training.script), *training.flags, "--output_dir", str(training.folder)]
-    print(f"{number} {training.folder.name} ...", flush=True)
-    done = launch(command, started)
-    if done.returncode == DIVERGED_STATUS:
-        print(f"{number} {training.folder.name} diverged.", flush=True)
-        training.folder.mkdir(parents=True, exist_ok=True)
-        write_json(training.folder / DIVERGED_FILE, {"error": done.stderr.rpartition("Error: ")[2].strip()})
-    elif done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-
-
-def launch(command: Sequence[str], started: Started) -> subprocess.CompletedProcess[str]:
+def launch(
+    command: Sequence[str], started: Started, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, and keeps what it says; `started` gets the process, to end it before."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace") as process:
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", errors="replace", env=environment
+    ) as process:
         started(process)
         output, errors = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)

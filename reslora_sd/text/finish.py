@@ -37,24 +37,27 @@ def accuracies(
     batch_size: int,
     max_length: int,
     max_new_tokens: int | None = None,
-) -> tuple[dict[str, float], dict[str, list[str | None]]]:
-    """Share of right answers, by generation, of every variant; a prompt over the limit counts as wrong.
+) -> tuple[dict[str, dict[str, float]], dict[str, list[str | None]]]:
+    """Of every variant, by generation: `accuracy`, the share of right answers, where a prompt over the limit counts as
+    wrong; and `unreadable`, the share of answers in which there is no number, or no option.
 
     Args:
         max_new_tokens: of an answer; left out, the task's.
 
     Returns:
-        accuracies, and the answers themselves.
+        both figures, and the answers themselves.
     """
-    shares, texts = {}, {}
+    figures, texts = {}, {}
     prompts = [task.prompt(row) for row in rows]
     for name, context in contexts.items():
         with context():
             tokens = max_new_tokens or task.max_new_tokens
             answers, _ = generate_answers(model, tokenizer, prompts, batch_size, max_length, tokens, task.stop)
         right = [text is not None and task.is_correct(text, row) for text, row in zip(answers, rows, strict=True)]
-        shares[name], texts[name] = sum(right) / len(right), answers
-    return shares, texts
+        given = [text for text in answers if text is not None]
+        unreadable = sum(not task.is_readable(text) for text in given) / max(1, len(given))
+        figures[name], texts[name] = {"accuracy": sum(right) / len(right), "unreadable": unreadable}, answers
+    return figures, texts
 
 
 def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
@@ -191,7 +194,9 @@ def report(
         "peak_memory_mb": max(memory, default=0.0),
         "calibration_rows": settings["calibration_rows"],
         "validation_loss": settings.get("validation_loss"),
-        **{key: settings[key] for key in ("evaluations", "best_step") if key in settings},
+        **{
+            key: settings[key] for key in ("steps_per_epoch", "by_epoch", "evaluations", "best_step") if key in settings
+        },
         "results": {name: dict(row) for name, row in results.items()},
     }
     run.finish(RESULTS_FILE, found)

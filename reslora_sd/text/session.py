@@ -20,7 +20,15 @@ from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_p
 from .frozen_paths import paths_of
 from .methods import Attached
 from .settings import TextSettings
-from .trainer import ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
+from .trainer import (
+    MEASURED,
+    MeasuredEpochs,
+    ResLoRATrainer,
+    ResumedRun,
+    RunTrainer,
+    StepLog,
+    StopWhenAsked,
+)
 
 logger = logging.getLogger("reslora_sd")
 
@@ -124,9 +132,7 @@ def total_steps(training: TrainingArguments, rows: int) -> int:
     if training.max_steps > 0:
         steps = int(training.max_steps)
     else:
-        at_once = int(training.train_batch_size * training.world_size)
-        batches = rows // at_once if training.dataloader_drop_last else math.ceil(rows / at_once)
-        steps = math.ceil(math.ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
+        steps = math.ceil(steps_of_epoch(training, rows) * training.num_train_epochs)
     if steps < 1:
         raise ValueError(
             f"{rows} training rows give no step: --per_device_train_batch_size is "
@@ -139,6 +145,31 @@ def total_steps(training: TrainingArguments, rows: int) -> int:
             "reached. Choose a shorter warm-up or a longer run."
         )
     return steps
+
+
+def steps_of_epoch(training: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of one epoch over so many rows."""
+    at_once = int(training.train_batch_size * training.world_size)
+    batches = rows // at_once if training.dataloader_drop_last else math.ceil(rows / at_once)
+    return math.ceil(batches / int(training.gradient_accumulation_steps))
+
+
+def measure_epochs(trainer: RunTrainer, epochs: Sequence[int], measure: Callable[[], Mapping[str, float]]) -> None:
+    """Measures after these epochs of the training that comes; results.json gets the figures as `by_epoch`.
+
+    Raises:
+        ValueError: the run ends before one of them.
+    """
+    if not epochs:
+        return
+    rows = len(trainer.train_dataset)
+    whole = total_steps(trainer.args, rows) / max(1, steps_of_epoch(trainer.args, rows))
+    if max(epochs) > whole:
+        raise ValueError(
+            f"--measure_epochs has {max(epochs)}, and the run has {whole:.3g} epochs. Leave that one out, or train "
+            "longer."
+        )
+    trainer.add_callback(MeasuredEpochs(epochs, measure, trainer.accelerator.wait_for_everyone))
 
 
 def make_trainer(
@@ -195,6 +226,7 @@ def train(trainer: RunTrainer, attached: Attached, run: RunFolder, settings: dic
     is_main = bool(trainer.is_world_process_zero())
     total = total_steps(trainer.args, len(trainer.train_dataset))
     settings["steps"] = max(total, resumed_at)
+    settings["steps_per_epoch"] = steps_of_epoch(trainer.args, len(trainer.train_dataset))
     checkpoint = trainer.args.resume_from_checkpoint
 
     def start() -> None:
@@ -240,14 +272,17 @@ def _take_up_end(trainer: RunTrainer, checkpoint: str) -> None:
 
 
 def _evaluations(trainer: RunTrainer) -> dict[str, Any]:
-    """The losses of the rows kept apart by step, and the step whose weights were taken; nothing without any."""
+    """What was measured while training: losses of the rows kept apart by step, and the step whose weights were taken;
+    figures of the test rows by epoch. Nothing without any.
+    """
     rows = [
         {"step": row["step"], "epoch": row.get("epoch"), "loss": row["eval_loss"]}
         for row in trainer.state.log_history
         if "eval_loss" in row
     ]
     best = {"best_step": trainer.state.best_global_step} if trainer.args.load_best_model_at_end else {}
-    return {"evaluations": rows, **best} if rows else {}
+    by_epoch = [{**row[MEASURED], "epoch": row["epoch"]} for row in trainer.state.log_history if MEASURED in row]
+    return {**({"evaluations": rows, **best} if rows else {}), **({"by_epoch": by_epoch} if by_epoch else {})}
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> None:

@@ -129,10 +129,16 @@ class EvaluationSettings:
         "the rows that --validation_samples kept apart.",
     )
     eval_batch_size: int = option(32, "Examples at once in evaluation.")
+    measure_epochs: list[int] = option(
+        [], "Also measure the task's metric of the unmerged model on the test rows after these epochs."
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, 1, ("eval_batch_size",))
+        for epoch in self.measure_epochs:
+            if epoch < 1:
+                raise ValueError(f"--measure_epochs has {epoch}. Epochs are counted from 1.")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class GenerationTask:
     """Of a row, what it is to write."""
     is_correct: Callable[[str, Mapping[str, Any]], bool]
     """Whether an answer to a row is right."""
+    is_readable: Callable[[str], bool]
+    """Whether an answer holds a number, or an option, at all."""
     max_new_tokens: int
     """An answer is cut after so many tokens."""
     stop: re.Pattern[str]
@@ -169,6 +171,14 @@ _AFTER_RESULT = re.compile(rf"=\s*{_RESULT}(?=\n)|{_NEXT_QUESTION}", re.IGNORECA
 _AFTER_LINE = re.compile(r"\S[^\n]*(?=\n)")
 
 
+def _holds_number(text: str) -> bool:
+    return number_in(text) is not None
+
+
+def _holds_letter(letters: str) -> Callable[[str], bool]:
+    return lambda text: letter_in(text, letters) is not None
+
+
 def _is_number_of(column: str) -> Callable[[str, Mapping[str, Any]], bool]:
     return lambda text, row: same_number(text, _number(row[column]))
 
@@ -180,6 +190,7 @@ _GSM8K = GenerationTask(
     prompt=lambda row: _question(row["question"]),
     target=_gsm8k_target,
     is_correct=_is_number_of("answer"),
+    is_readable=_holds_number,
     max_new_tokens=256,
     stop=_AFTER_MARK,
 )
@@ -190,6 +201,7 @@ _SVAMP = GenerationTask(
     prompt=_svamp_question,
     target=_svamp_target,
     is_correct=_is_number_of("Answer"),
+    is_readable=_holds_number,
     max_new_tokens=48,
     stop=_AFTER_RESULT,
 )
@@ -200,6 +212,7 @@ _MATHQA = GenerationTask(
     prompt=_mathqa_prompt,
     target=_mathqa_target,
     is_correct=lambda text, row: letter_in(text, _LETTERS) == str(row["correct"]).strip().lower(),
+    is_readable=_holds_letter(_LETTERS),
     max_new_tokens=256,
     stop=_AFTER_MARK,
 )
@@ -210,6 +223,7 @@ _METAMATHQA = GenerationTask(
     prompt=lambda row: _question(row["query"]),
     target=lambda row: f" {str(row['response']).strip()}",
     is_correct=lambda text, row: True,  # its answers may be formulas; only GSM8K's are marked
+    is_readable=_holds_number,
     max_new_tokens=256,
     stop=_AFTER_MARK,
     tested_on="gsm8k",
@@ -221,6 +235,7 @@ _HELLASWAG = GenerationTask(
     prompt=_hellaswag_prompt,
     target=_hellaswag_target,
     is_correct=lambda text, row: letter_in(text, "abcd") == "abcd"[int(row["label"])],
+    is_readable=_holds_letter("abcd"),
     max_new_tokens=4,
     stop=_AFTER_LINE,
     test_split="validation",

@@ -6,7 +6,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +224,30 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
         asked = self.asked.is_set()
         if self.agree(asked) if self.agree else asked:
             control.should_save = control.should_training_stop = True
+
+
+MEASURED = "measured"
+"""The entry of the Trainer's history that holds what `MeasuredEpochs` found: it is in every checkpoint."""
+
+
+class MeasuredEpochs(TrainerCallback):  # type: ignore[misc]
+    """Measures after the last step of some epochs, before the checkpoint of that step is written.
+
+    Args:
+        epochs: counted from 1.
+        measure: figures by name; must draw nothing, or the training would go on otherwise. Only the main process calls.
+        wait: what the other processes wait in.
+    """
+
+    def __init__(
+        self, epochs: Sequence[int], measure: Callable[[], Mapping[str, float]], wait: Callable[[], object]
+    ) -> None:
+        self.epochs, self.measure, self.wait = frozenset(epochs), measure, wait
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = round(state.epoch or 0.0)
+        if epoch not in self.epochs or abs(state.epoch - epoch) > 1e-6:
+            return
+        if state.is_world_process_zero:
+            state.log_history.append({"step": state.global_step, "epoch": epoch, MEASURED: dict(self.measure())})
+        self.wait()

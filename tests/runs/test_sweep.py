@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reslora_sd.runs.sweep import SETTINGS_FILE, Training, claim_folder, has_result, read_result, run_all
+from reslora_sd.runs.sweep import SETTINGS_FILE, Launching, Training, claim_folder, has_result, read_result, run_all
 
 DAMAGED = ("", "{", "[1]", "null", '{"method": ', "\x00")
 
@@ -83,3 +83,58 @@ def test_sigterm_ends_the_trainings_with_the_sweep(tmp_path):
         run_all(trainings(tmp_path, script), at_once=2)
     assert time.monotonic() - started < 50 and len(list(tmp_path.glob("*.begun"))) == 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def working(folder, done, seconds=0.0, status=None):
+    """In place of `launch`: notes the run as begun, and makes what says that it is done."""
+    begun = []
+
+    def launch(command, _started, environment=None):
+        name = command[-1].rpartition("/")[2]
+        begun.append((name, list(command), environment))
+        time.sleep(seconds)
+        if (status or {}).get(name):
+            return SimpleNamespace(returncode=status[name], stderr=f"Error: {name} is broken")
+        (folder / f"{name}.{done}").touch()
+        return SimpleNamespace(returncode=0, stderr="")
+
+    return launch, begun
+
+
+def named(folder, names="abc"):
+    return [
+        Training(folder / name, folder / "train.py", [], lambda one: one.with_name(f"{one.name}.done").exists())
+        for name in names
+    ]
+
+
+def test_two_sweeps_at_once_share_the_work_and_train_nothing_twice(tmp_path, monkeypatch):
+    launch, begun = working(tmp_path, "done", seconds=0.15)
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
+    sweeps = [threading.Thread(target=run_all, args=(named(tmp_path, "abcdef"),)) for _ in range(2)]
+    started = time.monotonic()
+    for one in sweeps:
+        one.start()
+    for one in sweeps:
+        one.join()
+    assert sorted(name for name, *_ in begun) == list("abcdef")
+    assert all((tmp_path / f"{name}.done").exists() for name in "abcdef") and time.monotonic() - started < 10
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_the_others_go_on_after_one_that_failed_where_that_is_asked(tmp_path, monkeypatch):
+    launch, begun = working(tmp_path, "done", status={"a": 1})
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
+    (failed,) = run_all(named(tmp_path), launching=Launching(keep_going=True))
+    assert [name for name, *_ in begun] == ["a", "b", "c"]
+    assert failed.training.folder == tmp_path / "a" and "a is broken" in failed.said
+
+
+def test_a_launcher_gets_the_script_and_each_process_a_gpu_of_its_own(tmp_path, monkeypatch):
+    launch, begun = working(tmp_path, "done", seconds=0.1)
+    monkeypatch.setattr("reslora_sd.runs.sweep.launch", launch)
+    run_all(named(tmp_path, "abcd"), 2, Launching(["accelerate", "launch"], ["3", "5"]))
+    assert all(command[:3] == ["accelerate", "launch", str(tmp_path / "train.py")] for _, command, _ in begun)
+    assert sorted({environment["CUDA_VISIBLE_DEVICES"] for *_, environment in begun}) == ["3", "5"]
+    run_all([*named(tmp_path, "e")])
+    assert begun[-1][2] is None and begun[-1][1][0] == sys.executable

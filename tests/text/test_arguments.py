@@ -109,3 +109,18 @@ def test_run_json_has_every_field_of_ours_what_was_changed_and_what_readers_look
 def test_a_table_of_another_version_is_refused_by_name():
     with pytest.raises(ValueError, match=r"run\.json has 'rnak', which is no flag"):
         GENERATION.from_values({"rnak": 4})
+
+
+def test_the_best_checkpoint_needs_one_at_each_evaluation():
+    best = ("--use_cpu", "--validation_samples", "4", "--load_best_model_at_end", "--eval_strategy", "steps")
+    with pytest.raises(ValueError, match=r"--save_steps is 4 and --eval_steps 2\. Leave --save_steps out"):
+        GENERATION.parse([*best, "--eval_steps", "2", "--save_steps", "4"])
+    assert GENERATION.parse([*best, "--eval_steps", "2"]).training.save_steps == 2
+
+
+@pytest.mark.parametrize(("words", "every"), [((), 1), (("--logging_steps", "3"), 3)])
+def test_without_eval_steps_each_log_line_has_an_evaluation_and_a_checkpoint(words, every):
+    steps = ("--eval_strategy", "steps", "--validation_samples", "4", *words)
+    assert GENERATION.parse(["--use_cpu", *steps]).training.eval_steps == every
+    training = GENERATION.parse(["--use_cpu", *steps, "--load_best_model_at_end"]).training
+    assert (training.eval_steps, training.save_steps, training.save_strategy) == (every, every, "steps")

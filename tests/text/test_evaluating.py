@@ -101,3 +101,31 @@ def test_a_rate_at_which_nothing_is_learned_is_refused(train, tmp_path, rate):
     with pytest.raises(ValueError, match=r"--learning_rate is .*: nothing would be learned"):
         train("nlg", "--learning_rate", rate)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["nlg", "nlu"])
+def test_the_metric_is_measured_after_epochs_and_the_training_stays_as_it_was(train, script):
+    plain, run = train(script)
+    result, measured = train(script, "--measure_epochs", 1, 3, output="measured")
+    assert [row["epoch"] for row in result["by_epoch"]] == [1, 3] and result["steps_per_epoch"] == 6
+    assert all(0 <= row["accuracy"] <= 1 for row in result["by_epoch"]) and "by_epoch" not in plain
+    losses = [[row["loss"] for row in read_jsonl(folder / "log.jsonl")] for folder in (run, measured)]
+    assert losses[0] == losses[1]
+
+
+def test_what_was_measured_before_a_stop_is_there_after_it_and_the_last_epoch_is_the_final_figure(train):
+    flags = ("--measure_epochs", 1, 3, "--evaluate", "all", "--max_new_tokens", 8)
+    straight, _ = train("nlg", *flags, "--save_steps", 4)
+    resumed, _ = train("nlg", *flags, "--resume_from_checkpoint", "checkpoint-4")
+    assert resumed["by_epoch"] == straight["by_epoch"]
+    last = straight["by_epoch"][-1]
+    assert {key: straight["results"]["unmerged"][key] for key in ("accuracy", "unreadable")} == {
+        key: last[key] for key in ("accuracy", "unreadable")
+    }
+
+
+def test_an_epoch_after_the_end_or_before_the_start_is_refused(train):
+    with pytest.raises(ValueError, match="--measure_epochs has 4, and the run has 3 epochs"):
+        train("nlg", "--measure_epochs", 1, 4)
+    with pytest.raises(ValueError, match=r"--measure_epochs has 0\. Epochs are counted from 1"):
+        train("nlg", "--measure_epochs", 0)

@@ -101,3 +101,18 @@ def test_every_row_of_the_real_data_counts_as_right_when_answered_with_its_targe
     assert len(rows) >= 200
     named = GENERATION_TASKS[task]
     assert all(named.is_correct(cut(named.target(row), named.stop), row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "readable"),
+    [
+        ("svamp", " (9 - 2) = 7", True),
+        ("gsm8k", " I don't know", False),
+        ("mathqa", " #### b", True),
+        ("mathqa", " a number of them", False),
+        ("hellaswag", " C", True),
+        ("hellaswag", " He walks away", False),
+    ],
+)
+def test_an_answer_without_number_or_option_is_unreadable(task, answer, readable):
+    assert task_named(task).is_readable(answer) is readable

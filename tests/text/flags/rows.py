@@ -94,6 +94,7 @@ NLG.see(
     alpha_from="test_train_nlu.py::test_the_published_reading_of_eq_13_is_a_flag",
     eval_strategy="test_evaluating.py::test_the_best_weights_are_taken_and_kept",
     load_best_model_at_end="test_evaluating.py::test_the_best_weights_are_taken_and_kept",
+    measure_epochs="test_evaluating.py::test_the_metric_is_measured_after_epochs_and_the_training_stays_as_it_was",
     max_new_tokens="test_train_nlg.py::test_answers_are_cut_after_so_many_tokens",
     save_fused="test_train_nlg.py::test_a_fused_model_needs_nothing_of_ours",
     overwrite_output_dir="test_train_nlg.py::test_a_run_that_is_there_is_not_overwritten_unasked",
@@ -106,6 +107,7 @@ NLG.see(
 )
 NLU.see(
     method="test_train_nlu.py::test_every_method_learns_and_its_head_trains",
+    measure_epochs="test_evaluating.py::test_the_metric_is_measured_after_epochs_and_the_training_stays_as_it_was",
     save_fused="test_train_nlu.py::test_peft_loads_adapter_and_head",
     alpha_from="test_train_nlu.py::test_the_published_reading_of_eq_13_is_a_flag",
     new_head="test_train_nlu.py::test_a_new_head_trains_where_the_model_has_one_if_that_is_asked",
