@@ -113,6 +113,9 @@ class EncodedImages:
     def _encode(self, rows: Sequence[int], frames: Sequence[Frame]) -> Tensor:
         """Mean and deviation of the posterior.  -> (batch, 2 c, h, w), float32, on the CPU"""
         vae = self.parts.vae
-        pixels = torch.stack([self._pixels(row, frame) for row, frame in zip(rows, frames, strict=True)])
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        return torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
+        found = []
+        for row, frame in zip(rows, frames, strict=True):  # each alone: in a batch, rounding depends on its neighbours
+            pixels = self._pixels(row, frame)[None].to(vae.device, vae.dtype)
+            posterior = vae.encode(pixels).latent_dist
+            found.append(torch.cat([posterior.mean, posterior.std], dim=1).float().cpu())
+        return torch.cat(found)

@@ -32,7 +32,6 @@ from .trainer import (
 
 logger = logging.getLogger("reslora_sd")
 
-
 _FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block path_samples target_modules model dtype

@@ -43,7 +43,14 @@ def assert_same(one, two):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in METHODS if one not in ("reslora_is", "reslora_frozen")),
+        "reslora_is",
+        "reslora_frozen",
+    ],
+)
 def test_a_run_leaves_what_the_design_says(train, method):
     flags = ("--method", method, "--report", "--validation_steps", 2, "--save_precision", "float32")
     run = train(*flags, "--validation_prompts", "colour 1", "colour 2")
@@ -82,10 +89,9 @@ def test_a_run_leaves_what_the_design_says(train, method):
 @pytest.mark.parametrize(
     "method",
     [
-        "reslora_is",
         "reslora_ms",
         "reslora_frozen",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "reslora_bs")),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "reslora_is", "reslora_bs")),
     ],
 )
 def test_a_resumed_run_is_the_straight_run(train, method):

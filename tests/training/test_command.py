@@ -99,6 +99,7 @@ def test_the_traceback_of_accelerates_launcher_is_announced(tmp_path):
     assert lines[-2] == "Error: This is wrong." and "accelerate launch --quiet leaves it out" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_pipeline_and_its_lora_are_loaded_without_a_word(tiny_pipeline_folder, tmp_path):
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
