@@ -7,7 +7,8 @@ OUTPUT_DIR then holds `pipeline/` (a plain diffusers folder in float16, rewritte
 (a sheet a checkpoint), `vae/` and `denoiser/` (checkpoints, `log.jsonl`).
 
 Interrupted? The same command with `--resume` goes on from the last checkpoint; with `--vae_steps` and `--unet_steps`
-the result is that of a straight run, bit for bit. With more `--unet_minutes`, `--resume` goes on with a finished run.
+the result is that of a straight run, on a CPU bit for bit. With more `--unet_minutes`, `--resume` goes on with a
+finished run.
 About 20 drawings a second on two cores that others use as well; where there is an accelerator, it is taken.
 """
 
@@ -105,7 +106,7 @@ def captioned_latents(settings: PretrainSettings, drawings: Drawings, vae: Any, 
         mean, deviation = cached_latents(
             output_dir / "recoloured.pt",
             vae,
-            [*key, count, loop.seed],
+            [*key, count, loop.seed, *leading],
             lambda: recoloured(drawings, leading, count, loop.seed, os.cpu_count() or 1).flatten(0, 1),
         )
         others = captions, (scale * mean, scale * deviation)

@@ -141,7 +141,7 @@ def _unet(base: str, run: Run | None, settings: ConvertSettings) -> Any:
     """The U-Net alone: SDXL's too."""
     from ..diffusion.models import load_unet
 
-    arguments = run.arguments if run else {}
+    arguments = run.arguments if run and settings.base is None else {}  # what the run says is of its own model
     more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir")}
     more["model_config"] = settings.model_config or arguments.get("model_config")
     try:
@@ -164,7 +164,11 @@ def _calibrated(
 
     of_run = calibration_settings(run.arguments)
     training, asked = of_run.training, settings.model_config
-    how = of_run.model.to_load() | ({"model_config": asked} if asked else {})
+    how = of_run.model.to_load()
+    if settings.base is not None:
+        how |= {"revision": None, "variant": None, "model_config": None}
+        how |= {"prediction_type": settings.prediction_type} if settings.prediction_type else {}
+    how |= {"model_config": asked} if asked else {}
     parts: Parts = load_parts(base, **how)
     steps = run.steps or run.last_step
     drawn = steps * training.gradient_accumulation_steps

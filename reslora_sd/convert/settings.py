@@ -49,7 +49,7 @@ class ConvertSettings:
         None, "For --fuse or --base with a single file of unusual sizes: a pipeline's folder without weights."
     )
     prediction_type: Literal["epsilon", "v_prediction"] | None = option(
-        None, "For --fuse with a single file of SD 2.x that doesn't say what it predicts."
+        None, "For --fuse, or --base with --calibrate: a single file of SD 2.x that doesn't say what it predicts."
     )
     overwrite: bool = option(False, "Replace OUT if it is there.")
 
@@ -63,8 +63,8 @@ class ConvertSettings:
             )
         if self.calibration_samples and not self.calibrate:
             raise ValueError("--calibration_samples belongs to --calibrate. Add it, or leave it out.")
-        if self.prediction_type and self.fuse is None:
-            raise ValueError("--prediction_type belongs to --fuse. Add it, or leave it out.")
+        if self.prediction_type and self.fuse is None and not (self.calibrate and self.base):
+            raise ValueError("--prediction_type belongs to --fuse, or to --calibrate with --base. Leave it out.")
         if self.model_config and self.fuse is None and self.merge is None:
             raise ValueError("--model_config belongs to --fuse or --merge. Add one, or leave it out.")
         if self.fuse is not None and self.to is not None:

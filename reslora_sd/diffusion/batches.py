@@ -6,6 +6,7 @@ several processes together see what one process with the joined batch would.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from .models import Parts
 from .order import BucketOrder, mix
 from .settings import TrainingSettings, UnetSettings
 from .wording import wording_of
+
+logger = logging.getLogger(__name__)
+MOST_CACHED = 4 * 2**30
+"""Bytes of latents that a process keeps unasked: some 32,000 pictures of 512 pixels."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def training_batches(
     random_framing = framing.is_random(images)
     if asked and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
-    cache = not random_framing if asked is None else asked
+    cache = not random_framing and _fits(parts, images, framing) if asked is None else asked
     return BatchMaker(
         EncodedImages(parts, images, framing, cache, quiet, wording=wording_of(settings.data)),
         training.train_batch_size,
@@ -143,6 +148,21 @@ def training_batches(
         training.noise_offset,
         training.timesteps(schedule),
     )
+
+
+def _fits(parts: Parts, images: CaptionedImages, framing: Framing) -> bool:
+    """Whether the latents of all pictures are few enough to be kept by every process."""
+    area = parts.pixels_per_latent**2
+    targets = (framing.of(look).target(size) for look, size in zip(images.looks, images.sizes, strict=True))
+    numbers = sum(width * height for width, height in targets) // area * int(parts.vae.config.latent_channels)
+    size = 2 * 4 * numbers
+    if size > MOST_CACHED:
+        logger.info(
+            "Pictures are encoded anew each time: their latents would take %.1f GiB in each process. "
+            "--cache_latents keeps them all the same.",
+            size / 2**30,
+        )
+    return size <= MOST_CACHED
 
 
 def length_of(training: TrainingSettings, batches: BatchMaker, pictures_a_step: int) -> tuple[int, int]:

@@ -222,10 +222,12 @@ def _check(parts: Parts) -> None:
         if tokenizer is None or encoder is None:
             continue
         words, rows = len(tokenizer), encoder.config.vocab_size
-        if words > rows or words < 3:  # transformers makes an empty tokenizer of a folder without one
+        if words > rows or words < 4:  # transformers makes an empty tokenizer of a folder without one
             raise ValueError(
                 f"The tokenizer of {parts.name} has {words} entries and its text encoder {rows}. The folder is broken."
             )
+        longest = int(encoder.config.max_position_embeddings)  # a tokenizer's folder needn't say its own
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     channels = parts.vae.config.latent_channels, parts.unet.config.in_channels
     if channels[0] != channels[1]:
         raise ValueError(

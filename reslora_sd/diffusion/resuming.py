@@ -70,7 +70,7 @@ def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
 
 
 def as_it_began(run: RunFolder, checkpoint: Path | None, settings: UnetSettings) -> UnetSettings:
-    """The settings of a run that goes on: one that an earlier version began knows no buckets, and gets none now.
+    """The settings of a run that goes on: one that an earlier version began knows no buckets, and never gets any.
 
     Raises:
         ValueError: `--buckets` is given for one.
@@ -78,7 +78,7 @@ def as_it_began(run: RunFolder, checkpoint: Path | None, settings: UnetSettings)
     if checkpoint is None or not run.owns(checkpoint):
         return settings
     before = read_object(run.path / RUN_FILE, lambda _: None).get("arguments")
-    if not isinstance(before, dict) or "buckets" in before:
+    if not isinstance(before, dict) or before.get("buckets", False) is not False:
         return settings
     if settings.data.buckets:
         raise ValueError(f"{run.path} began with square pictures. Leave out --buckets to go on with it.")
@@ -89,6 +89,8 @@ def breaks(name: str, before: Any, now: Any) -> bool:
     """Whether a run can't go on with the value `now` of a flag."""
     if name == "mixed_precision":  # fp16 goes on with the scale of its loss, which only its checkpoints hold
         return bool(now == "fp16") and bool(before != "fp16")
+    if name == "buckets" and before is False and now is None:  # `as_it_began` leaves it so
+        return False
     if name in _PATHS:
         return not (is_same_place(before, now) or (_is_embedded(before) and _is_embedded(now)))
     return name in FIXED and bool(before != now)

@@ -17,7 +17,7 @@ from .wording import WORDING_FLAGS, Wording
 
 CaptionsFrom = Literal["auto", "txt", "caption", "metadata", "folder"]
 MOST_REPEATS = 1000
-_NUMBERED = re.compile(r"0*([0-9]{1,4})_(.+)")
+_NUMBERED = re.compile(r"([1-9][0-9]{0,3})_(.+)")
 _FOLDERS = "folders"
 _EXAMPLE = 'Write, for example, in TOML: [[folders]], and below it path = "photos" and repeats = 2'
 
@@ -88,10 +88,10 @@ class Source:
 def numbered_name(name: str) -> tuple[int, str] | None:
     """Repeats and class of a folder's name as kohya's scripts read it: 10 and "rex" of `10_rex`.
 
-    Numbers above `MOST_REPEATS` are years and the like.
+    Numbers above `MOST_REPEATS`, dates, and numbers with leading zeros order folders and repeat nothing.
     """
     found = _NUMBERED.fullmatch(name)
-    if not found or not 1 <= int(found[1]) <= MOST_REPEATS:
+    if not found or int(found[1]) > MOST_REPEATS or re.fullmatch(r"[\d_-]+", found[2]):
         return None
     return int(found[1]), found[2].replace("_", " ").strip() or found[2]
 
@@ -103,7 +103,8 @@ def sources_of(data: DataSettings) -> list[Source]:
         ValueError: as `read_sources`.
     """
     if data.dataset_config is not None:
-        return read_sources(Path(data.dataset_config))
+        found = read_sources(Path(data.dataset_config))
+        return [replace(one, trigger_word=one.trigger_word or data.trigger_word) for one in found]
     names = ("dataset_name", "dataset_config_name", "image_column", "caption_column", "trigger_word")
     return [Source(path=data.train_data_dir, **{name: getattr(data, name) for name in names})]
 

@@ -86,22 +86,29 @@ class Survey:
 
     def repeats(self, file: Path) -> int:
         """How often a picture is to be met in an epoch."""
-        return self.numbered[self._below_root(file)][0] if self.numbered else 1
+        return self._number(file)[0]
 
     def class_of(self, file: Path) -> str | None:
         """The class that its numbered folder names."""
-        return self.numbered[self._below_root(file)][1] if self.numbered else None
+        return self._number(file)[1]
+
+    def _number(self, file: Path) -> tuple[int, str | None]:
+        """Of the numbered folder that it lies in; a row of metadata may name a file of any other folder."""
+        return self.numbered.get(self._below_root(file), (1, None))
 
     def _below_root(self, file: Path) -> Path:
         return self.root / file.relative_to(self.root).parts[0]
 
     def _numbered(self) -> dict[Path, tuple[int, str]]:
-        pictures = self.pictures
-        if any(picture.parent == self.root for picture in pictures):
-            return {}
-        folders = {self._below_root(picture) for picture in pictures}
-        found = {folder: number for folder in sorted(folders) if (number := numbered_name(folder.name))}
-        return found if len(found) == len(folders) else {}
+        folders = {
+            picture.parent if picture.parent == self.root else self._below_root(picture) for picture in self.pictures
+        }
+        below = folders - {self.root}
+        found = {folder: number for folder in sorted(below) if (number := numbered_name(folder.name))}
+        if len(found) == len(folders):
+            return found
+        self.note("numbered folders that repeat nothing, since not every picture lies in one", found, warn=True)
+        return {}
 
     def _sort_in(self, entry: os.DirEntry[str], folders: list[Path], links: list[Path]) -> None:
         path = Path(entry.path)

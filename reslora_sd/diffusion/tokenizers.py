@@ -41,8 +41,10 @@ def clip_tokenizer(named: str | None, pad: str, cache_dir: str | None = None) ->
         other = len(found) == _WORDS and found.pad_token != pad  # CLIP's, of another family
         return read_tokenizer(named, **more) if other else found
     try:
-        return CLIPTokenizer.from_pretrained(CACHED, local_files_only=True, **more)
-    except (OSError, ValueError):  # it isn't in the cache
+        cached = CLIPTokenizer.from_pretrained(CACHED, local_files_only=True, **more)
+        if len(cached) == _WORDS:  # transformers makes an empty one of what isn't in the cache, or only in part
+            return cached
+    except (OSError, ValueError):
         pass
     file = _merges_file()
     if file is None:

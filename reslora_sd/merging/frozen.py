@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
-from ..blocks.frozen import mapped_blocks, share_map
+from ..blocks.frozen import mapped_blocks, not_measured, share_map
 from ..config import ResLoRAConfig
 from . import rules
 from .statistics import collect_statistics
@@ -59,8 +59,13 @@ def start_frozen(block: LoRABlock, config: ResLoRAConfig, G: Tensor, B: Tensor) 
 
     Returns:
         A (k, in), float32, and ||B (A (I + M) - G)|| / ||B G||; 0 where only rounding is left.
+
+    Raises:
+        RuntimeError: the block's path hasn't been measured.
     """
     if block.lora_M is None:
+        if block.predecessors and not block.shares_input:
+            raise RuntimeError(not_measured(block.name))
         return (G / 2, 0.0) if block.predecessors or config.doubles_start else (G, 0.0)
     M, wanted = block.lora_M.detach().double().cpu(), G.double()
     P = torch.eye(len(M), dtype=M.dtype) + M

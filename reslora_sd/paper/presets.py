@@ -232,7 +232,11 @@ def _change(values: dict[str, Any], change: str) -> None:
     except yaml.YAMLError:
         value = text
     if equals and where in ("seeds", "choosing_seeds"):
-        values[where] = value if isinstance(value, list) else [int(one) for one in text.split(",") if one.isdigit()]
+        values[where] = (
+            value
+            if isinstance(value, list)
+            else [int(one) for one in text.replace(" ", "").split(",") if one.isdigit()]
+        )
         return
     tables = {**values["tasks"], **values["families"]}
     if not equals or not flag or part not in tables:

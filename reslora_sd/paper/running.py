@@ -66,8 +66,8 @@ def training_of(plan: Plan, planned: Planned) -> Training:
     family = family_of(run.need.task)
     folder = run.folder(plan.place)
     flags = {
-        **run.flags,
         **preset.machine(run.need.task),
+        **run.flags,  # what --set gives counts
         _MODEL[family]: plan.place.model(run.model) or None,
         **{flag: str(plan.place.of(name)) for flag, name in run.files.items()},
         "learning_rate": run.rate,

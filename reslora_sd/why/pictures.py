@@ -33,6 +33,7 @@ class Pictures:
 
     def __init__(self, style: str, rank: int = 16) -> None:
         self.settings = parse_settings(["--dataset_name", style, "--rank", str(rank), "--lora_alpha", str(2 * rank)])
+        self.asked: dict[str, Any] = {"style": style, "rank": rank}
         self.max_grad_norm = self.settings.optimizer.max_grad_norm
         self.parts = load_parts(self.settings.model.pretrained_model_name_or_path)
         self.model = self.parts.unet

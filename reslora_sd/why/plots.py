@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -30,8 +31,13 @@ def differences(runs: Sequence[Run], one: str, other: str, rate: float) -> list[
     """|training loss of one - of the other| by step, the mean over the seeds that both have."""
     losses = {(run["kind"], run["seed"]): run["losses"] for run in runs if run["learning_rate"] == rate}
     seeds = [seed for kind, seed in losses if kind == one and (other, seed) in losses]
-    pairs = [zip(losses[one, seed], losses[other, seed], strict=False) for seed in seeds]
+    pairs = [zip(_numbers(losses[one, seed]), _numbers(losses[other, seed]), strict=False) for seed in seeds]
     return [fmean(abs(a - b) for a, b in step) for step in zip(*pairs, strict=False)] if pairs else []
+
+
+def _numbers(losses: Sequence[Any]) -> list[float]:
+    """Those before a run fell apart."""
+    return list(takewhile(is_number, losses))
 
 
 def shares(runs: Iterable[Run], key: str) -> dict[str, float]:

@@ -42,6 +42,8 @@ class Problem(Protocol):
     name: str
     model: nn.Module
     max_grad_norm: float
+    asked: dict[str, Any]
+    """Settings besides the weights, as JSON can hold them, that its losses depend on."""
 
     def adapt(self, kind: Kind, seed: int) -> ResLoRAAdapter:
         """Puts a new adapter into the model, whose A's are the same for every method."""

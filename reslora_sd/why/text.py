@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -48,6 +50,15 @@ class Text:
         rank: int = 4,
     ) -> None:
         self.model, tokenizer = load_causal_lm(model)
+        rows = hashlib.sha256(Path(train_file).read_bytes()).hexdigest() if train_file else None
+        self.asked: dict[str, Any] = {
+            "task": task,
+            "rows": rows,
+            "batch_size": batch_size,
+            "kept": kept,
+            "measured": measured,
+            "rank": rank,
+        }
         found = task_named(task)
         train, apart = keep_apart(read_train(found, train_file, None, 0), kept)
         self.batch_size, self.rank, self.rows_measured = batch_size, rank, measured

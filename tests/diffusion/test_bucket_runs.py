@@ -63,8 +63,9 @@ def test_a_run_of_an_earlier_version_keeps_its_squares(train_only, photos):
     again = ("--resume_from_checkpoint", "checkpoint-2")
     with pytest.raises(ValueError, match="began with square pictures"):
         train_only("--buckets", *flags, *again, data=photos)
-    train_only(*flags, *again, data=photos)
-    assert losses(run) == before
+    for _ in range(2):  # the second time, run.json is of this version
+        train_only(*flags, *again, data=photos)
+        assert losses(run) == before
 
 
 class Shapes(EncodedImages):

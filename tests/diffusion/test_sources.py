@@ -106,9 +106,36 @@ def test_folders_that_are_not_all_kohyas_repeat_nothing(tmp_path, folders):
     assert load_images(DataSettings(train_data_dir=str(tmp_path))).repeats == [1, 1]
 
 
+def test_numbers_that_repeat_nothing_are_told(tmp_path, caplog):
+    put(tmp_path, "10_rex/a.png", "rex")
+    put(tmp_path, "b.png", "rex")
+    load_images(DataSettings(train_data_dir=str(tmp_path)))
+    assert "numbered folders that repeat nothing, since not every picture lies in one: 1, such as 10_rex" in caplog.text
+
+
+def test_the_trigger_word_is_for_all_folders_of_a_file_that_have_none(tmp_path):
+    put(tmp_path, "a/1.png", "a dog")
+    put(tmp_path, "b/2.png", "a cat")
+    (tmp_path / "set.toml").write_text('[[folders]]\npath = "a"\n[[folders]]\npath = "b"\ntrigger_word = "tom"\n')
+    data = DataSettings(dataset_config=str(tmp_path / "set.toml"), trigger_word="rex")
+    assert load_images(data).captions == [["rex, a dog"], ["tom, a cat"]]
+
+
 def test_numbered_names():
-    assert numbered_name("10_sks_dog") == (10, "sks dog") and numbered_name("007_x") == (7, "x")
-    others = ["rex", "10rex", "10_", "0_x", "2023_summer", "99999999999999_x", "10-x", "\u0661_x"]
+    assert numbered_name("10_sks_dog") == (10, "sks dog") and numbered_name("7_x") == (7, "x")
+    others = [
+        "007_x",
+        "01_front",
+        "20_09_2024",
+        "rex",
+        "10rex",
+        "10_",
+        "0_x",
+        "2023_summer",
+        "99999999999999_x",
+        "10-x",
+        "\u0661_x",
+    ]
     assert not any(map(numbered_name, others))
 
 

@@ -40,6 +40,13 @@ def test_the_ids_are_clips_own_and_a_saved_folder_gives_the_same(nothing_cached,
         assert words(text).input_ids == theirs(text).input_ids == clip_tokenizer(str(tmp_path), pad)(text).input_ids
 
 
+@pytest.mark.parametrize("pad", [END, EXCLAMATION])
+def test_an_empty_cache_of_the_hub_is_no_tokenizer(monkeypatch, tmp_path, pad):
+    monkeypatch.setattr(tokenizers, "_PACKAGES", ("no_such_package_here",))
+    with pytest.raises(ValueError, match="pip install --no-deps open_clip_torch"):
+        clip_tokenizer(None, pad, cache_dir=str(tmp_path))
+
+
 def test_without_any_tokenizer_the_error_says_what_to_install(nothing_cached, monkeypatch):
     monkeypatch.setattr(tokenizers, "_PACKAGES", ("no_such_package_here",))
     with pytest.raises(ValueError, match=r"pip install --no-deps open_clip_torch.*--tokenizer_name"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ class Toy:
     name, max_grad_norm = "toy", 1.0
 
     def __init__(self):
+        self.asked: dict[str, Any] = {"style": "toy"}
         self.model: nn.Module = toy(4)
         self.drawn = []
 
@@ -119,7 +121,7 @@ def test_the_command_trains_a_language_model(tmp_path, capsys):
     words = ["text", "--model", str(save_small_llama(tmp_path / "llama")), "--train_file", str(rows)]
     words += ["--out", str(tmp_path / "out"), "--rates", "0.01", "--seeds", "3", "--steps", "2", "--batch_size", "4"]
     main([*words, "--kept", "4", "--measured", "8", "--kinds", "reslora_frozen", "reslora_is:none"])
-    runs = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("text-*-2/*.json")]
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("text-*-2/reslora_*.json")]
     assert sorted(run["kind"] for run in runs) == ["reslora_frozen", "reslora_is:none"]
     assert len({run["losses"][0] for run in runs}) == 1 and "Results are in" in capsys.readouterr().out
 
