@@ -37,7 +37,7 @@ _OTHERS = {
     "double_blocks.": "a FLUX model, which this version can't train",
     "joint_blocks.": "a Stable Diffusion 3 model, which this version can't train",
     "down_blocks.": "a part of a pipeline's folder. Give that folder",
-    "decoder.": "a VAE. Give it with --pretrained_vae_model_name_or_path",
+    "decoder.": "a VAE. Give a whole model here, and the VAE as a folder by --pretrained_vae_model_name_or_path",
 }
 
 
