@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from reslora_sd import benchmark
 from reslora_sd.runs.names import METHODS
 from reslora_sd.text import benchmark as text_benchmark
@@ -29,6 +31,7 @@ def test_the_text_benchmark_times_ours_and_pefts_methods(tmp_path, monkeypatch):
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in methods.values())
 
 
+@pytest.mark.slow
 def test_a_familys_shapes_are_measured_with_random_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "QUICK_SECONDS", 0.0)
     monkeypatch.setattr(benchmark, "MODEL_CONFIGS", tmp_path / "configs")

@@ -155,6 +155,7 @@ def test_the_page_finds_the_training_script(programs: Path, tmp_path: Path) -> N
     assert script.is_file() and programs.parent.resolve() in script.resolve().parents
 
 
+@pytest.mark.slow
 def test_two_steps_of_training_outside_the_checkout(programs: Path, tmp_path: Path) -> None:
     make_picture_folder(tmp_path / "pictures", count=4, size=(64, 64))
     flags = "--train_data_dir pictures --output_dir run --max_train_steps 2 --train_batch_size 1 --rank 4"

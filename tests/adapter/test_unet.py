@@ -249,9 +249,8 @@ def test_shrunken_unets_of_each_family_learn(config, residual):
     assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients.values())
 
 
-@pytest.mark.parametrize(
-    "residual", ["middle", *(pytest.param(one, marks=pytest.mark.slow) for one in ("none", "input", "block"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", ["none", "input", "block", "middle"])
 def test_a_compiled_unet_gives_the_same(residual):
     unet = small_unet().eval()
     adapter = add_reslora(unet, ResLoRAConfig(residual=residual, r=4))

@@ -81,6 +81,7 @@ def test_a_run_that_lost_a_file_is_made_again(tmp_path):
         (tmp_path / name).write_text(json.dumps(content) + "\n")
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_told(tmp_path):
     with pytest.raises(RuntimeError, match="There is no"):
         compare_methods.main(

@@ -103,6 +103,7 @@ def test_whatever_the_moment_a_resumed_run_is_the_straight_one(train, straight, 
     assert differences(straight, run) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_saves_can_be_continued(
     train, straight, tiny_pipeline_folder, pictures, tmp_path
 ):

@@ -119,6 +119,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Path, finished: Path) ->
         pretrain(tiny_arguments(data, finished, "--resume", "--vae_channels", "8", "16", "16"))
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, tmp_path: Path) -> None:
     more = ["--init_from", str(finished / "pipeline"), "--unet_steps", "1"]
     pretrain(tiny_arguments(data, tmp_path, *more, "--unet_learning_rate", "1e-9", "--save_every", "50"))
@@ -132,6 +133,7 @@ def test_another_run_starts_from_a_pipeline_folder(data: Path, finished: Path, t
         assert str(finished) not in file.read_text()
 
 
+@pytest.mark.slow
 def test_the_autoencoder_of_another_folder_is_kept(data: Path, finished: Path, tmp_path: Path) -> None:
     pretrain(tiny_arguments(data, tmp_path, "--vae_from", str(finished / "pipeline"), "--unet_steps", "1"))
     assert not (tmp_path / "vae").exists()

@@ -136,7 +136,7 @@ def test_gradient_checkpointing_trains_the_same(train, method):
     assert losses(checkpointed) == pytest.approx(losses(plain), rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["reslora_ms", "reslora_frozen"])
+@pytest.mark.parametrize("method", [pytest.param("reslora_ms", marks=pytest.mark.slow), "reslora_frozen"])
 def test_a_resumed_run_is_the_straight_one(train, method):
     flags = ("--method", method, "--save_steps", 2, "--lr_scheduler_type", "linear")
     straight, run = train(*flags, output="straight")
