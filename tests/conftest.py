@@ -16,10 +16,10 @@ import diffusers
 import pytest
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tests.unets import small_unet
+from tests.unets import small_unet, small_vae
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -48,13 +48,7 @@ def save_tiny_pipeline(folder: Path) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-    )
+    vae = small_vae()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=transformers.CLIPTextModel(text),

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
 from reslora_sd.assets import DEFAULT_MODEL
-from tests.unets import SMALL, SMALL_SDXL, small_unet
+from tests.unets import SMALL, SMALL_SDXL, small_unet, small_vae
 
 V = {"prediction_type": "v_prediction"}
 
@@ -24,14 +24,7 @@ def small_pipeline(family: str = "sd1", **scheduler: Any) -> Any:
 
     torch.manual_seed(0)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(DEFAULT_MODEL, subfolder="tokenizer")
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-        force_upcast=family == "sdxl",
-    )
+    vae = small_vae(force_upcast=family == "sdxl")
     schedule = {"beta_schedule": "scaled_linear", **scheduler}
     if family != "sdxl":
         return StableDiffusionPipeline(

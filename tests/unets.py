@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from tests.toys import give_maps as give_maps
@@ -82,6 +82,18 @@ def small_unet(config: dict[str, Any] | None = None, seed: int = 0, dtype: torch
     """A U-Net with random weights; by default two levels, with chains of 1 to 3."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(**(config or SMALL)).to(dtype)
+
+
+def small_vae(**more: Any) -> Any:
+    """A VAE with random weights of the random state, for pictures of 16 pixels; `more` of its config."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+        **more,
+    )
 
 
 def inputs_for(unet: Any, batch: int = 2, seed: int = 1) -> dict[str, Any]:

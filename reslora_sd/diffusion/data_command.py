@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..assets import DEFAULT_MODEL
 from ..runs.atomic import replacing
-from ..training.command import quiet_libraries, run_command
+from ..training.command import first_words, quiet_libraries, run_command
 from ..training.options import check_at_least, option, switch
 from ..training.parser import SettingsParser
 from .settings import DataSettings
@@ -127,7 +127,7 @@ def _model(name: str) -> tuple[Sides, int, Any]:
         sides = Sides(multiple, multiple * 2 ** (len(unet["block_out_channels"]) - 1))
         return sides, int(unet["sample_size"] * multiple), tokenizer
     except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_words(error)
         raise ValueError(
             f"The sizes of {name!r} can't be read: {first} Give --pretrained_model_name_or_path the folder of a "
             "pipeline, or a name on the Hub."

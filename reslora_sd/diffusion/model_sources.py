@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..training.command import first_words
 from .single_file import CheckpointFile, is_single_file
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _load(part: str, name: str | Path, loader: Any) -> Any:
     try:
         return loader()
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_words(error)
         if part == "model_index.json" and not Path(name).is_dir():
             first = f"there is no such folder, and the Hub: {first}"
         raise ValueError(

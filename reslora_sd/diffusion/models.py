@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..assets import DEFAULT_MODEL as DEFAULT_MODEL
+from ..training.command import first_words
 from .model_sources import FolderOrHub, Source, source_of
 from .tokenizers import read_tokenizer
 
@@ -151,7 +152,7 @@ def load_parts(
     source = source_of(str(name), revision, variant, prediction_type, cache_dir, model_config, tokenizer_name)
     kind = _pipeline_of(source, name)
     named, vae = (tokenizer_name if isinstance(source, FolderOrHub) else None), pretrained_vae_model_name_or_path
-    words = read_tokenizer(named) if named else None
+    words = read_tokenizer(named, cache_dir=cache_dir) if named else None
     parts = Parts(
         name=str(name),
         tokenizer=words or source.load("tokenizer", transformers.CLIPTokenizer),
@@ -210,7 +211,7 @@ def _other_vae(name: str, cache_dir: str | None) -> AutoencoderKL:
     try:
         return diffusers.AutoencoderKL.from_pretrained(name, cache_dir=cache_dir, **below)
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_words(error)
         raise ValueError(
             f"--pretrained_vae_model_name_or_path {name}: no VAE can be read ({first}). Give a folder that "
             "AutoencoderKL.save_pretrained wrote, a pipeline's folder, or a name on the Hub."

@@ -7,6 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.command import first_words
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
@@ -70,7 +72,7 @@ def read_tokenizer(named: str, **more: Any) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(named, **more)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_words(error)
         raise ValueError(f"--tokenizer_name {named}: there is no tokenizer ({first}).") from error
     if len(tokenizer) < 4:  # transformers makes an empty one of a folder without its files
         raise ValueError(f"--tokenizer_name {named}: there is no tokenizer.json in it, nor vocab.json and merges.txt.")

@@ -49,3 +49,8 @@ def quiet_libraries(*names: str) -> None:
     # of the Hub's client: its tries to reach a Hub that isn't there; an argument of diffusers that it doesn't need
     importlib.import_module("huggingface_hub").utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks", category=UserWarning)
+
+
+def first_words(error: BaseException) -> str:
+    """The first line of another library's error, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -133,9 +133,13 @@ def _rates(folders: dict[str, list[Run]], path: Path) -> None:
         axes.set(xscale="log", xlabel="learning rate", ylabel="held-out loss", title=name)
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
+        _finish(axes)
     figure.savefig(path)
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def _differences(folders: dict[str, list[Run]], path: Path) -> None:
@@ -146,8 +150,7 @@ def _differences(folders: dict[str, list[Run]], path: Path) -> None:
             found = differences(runs, one, other, rate)
             axes.plot(range(1, len(found) + 1), found, label=f"|{one} - {other}|")
         axes.set(xlabel="step", ylabel="difference of training losses", title=f"{name}, rate {rate:g}")
-        axes.grid(alpha=0.3)
-        axes.legend()
+        _finish(axes)
     figure.savefig(path)
 
 
@@ -159,6 +162,5 @@ def _shares(folders: dict[str, list[Run]], path: Path) -> None:
             axes.plot([100 * value for value in found], marker=marker, linestyle="none", label=label, alpha=0.7)
         axes.set(xlabel="blocks with a path, sorted", ylabel="share of x_(n-1) that x_n explains, %", title=name)
         axes.set_ylim(0, 100)
-        axes.grid(alpha=0.3)
-        axes.legend()
+        _finish(axes)
     figure.savefig(path)
