@@ -40,16 +40,17 @@ from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.conditioning import chunks_of
-from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.effort import effort_of
+from reslora_sd.diffusion.emphasis import emphasis_of
 from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
-from reslora_sd.diffusion.framing import framing_of, say_shapes
+from reslora_sd.diffusion.framing import say_shapes
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
+from reslora_sd.diffusion.preparing import prepare_data
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import as_it_began, find_resumed
@@ -132,6 +133,7 @@ class OptimizerStep:
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
+                    batch.weights,
                 )
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
@@ -174,12 +176,11 @@ def main(settings: UnetSettings) -> None:
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
     parts.chunks = chunks_of(parts, settings.data.max_token_length)
-    split = load_split(settings, resolution)
+    parts.to(accelerator.device, frozen_dtype(accelerator))
+    split, framing = prepare_data(settings, parts, resolution, accelerator, run, checkpoint)
     images = split.training
-    framing = framing_of(settings.data, resolution, images, parts)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
-    parts.to(accelerator.device, frozen_dtype(accelerator))
     fit_threads(parts.unet, accelerator.device)
     adapter = add_reslora(parts.unet, settings.method.adapter())
     start.check(adapter)
@@ -189,7 +190,7 @@ def main(settings: UnetSettings) -> None:
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet)
     kept_out = KeptOut()
     if accelerator.is_main_process:
-        kept_out = batches_kept_out(training, parts, split, framing)
+        kept_out = batches_kept_out(training, parts, split, framing, emphasis_of(settings.data))
     held = kept_out.validation
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together

@@ -19,6 +19,7 @@ from torch import Tensor
 from .conditioning import Conditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
+from .emphasis import Emphasis, emphasis_of
 from .encoded import EncodedImages
 from .framing import Framing
 from .loss import add_noise_offset
@@ -40,11 +41,14 @@ class Batch:
     conditioning: Conditioning
     noise: Tensor
     timesteps: Tensor
+    weights: Tensor | None = None
+    """How much each part of each picture counts (`Emphasis.weights`)."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Moves all, and casts all but the timesteps and time ids."""
+        """Moves all, and casts all but timesteps, time ids and weights."""
         latents, noise = self.latents.to(device, dtype), self.noise.to(device, dtype)
-        return Batch(latents, self.conditioning.to(device, dtype), noise, self.timesteps.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(latents, self.conditioning.to(device, dtype), noise, self.timesteps.to(device), weights)
 
 
 class BatchMaker:
@@ -71,9 +75,10 @@ class BatchMaker:
         self.encoded, self.batch_size, self.seed = encoded, batch_size, seed
         self.timesteps, self.processes, self.rank = timesteps, processes, rank
         self.noise_offset, self.trained = noise_offset, trained or range(timesteps)
-        repeats = encoded.images.repeats
+        repeats, priors = encoded.images.repeats, encoded.images.priors
         buckets = [[row for row in rows for _ in range(repeats[row])] for rows in encoded.buckets()]
-        self.order = BucketOrder(buckets, batch_size * processes, seed)
+        known = frozenset(row for row, prior in enumerate(priors) if prior)
+        self.order = BucketOrder(buckets, batch_size * processes, seed, known)
 
     def __call__(self, step: int) -> Batch:
         """The batch that a (micro) step trains on, counted from 0, on the CPU in float32."""
@@ -103,11 +108,13 @@ class BatchMaker:
         chosen = [rng.choice(self.encoded.images.captions[row]) for row, rng in zip(rows, rngs, strict=True)]
         captions = [self._reworded(*one) for one in zip(rows, places, chosen, strict=True)]
         frames = [self.encoded.frame(row, rng) for row, rng in zip(rows, rngs, strict=True)]
+        prepared = self.encoded.prepared(rows, frames)
         return Batch(
-            self.encoded.latents(rows, frames, posterior[mine]),
+            self.encoded.latents(prepared, posterior[mine]),
             self.encoded.conditioning(captions, frames),
             noise[mine],
             timesteps[mine],
+            self.encoded.weights(rows, prepared),
         )
 
     def _reworded(self, row: int, place: int, caption: str) -> str:
@@ -139,7 +146,15 @@ def training_batches(
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
     cache = not random_framing and _fits(parts, images, framing) if asked is None else asked
     return BatchMaker(
-        EncodedImages(parts, images, framing, cache, quiet, wording=wording_of(settings.data)),
+        EncodedImages(
+            parts,
+            images,
+            framing,
+            cache,
+            quiet,
+            wording=wording_of(settings.data),
+            emphasis=emphasis_of(settings.data),
+        ),
         training.train_batch_size,
         training.seed,
         schedule,
@@ -188,17 +203,23 @@ class KeptOut(NamedTuple):
     """By `--test_samples`: their noise, too, is the same for every seed."""
 
 
-def batches_kept_out(training: TrainingSettings, parts: Parts, split: Split, framing: Framing) -> KeptOut:
+def batches_kept_out(
+    training: TrainingSettings, parts: Parts, split: Split, framing: Framing, emphasis: Emphasis | None = None
+) -> KeptOut:
     """Of both parts that a run keeps out."""
-    kept_out = None if split.kept_out is None else _batches_apart(training, parts, split.kept_out, framing)
-    test = None if split.test is None else _batches_apart(replace(training, seed=0), parts, split.test, framing)
-    return KeptOut(kept_out, test)
+
+    def apart(images: CaptionedImages | None, training: TrainingSettings) -> BatchMaker | None:
+        return None if images is None else _batches_apart(training, parts, images, framing, emphasis)
+
+    return KeptOut(apart(split.kept_out, training), apart(split.test, replace(training, seed=0)))
 
 
-def _batches_apart(training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> BatchMaker:
+def _batches_apart(
+    training: TrainingSettings, parts: Parts, images: CaptionedImages, framing: Framing, emphasis: Emphasis | None
+) -> BatchMaker:
     """Batches of pictures that training doesn't see, cropped at their centre."""
     schedule = parts.scheduler.config.num_train_timesteps
-    encoded = EncodedImages(parts, images.plainly(), framing.still(), cache=True)
+    encoded = EncodedImages(parts, images.plainly(), framing.still(), cache=True, emphasis=emphasis)
     counts = [len(rows) for rows in encoded.buckets()]
     whole = math.gcd(training.train_batch_size, *counts)  # each picture counts once, whatever its bucket
     return BatchMaker(

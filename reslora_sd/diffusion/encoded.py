@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .conditioning import Conditioning, conditioning_of, encode_captions, warn_of_long
 from .data import CaptionedImages
+from .emphasis import Emphasis
 from .framing import Frame, Framing, WrongSizeError
+from .masks import mask_of
 from .models import Parts
 from .wording import Wording
 
-_BATCH = 16
+
+class Prepared(NamedTuple):
+    """A picture as far as it is known without the VAE, or with it."""
+
+    pixels: Tensor | None = None
+    """(3, height, width)"""
+    moments: Tensor | None = None
+    """Mean and deviation of the VAE's posterior, (2 c, h, w), float32 on the CPU."""
+    mask: Tensor | None = None
+    """(1, h, w) in latents."""
 
 
 class EncodedImages:
@@ -31,7 +44,7 @@ class EncodedImages:
     Memory of the cache: two float32 numbers for each latent number, 128 KiB for a picture of 512 pixels.
     """
 
-    _wording = Wording()
+    _wording, _emphasis = Wording(), Emphasis()
 
     def __init__(
         self,
@@ -42,31 +55,44 @@ class EncodedImages:
         quiet: bool = False,
         check: bool = True,
         wording: Wording | None = None,
+        emphasis: Emphasis | None = None,
     ) -> None:
         self.parts, self.images, self.framing = parts, images, framing
+        self._emphasis = emphasis or Emphasis()
         self._wording = wording or Wording()
         pictures = range(len(images))
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
         self._words = encode_captions(parts, sorted(fixed | {""}), quiet)
         if not quiet:
             warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
-        self._moments: dict[int, Tensor] = {}
+        self._kept: dict[int, Prepared] = {}
         if cache:
-            with tqdm(total=len(images), desc="Encoding pictures", disable=quiet) as bar:
-                for bucket in self.buckets():
-                    for start in range(0, len(bucket), _BATCH):
-                        rows = bucket[start : start + _BATCH]
-                        self._moments.update(zip(rows, self._encode(rows, self._still_frames(rows)), strict=True))
-                        bar.update(len(rows))
+            self._encode_all(quiet)
         elif check:
             images.check()
 
-    def latents(self, rows: Sequence[int], frames: Sequence[Frame], noise: Tensor) -> Tensor:
-        """Samples of the VAE's posterior, scaled.  rows of one bucket, (batch, c, h, w) -> (batch, c, h, w)"""
-        moments = torch.stack([self._moments[row] for row in rows]) if self._moments else self._encode(rows, frames)
-        mean, deviation = moments.chunk(2, dim=1)
+    def _encode_all(self, quiet: bool) -> None:
+        with tqdm(total=len(self.images), desc="Encoding pictures", disable=quiet) as bar:
+            for row in (row for bucket in self.buckets() for row in bucket):
+                found = self._decoded(row, self.frame(row, random.Random(0)))
+                self._kept[row] = Prepared(moments=self._moments(found), mask=found.mask)
+                bar.update()
+
+    def prepared(self, rows: Sequence[int], frames: Sequence[Frame]) -> list[Prepared]:
+        """The pictures of a batch, without the VAE's work where it isn't done yet."""
+        if self._kept:
+            return [self._kept[row] for row in rows]
+        return [self._decoded(row, frame) for row, frame in zip(rows, frames, strict=True)]
+
+    def latents(self, prepared: Sequence[Prepared], noise: Tensor) -> Tensor:
+        """Samples of the VAE's posterior, scaled.  pictures of one bucket, (batch, c, h, w) -> (batch, c, h, w)"""
+        mean, deviation = torch.stack([self._moments(one) for one in prepared]).chunk(2, dim=1)
         sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
         return sample
+
+    def weights(self, rows: Sequence[int], prepared: Sequence[Prepared]) -> Tensor | None:
+        """How much each part of each picture counts; `None` where all count alike."""
+        return self._emphasis.weights([self.images.priors[row] for row in rows], [one.mask for one in prepared])
 
     def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
         """What the U-Net is told of a batch."""
@@ -100,22 +126,26 @@ class EncodedImages:
     def _framing(self, row: int) -> Framing:
         return self.framing.of(self.images.looks[row])
 
-    def _still_frames(self, rows: Sequence[int]) -> list[Frame]:
-        return [self.frame(row, random.Random(0)) for row in rows]
-
-    def _pixels(self, row: int, frame: Frame) -> Tensor:
+    def _decoded(self, row: int, frame: Frame) -> Prepared:
+        image, framing = self.images.image(row), self._framing(row)
         try:
-            return self._framing(row).pixels(self.images.image(row), frame)
+            pixels = framing.pixels(image, frame)
         except WrongSizeError as error:
             raise ValueError(f"Picture {row} of {self.images.name}{self.images.places[row]}: {error}") from error
+        mask = mask_of(self.images, row, image) if self._emphasis.masked else None
+        if mask is None:
+            return Prepared(pixels)
+        return Prepared(pixels, None, functional.avg_pool2d(framing.mask(mask, frame), self.parts.pixels_per_latent))
 
     @torch.no_grad()
-    def _encode(self, rows: Sequence[int], frames: Sequence[Frame]) -> Tensor:
-        """Mean and deviation of the posterior.  -> (batch, 2 c, h, w), float32, on the CPU"""
+    def _moments(self, picture: Prepared) -> Tensor:
+        """Mean and deviation of the posterior.  -> (2 c, h, w), float32, on the CPU
+
+        Each picture alone: in a batch, rounding depends on its neighbours.
+        """
+        if picture.moments is not None:
+            return picture.moments
+        assert picture.pixels is not None
         vae = self.parts.vae
-        found = []
-        for row, frame in zip(rows, frames, strict=True):  # each alone: in a batch, rounding depends on its neighbours
-            pixels = self._pixels(row, frame)[None].to(vae.device, vae.dtype)
-            posterior = vae.encode(pixels).latent_dist
-            found.append(torch.cat([posterior.mean, posterior.std], dim=1).float().cpu())
-        return torch.cat(found)
+        posterior = vae.encode(picture.pixels[None].to(vae.device, vae.dtype)).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()[0]

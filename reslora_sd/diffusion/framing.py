@@ -110,6 +110,14 @@ class Framing:
         pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1  # (height, width, 3)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
+    def mask(self, mask: Image.Image, frame: Frame) -> Tensor:
+        """The same part of a picture's mask, which may be of another size.  -> (1, height, width), float32 in [0, 1]"""
+        (width, height), left, top = frame.target, frame.left, frame.top
+        mask = _resized_part(mask, frame.resized, (left, top, left + width, top + height), "box")
+        if frame.flipped:
+            mask = ImageOps.mirror(mask)
+        return torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255)[None]
+
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """As `pixels`, of a frame that is drawn."""
         image = as_rgb(image)
@@ -143,7 +151,8 @@ def say_shapes(images: CaptionedImages, framing: Framing) -> str:
     Pictures that are enlarged since they are smaller than the smallest bucket are warned of.
     """
     met = sum(images.repeats)
-    again = f", {met} in an epoch" * (met != len(images))
+    known = sum(images.priors)
+    again = f", {known} of them of the class" * bool(known) + f", {met} in an epoch" * (met != len(images))
     if framing.buckets is None:
         return again
     small = too_small(images, framing)
