@@ -80,6 +80,10 @@ class Framing:
         flips = any(self.of(look).random_flip for look in set(images.looks))
         return flips or not (self.is_centred or images.all_square)
 
+    def has_few_forms(self, size: Size) -> bool:
+        """Whether a picture of this size becomes one tensor, or two that mirror each other."""
+        return self.is_centred or size[0] == size[1]
+
     def target(self, size: Size) -> Size:
         """Width and height of the tensor of a picture of this upright size."""
         return self.buckets.of(size) if self.buckets else (self.resolution, self.resolution)

@@ -98,7 +98,7 @@ class TrainingSettings:
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
         "Left out: all of the schedule; embedded model on OpenMoji: 600.",
     )
-    dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
+    dataloader_num_workers: int = option(0, "Processes that read and decode pictures ahead of the training.")
     enable_xformers_memory_efficient_attention: bool = option(
         False, "Accepted for old commands: PyTorch's own memory-efficient attention is always used."
     )
