@@ -53,8 +53,12 @@ class DiskCache:
         self._contents: dict[str, list[Any]] | None = None
         self._noted: dict[str, list[Any]] = {}
 
-    def get(self, key: str) -> dict[str, Tensor] | None:
-        """The entry; `None` where there is none, or it is damaged, which is told once."""
+    def get(self, key: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+        """The entry; `None` where there is none, or it is damaged, which is told once.
+
+        Args:
+            shapes: of the tensors that it may hold.
+        """
         path = self._path(key)
         if not path.is_file():
             return None
@@ -64,7 +68,7 @@ class DiskCache:
                 said = (file.metadata() or {}).get(_CHECK)
         except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError):
             said, tensors = "", {}
-        if said == _sum(tensors):
+        if said == _sum(tensors) and all(shapes.get(name) == tensor.shape for name, tensor in tensors.items()):
             return tensors
         self.damaged += 1
         if self.damaged == 1:

@@ -168,7 +168,8 @@ class EncodedImages:
         if self._disk is None or key is None:
             return self._decoded(row, frame)
         noted = self._disk.disk.drained()
-        found = self._disk.disk.get(key)
+        channels, height, width = self.latent_shape(row)
+        found = self._disk.disk.get(key, {"moments": (2 * channels, height, width), "mask": (1, height, width)})
         if found is None or "moments" not in found:
             return self._decoded(row, frame)._replace(key=key, noted=noted)
         return Prepared(moments=found["moments"], mask=found.get("mask"), noted=noted)

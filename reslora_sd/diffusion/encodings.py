@@ -48,8 +48,17 @@ class Encodings:
 
     def words(self, caption: str) -> Words | None:
         """A caption's embeddings, if they are there."""
-        found = self.disk.get(self._of_words(caption))
-        return Words(found["tokens"], found.get("pooled")) if found else None
+        parts = self._parts
+        tokens = parts.chunks * int(parts.tokenizer.model_max_length)
+        both = (parts.text_encoder, parts.text_encoder_2)
+        widths = [int(encoder.config.hidden_size) for encoder in both if encoder is not None]
+        shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens, sum(widths))}
+        if parts.text_encoder_2 is not None:
+            shapes["pooled"] = (int(parts.text_encoder_2.config.projection_dim),)
+        found = self.disk.get(self._of_words(caption), shapes)
+        if not found or "tokens" not in found or ("pooled" in found) != (parts.text_encoder_2 is not None):
+            return None
+        return Words(found["tokens"], found.get("pooled"))
 
     def has_words(self, caption: str) -> bool:
         """Whether they are there."""

@@ -156,7 +156,9 @@ def test_processes_that_write_at_once_leave_whole_entries(tmp_path):
     for one in both:
         one.join()
     cache = DiskCache(tmp_path)
-    found = [cache.get(key_of(number)) for number in range(50)]
+    assert cache.get(key_of(0), {"a": (98,)}) is None and cache.damaged == 1
+    cache = DiskCache(tmp_path)
+    found = [cache.get(key_of(number), {"a": (99,)}) for number in range(50)]
     assert [entry and float(entry["a"].mean()) for entry in found] == list(range(50))
     assert cache.size()[0] == 50 and not list(tmp_path.rglob("*.tmp")) and cache.damaged == 0
 

@@ -20,6 +20,7 @@ from reslora_sd.convert.converting import convert
 from reslora_sd.convert.settings import Conversion, parse
 from reslora_sd.diffusion.conditioning import encode_captions
 from reslora_sd.diffusion.drawing import draw_pictures
+from reslora_sd.diffusion.encodings import Encodings
 from reslora_sd.diffusion.framing import Framing
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.files.storage import load_tensors
@@ -46,14 +47,18 @@ def losses(run):
     return [row["loss"] for row in read_jsonl(run / "log.jsonl")]
 
 
-def test_captions_are_encoded_as_diffusers_own_pipeline_does(xl):
+def test_captions_are_encoded_as_diffusers_own_pipeline_does(xl, tmp_path):
     parts = load_parts(xl)
+    cache = Encodings(tmp_path, parts)
     pipeline = StableDiffusionXLPipeline.from_pretrained(xl)
     for caption in ("a red cat", ""):
         tokens, _, pooled, _ = pipeline.encode_prompt(caption, do_classifier_free_guidance=False)
         found = encode_captions(parts, [caption], quiet=True)[caption]
         assert torch.equal(found.tokens, tokens[0]) and found.pooled is not None
         assert torch.equal(found.pooled, pooled[0])
+        cache.put_words(caption, found)
+        kept = Encodings(tmp_path, parts).words(caption)
+        assert kept is not None and all(torch.equal(*pair) for pair in zip(kept, found, strict=True))
 
 
 def test_the_unet_is_told_size_crop_and_target_of_each_picture_and_sees_them(train, xl, tmp_path):
