@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 class BucketOrder:
@@ -18,9 +18,14 @@ class BucketOrder:
     Args:
         buckets: for each bucket, the rows of its pictures; one stands there as often as it is met in an epoch.
         batch_size: of all processes together.
+        known: rows of pictures of the class. Between the others of their bucket they stand evenly, so that each batch
+            has as many of both as the bucket has, but for one.
     """
 
-    def __init__(self, buckets: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, buckets: Sequence[Sequence[int]], batch_size: int, seed: int, known: Collection[int] = frozenset()
+    ) -> None:
+        self._known = known
         self._buckets, self._size, self._seed = [list(rows) for rows in buckets], batch_size, seed
         self._orders: dict[tuple[int, int], list[int]] = {}
         self._planned: tuple[int, list[tuple[int, int]]] = (-1, [])
@@ -60,8 +65,16 @@ class BucketOrder:
             self._orders = {key: order for key, order in self._orders.items() if key[0] != bucket}
             order = list(rows)
             random.Random(self._order_seed(bucket, epoch)).shuffle(order)
-            self._orders[bucket, epoch] = order
+            self._orders[bucket, epoch] = self._mixed(order) if self._known else order
         return self._orders[bucket, epoch][index]
+
+    def _mixed(self, rows: Sequence[int]) -> list[int]:
+        """The rows with those of the class evenly between the others; both kinds keep their order."""
+        kinds = [[row for row in rows if (row in self._known) == known] for known in (False, True)]
+        total, known = len(rows), len(kinds[1])
+        turns = [(place + 1) * known // total > place * known // total for place in range(total)]
+        streams = [iter(kind) for kind in kinds]
+        return [next(streams[turn]) for turn in turns]
 
     def _order_seed(self, bucket: int, epoch: int) -> int | str:
         return mix(self._seed, -1 - epoch) if len(self._buckets) == 1 else f"{self._seed}/{bucket}/{epoch}"

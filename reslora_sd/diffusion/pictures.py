@@ -43,6 +43,11 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if turned else image.size
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture has an alpha channel, or one colour that stands for clear."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Upright by its EXIF tag, transparency on white, RGB with 8 bits a channel.
 
@@ -52,7 +57,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion makes nearly all of it white
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if has_alpha(image):
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)

@@ -10,7 +10,7 @@ from PIL import Image
 from reslora_sd.diffusion.batches import BatchMaker
 from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages
-from reslora_sd.diffusion.encoded import EncodedImages
+from reslora_sd.diffusion.encoded import EncodedImages, Prepared
 from reslora_sd.diffusion.framing import Framing
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
@@ -77,8 +77,11 @@ class Shapes(EncodedImages):
     def latent_shape(self, row):
         return 1, 2, 2 + row % 3
 
-    def latents(self, rows, frames, noise):
-        return torch.tensor(rows)[:, None, None, None] + 0 * noise
+    def prepared(self, rows, frames):
+        return [Prepared(mask=torch.tensor(row)) for row in rows]
+
+    def latents(self, prepared, noise):
+        return torch.tensor([one.mask for one in prepared])[:, None, None, None] + 0 * noise
 
     def conditioning(self, captions, frames):
         return Conditioning(torch.zeros(len(captions), 1, 1), None, torch.tensor([frame.time_ids for frame in frames]))
