@@ -54,7 +54,7 @@ def _begin(module: nn.Module, args: tuple[Any, ...]) -> None:
     recomputes = flag is not None and bool(getattr(module, flag)) and module.training
     if recomputes:
         _check_checkpointing(module)
-    enter_tape(new_tape(keep=recomputes))
+    enter_tape(new_tape(keep=recomputes, model=module))
 
 
 def _end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -180,7 +180,7 @@ def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     given = args[position] if len(args) > position else kwargs.get("cross_attention_kwargs")
     strength = (given or {}).get("scale", 1.0)  # diffusers' own switch for the strength of a LoRA
     recomputes = bool(getattr(module, "is_gradient_checkpointing", False))
-    handed = {**(given or {}), TAPE: new_tape(strength, recomputes)}
+    handed = {**(given or {}), TAPE: new_tape(strength, recomputes, module)}
     if len(args) > position:
         return (*args[:position], handed, *args[position + 1 :]), kwargs
     return args, {**kwargs, "cross_attention_kwargs": handed}
@@ -196,7 +196,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if getattr(module, "_chunk_size", None) is not None:
         raise RuntimeError(
             "Forward chunking runs a feed-forward layer several times in one pass, which the paths of its block don't "
-            "allow. Turn it off (unet.disable_forward_chunking()), or leave ff out of target_modules."
+            "allow. Turn it off (block.set_chunk_feed_forward(None)), or leave ff out of target_modules."
         )
     handed = next(value for value in (*args, *kwargs.values()) if isinstance(value, dict) and TAPE in value)
     enter_tape(handed[TAPE])

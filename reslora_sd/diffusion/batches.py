@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, LateConditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
 from .encoded import EncodedImages
@@ -37,7 +37,7 @@ class Batch:
     """The inputs of `diffusion_loss` for one process."""
 
     latents: Tensor
-    conditioning: Conditioning
+    conditioning: Conditioning | LateConditioning
     noise: Tensor
     timesteps: Tensor
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .conditioning import Conditioning, conditioning_of, encode_captions, warn_of_long
+from .conditioning import Conditioning, LateConditioning, conditioning_of, encode_captions, warn_of_long
 from .data import CaptionedImages
 from .framing import Frame, Framing, WrongSizeError
 from .models import Parts
@@ -47,7 +47,8 @@ class EncodedImages:
         self._wording = wording or Wording()
         pictures = range(len(images))
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
-        self._words = encode_captions(parts, sorted(fixed | {""}), quiet)
+        fixed = set() if parts.adapted_text else fixed | {""}
+        self._words = encode_captions(parts, sorted(fixed), quiet)
         if not quiet:
             warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
         self._moments: dict[int, Tensor] = {}
@@ -68,9 +69,11 @@ class EncodedImages:
         sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
         return sample
 
-    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
+    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning | LateConditioning:
         """What the U-Net is told of a batch."""
         time_ids = torch.tensor([frame.time_ids for frame in frames])
+        if self.parts.adapted_text:
+            return LateConditioning(self.parts, tuple(captions), time_ids)
         new = list(dict.fromkeys(caption for caption in captions if caption not in self._words))
         words = self._words | (encode_captions(self.parts, new, quiet=True) if new else {})
         return conditioning_of([words[caption] for caption in captions], time_ids)

@@ -29,6 +29,7 @@ class UnetMethod(MethodSettings):
         ["to_q", "to_k", "to_v", "to_out.0"],
         "Ends of module paths, or sets: attention, ff, kohya (all in transformers).",
     )
+    train_text_encoder: bool = option(False, "Train q, k, v and o of the text encoders too, by the same method.")
     merge_approach: Approach | None = option(
         None, "How paths are merged away (left out: least_squares for reslora_is and reslora_ms, else exact)."
     )
@@ -56,6 +57,11 @@ class UnetMethod(MethodSettings):
             raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
         if self.init_lora_partial and self.init_lora is None:
             raise ValueError("--init_lora_partial is given without --init_lora. Name the LoRA to start from.")
+        if self.train_text_encoder and self.init_lora is not None:
+            raise ValueError(
+                "--init_lora starts the U-Net alone, and --train_text_encoder trains the text encoders from nothing. "
+                "Leave one of the two out."
+            )
         self.adapter()
 
     @property

@@ -217,6 +217,8 @@ class UnetSettings:
         if drawn and not steps and not epochs:
             epochs = 1
         method = self.method
+        if self.optimizer.text_encoder_lr is not None and not method.train_text_encoder:
+            raise ValueError("--text_encoder_lr is given, but no text encoder is trained. Add --train_text_encoder.")
         if method.alpha_from == "inputs" and method.approach != "weights" and self.output.report is False:
             raise ValueError(
                 "--alpha_from inputs changes the merge `weights` alone, and with --no_report nothing but "

@@ -113,7 +113,7 @@ def start_from(
         starts[name] = BlockStart(pair.r, lost)
 
     def listen(sums: StartSums) -> None:
-        with evaluating(adapter.model), applied(plain, adapter.model), listening(sums):
+        with evaluating(adapter.model), applied(plain, adapter.model), listening(sums, adapter.model):
             for batch in batches():
                 forward(batch)
 

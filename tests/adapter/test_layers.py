@@ -68,8 +68,10 @@ def gradients_of(unet, adapter):
     return loss.detach(), found
 
 
-@pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize(
+    ("residual", "linear"),
+    [*((residual, False) for residual in RESIDUALS), pytest.param("input", True, marks=pytest.mark.slow)],
+)
 def test_values_and_gradients_are_those_of_the_equations_also_when_blocks_are_run_again(residual, linear):
     unet, adapter = adapted(residual, linear=linear)
     names = [name for name, _ in unet.named_modules()]
@@ -118,13 +120,15 @@ def test_a_convolution_comes_back_as_it_was():
 
 def test_a_layer_that_runs_in_chunks_is_refused():
     unet, _ = adapted("input")
-    unet.enable_forward_chunking(1, dim=1)
-    with pytest.raises(RuntimeError, match=r"disable_forward_chunking\(\)"):
+    unet.get_submodule("mid_block.attentions.0.transformer_blocks.0").set_chunk_feed_forward(1, dim=1)
+    with pytest.raises(RuntimeError, match=r"set_chunk_feed_forward\(None\)"):
         unet(**inputs_for(unet))
 
 
-@pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("residual", ["input", "block"])
+@pytest.mark.parametrize(
+    ("residual", "linear"),
+    [("input", False), *(pytest.param(one, True, marks=pytest.mark.slow) for one in ("input", "block"))],
+)
 def test_every_form_of_a_merge_acts_elsewhere_as_it_does_here(tmp_path, residual, linear):
     unet, adapter = adapted(residual, TARGET_SETS["kohya"], linear)
     forward = lambda batch: unet(**batch)  # noqa: E731

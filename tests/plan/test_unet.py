@@ -144,7 +144,9 @@ def test_targets_that_match_nothing_are_an_error(targets, words):
 
 
 # By hand: 16 transformers of 1 block, or 11 of 70 blocks in all; a chain of the plan above starts once.
-@pytest.mark.parametrize(("config", "blocks", "linked"), [(SD1, 192, 108), (SD2, 192, 108), (SDXL, 722, 686)])
+@pytest.mark.parametrize(
+    ("config", "blocks", "linked"), [(SD1, 192, 108), pytest.param(SDXL, 722, 686, marks=pytest.mark.slow)]
+)
 def test_feed_forward_layers_and_projections_follow_the_same_sizes(config, blocks, linked):
     targets = expand_targets(["attention", "ff", "proj_in", "proj_out"])
     assert targets == expand_targets(["kohya"]) and len(set(targets)) == 8
