@@ -19,7 +19,8 @@ from ..config import ResLoRAConfig
 from ..plan.links import LinkPlan, link_sites
 from ..plan.text import trace_text
 from ..plan.unet import trace_unet
-from .text import ResLoRALinear, attach_linears
+from .layers import ResLoRAConv1x1, ResLoRALinear
+from .text import attach_linears
 from .training_form import read_training_form, write_training_form
 from .unet import attach_processors, check_processors
 
@@ -173,7 +174,7 @@ def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
             "add_reslora takes a diffusers U-Net (pipeline.unet) or a transformers text model, not a "
             f"{type(model).__name__}."
         )
-    if any(isinstance(module, ResLoRALinear) for module in model.modules()):
+    if any(isinstance(module, ResLoRALinear | ResLoRAConv1x1) for module in model.modules()):
         raise ValueError("The model has a ResLoRA adapter already. Call its remove() before adding another.")
     if is_unet:
         check_processors(model)

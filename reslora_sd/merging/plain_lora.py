@@ -55,7 +55,9 @@ class PlainLoRA:
     """How it was merged."""
     reports: Mapping[str, BlockReport] = field(default_factory=dict)
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
-    """What a file of others holds for `text_encoder` and `text_encoder_2`."""
+    """Blocks of `text_encoder` and `text_encoder_2`, by the paths that LoRA files have (`text_model. ...`)."""
+    text_reports: Mapping[str, Mapping[str, BlockReport]] = field(default_factory=dict)
+    """As `reports`, of text encoders that were merged with the U-Net."""
 
     def save_diffusers(
         self,
@@ -135,8 +137,13 @@ class PlainLoRA:
 
     def by_component(self) -> dict[str, PlainLoRA]:
         """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them."""
-        alone = {name: replace(self, blocks=blocks, text_encoders={}) for name, blocks in self.text_encoders.items()}
-        return {UNET: replace(self, text_encoders={}), **alone} if self.blocks else alone
+        alone = {
+            name: replace(
+                self, blocks=blocks, reports=self.text_reports.get(name, {}), text_encoders={}, text_reports={}
+            )
+            for name, blocks in self.text_encoders.items()
+        }
+        return {UNET: replace(self, text_encoders={}, text_reports={}), **alone} if self.blocks else alone
 
     def check_alone(self) -> None:
         """Whether the LoRA is of one model.
@@ -190,22 +197,29 @@ class PlainLoRA:
         return {name: _layer(model, name, block) for name, block in self.blocks.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Approach, ranks, errors and ||delta W||_F as plain values, for JSON."""
-        return {
-            "approach": self.approach,
-            "blocks": {
-                name: {
-                    "alpha": report.alpha,
-                    "alphas": list(report.alphas),
-                    "r": report.r,
-                    "error": report.error,
-                    "norm": self.blocks[name].norm(),
-                    "input_norm": report.input_norm,
-                    "explained": report.explained,
-                }
-                for name, report in self.reports.items()
-            },
+        """Approach, ranks, errors and ||delta W||_F as plain values, for JSON; text encoders' only where there are."""
+        text = {
+            name: _summaries(reports, self.text_encoders[name])
+            for name, reports in self.text_reports.items()
+            if reports
         }
+        found = {"approach": self.approach, "blocks": _summaries(self.reports, self.blocks)}
+        return {**found, "text_encoders": text} if text else found
+
+
+def _summaries(reports: Mapping[str, BlockReport], blocks: Blocks) -> dict[str, Any]:
+    return {
+        name: {
+            "alpha": report.alpha,
+            "alphas": list(report.alphas),
+            "r": report.r,
+            "error": report.error,
+            "norm": blocks[name].norm(),
+            "input_norm": report.input_norm,
+            "explained": report.explained,
+        }
+        for name, report in reports.items()
+    }
 
 
 def _layer(model: nn.Module, name: str, block: PlainBlock) -> nn.Linear | nn.Conv2d:
