@@ -21,15 +21,7 @@ from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_p
 from .frozen_paths import paths_of
 from .methods import Attached
 from .settings import TextSettings
-from .trainer import (
-    MEASURED,
-    MeasuredEpochs,
-    ResLoRATrainer,
-    ResumedRun,
-    RunTrainer,
-    StepLog,
-    StopWhenAsked,
-)
+from .trainer import MEASURED, MeasuredEpochs, ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
 
 logger = logging.getLogger("reslora_sd")
 
