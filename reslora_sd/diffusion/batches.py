@@ -227,15 +227,12 @@ def _fits(parts: Parts, images: CaptionedImages, framing: Framing) -> bool:
 def length_of(training: TrainingSettings, batches: BatchMaker, pictures_a_step: int) -> tuple[int, int]:
     """Optimizer steps of the run, and of an epoch.
 
-    An epoch is as many steps as its pictures fill. A run that is counted in epochs is as long as it takes until every
-    picture was met in each, which takes longer where a bucket has fewer pictures than a batch.
+    An epoch is as many steps as its pictures fill.
     """
     of_epoch = math.ceil(batches.order.pictures / pictures_a_step)
     if training.max_train_steps:
         return training.max_train_steps, of_epoch
-    epochs = training.num_train_epochs or DEFAULT_EPOCHS
-    least = math.ceil(batches.order.batches(epochs) / training.gradient_accumulation_steps)
-    return max(epochs * of_epoch, least), of_epoch
+    return (training.num_train_epochs or DEFAULT_EPOCHS) * of_epoch, of_epoch
 
 
 class KeptOut(NamedTuple):

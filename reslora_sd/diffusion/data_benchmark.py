@@ -1,11 +1,11 @@
 """How fast pictures come to the U-Net, and what many of them cost before the first step.
 
-    python -m reslora_sd.diffusion.data_benchmark                 # 64 photos of 12 million pixels
+    python -m reslora_sd.diffusion.data_benchmark                 # 32 photos of 3 million pixels
     python -m reslora_sd.diffusion.data_benchmark --many 10000    # small pictures: seconds and memory to the first step
 
-The photos are made up, in a temporary folder. The first form prints pictures a second of batches alone, with the VAE's
-work in them, for every way to keep and to prepare them; the second, what each stage before the first step takes, with
-an empty and with a full cache, each in a process of its own.
+The photos are made up, in a temporary folder. The first form prints, for every way to keep and to prepare them,
+pictures a second of batches alone, with the VAE's work in them, and what share of a step waits for data; the second,
+what each stage before the first step takes, with an empty and with a full cache, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ WAYS: dict[str, tuple[list[str], bool, bool]] = {
 }
 """Flags, whether there is a cache on disk, and whether there are workers."""
 
+_WITH_A_DEVICE = 6
+
 
 def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
     """JPEGs with captions: photos of smooth shapes and some noise, so that they take as long to decode as real ones."""
@@ -71,18 +73,16 @@ def maker_of(words: Sequence[str], cache: Path | None, tell: Any = lambda name: 
     images = load_split(settings, resolution).training
     tell("data set read")
     framing = framing_of(settings.data, resolution, images, parts)
-    tell("sizes read")
     found = training_batches(settings, parts, images, framing, quiet=True)
-    tell("encoded what is encoded before")
+    tell("sizes read, captions and pictures encoded")
     return found
 
 
-def speeds(args: argparse.Namespace, folder: Path) -> list[tuple[str, float, float]]:
-    """For every way: pictures a second, and seconds before the first batch."""
+def speeds(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, float, float]]:
+    """For every way: seconds before the first batch, pictures a second, and the share of a step that waits for them."""
     data = make_pictures(folder / "photos", args.pictures, (args.width, args.height))
     plain = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", str(data)]
     plain += ["--resolution", str(args.resolution), "--train_batch_size", "4"]
-    rows = []
     for name, (flags, cached, worked) in WAYS.items():
         started = time.perf_counter()
         workers = args.workers if worked else 0
@@ -94,31 +94,36 @@ def speeds(args: argparse.Namespace, folder: Path) -> list[tuple[str, float, flo
         started = time.perf_counter()
         for step in range(steps):
             maker(step)
-        rows.append((name, steps * 4 / (time.perf_counter() - started), before))
-    return rows
+        speed = steps * 4 / (time.perf_counter() - started)
+        maker.ahead(steps, steps + _WITH_A_DEVICE, workers)
+        maker(steps)
+        started, maker.waited = time.perf_counter(), 0.0
+        for step in range(steps + 1, steps + _WITH_A_DEVICE):
+            time.sleep(args.step_seconds)  # a device is at work, and needs no core
+            maker(step)
+        yield name, before, speed, maker.waited / (time.perf_counter() - started)
 
 
-def first_step(args: argparse.Namespace) -> dict[str, float]:
-    """What comes before the first step, in seconds from the model's load on, and the peak of memory in MiB."""
-    told: dict[str, float] = {}
-    started = time.perf_counter()
+def first_step(args: argparse.Namespace) -> dict[str, Any]:
+    """What comes before the first step: seconds by clock and of this process; and the peak of memory in MiB."""
+    told: dict[str, Any] = {}
+    started = time.perf_counter(), time.process_time()
 
     def tell(name: str) -> None:
         nonlocal started
-        told[name] = time.perf_counter() - started
-        started = time.perf_counter()
+        now = time.perf_counter(), time.process_time()
+        told[name] = [after - before for after, before in zip(now, started, strict=True)]
+        started = now
 
     words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", args.of, "--resolution", "64"]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     maker = maker_of([*words, "--train_batch_size", "4", "--buckets"], Path(args.cache), tell)
     maker(0)
     tell("first batch")
-    told["peak memory, MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told["of which before all data, MiB"] = before
-    return told
+    return {**told, "memory": [before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]}
 
 
-def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
+def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
     """`first_step` with an empty cache, and with what that left."""
     data = make_pictures(folder / "many", args.many, (96, 64))
     for name in ("cache empty", "again"):
@@ -139,9 +144,10 @@ def temporary(asked: str | None) -> Iterator[Path]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--width", type=int, default=4000)
-    parser.add_argument("--height", type=int, default=3000)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--width", type=int, default=2000)
+    parser.add_argument("--height", type=int, default=1500)
+    parser.add_argument("--step_seconds", type=float, default=1.0, help="Of a training step beside its data.")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--many", type=int, help="Measure so many small pictures up to the first step instead.")
@@ -156,13 +162,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with temporary(args.folder) as folder:
         if args.many:
             for name, told in many(args, folder):
-                print(f"{args.many} pictures, {name}:")
-                for stage, value in told.items():
-                    print(f"  {stage:32} {value:9.2f}")
+                before, peak = told.pop("memory")
+                print(f"{args.many} pictures, {name}: {peak:.0f} MiB at most, {before:.0f} MiB of it before all data")
+                for stage, (seconds, own) in told.items():
+                    print(f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core")
             return
-        print(f"{'batches':32} pictures a second   seconds before the first")
-        for name, speed, before in speeds(args, folder):
-            print(f"{name:32} {speed:17.1f} {before:26.1f}")
+        print(f"{'':30} seconds before   pictures a second   waiting in steps of {args.step_seconds:g} s")
+        for name, before, speed, waiting in speeds(args, folder):
+            print(f"{name:30} {before:14.1f} {speed:19.1f} {waiting:26.1%}", flush=True)
 
 
 if __name__ == "__main__":

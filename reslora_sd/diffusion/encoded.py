@@ -140,16 +140,15 @@ class EncodedImages:
         """Puts on disk what isn't there; processes share the pictures, and wait for each other."""
         assert self._disk is not None
         mine = rows[self._share.rank :: self._share.processes]
-        made = 0
-        todo = in_order(self._still, mine, self._share.workers)
-        for found in tqdm(todo, "Encoding pictures", len(mine), disable=quiet):
-            made += found.moments is None
+        missing = [row for row in mine if not self._is_there(row)]
+        todo = in_order(self._still, missing, self._share.workers)
+        for found in tqdm(todo, "Encoding pictures", len(missing), disable=quiet or not missing):
             self._moments(found)
         self._disk.disk.remember()
         self._share.wait()
         if not quiet:
             count, size = self._disk.disk.size()
-            said = f"{made} of {len(mine)} pictures were encoded, the others were in"
+            said = f"{len(missing)} of {len(mine)} pictures were encoded, the others were in"
             logger.info("%s %s: %d entries, %.2f GiB.", said, self._disk.disk.folder, count, size / 2**30)
 
     def _still(self, row: int) -> Prepared:
@@ -161,12 +160,22 @@ class EncodedImages:
             return [self._kept[row] for row in rows]
         return [self._prepared(row, frame) for row, frame in zip(rows, frames, strict=True)]
 
-    def _prepared(self, row: int, frame: Frame) -> Prepared:
-        """From the disk, if it is there; one of many random crops isn't kept."""
+    def _is_there(self, row: int) -> bool:
+        """Whether the cache on disk has the picture, whole or damaged."""
+        key = self._key(row, self.frame(row, random.Random(0)))
+        return self._disk is not None and key is not None and self._disk.disk.has(key)
+
+    def _key(self, row: int, frame: Frame) -> str | None:
+        """Where the disk has the picture, or would have it; one of many random crops isn't kept."""
         framing = self._framing(row)
         if self._disk is None or not framing.has_few_forms(self.images.sizes[row]):
+            return None
+        return self._disk.of_picture(self.images, row, frame, framing.interpolation, self._emphasis.masked)
+
+    def _prepared(self, row: int, frame: Frame) -> Prepared:
+        key = self._key(row, frame)
+        if self._disk is None or key is None:
             return self._decoded(row, frame)
-        key = self._disk.of_picture(self.images, row, frame, framing.interpolation, self._emphasis.masked)
         noted = self._disk.disk.drained()
         found = self._disk.disk.get(key)
         if found is None or "moments" not in found:

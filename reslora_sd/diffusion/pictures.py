@@ -73,6 +73,12 @@ def check_depth(image: Image.Image) -> None:
 def picture_kinds() -> frozenset[str]:
     """Ends of the names of pictures that can be opened here; HEIC is one of them where pillow-heif is installed."""
     enable_heic()
+    return _kinds(len(Image.registered_extensions()))
+
+
+@functools.cache
+def _kinds(known: int) -> frozenset[str]:
+    """Of so many ends that Pillow knows."""
     ends = Image.registered_extensions()
     return frozenset(end for end, kind in ends.items() if kind in Image.OPEN and kind not in _STUBS)
 

@@ -38,16 +38,21 @@ def captioned_images(
         return images[index][image_column]
 
     def glance(index: int) -> Any:
+        file = files[index]
+        if file:
+            return Image.open(file)
         where = stored[index][image_column] or {}
         held, path = where.get("bytes"), where.get("path") or ""
         if held is None and not os.path.isfile(path):
             return read(index)
         return Image.open(io.BytesIO(held) if held is not None else path)
 
-    found = CaptionedImages(list(rows[caption_column]), read, name, places, glance)
-    if (stored[0][image_column] or {}).get("bytes") is None:  # as `open_folder` makes rows
+    files: list[str | None] = [None] * len(rows)
+    if len(rows) and (stored[0][image_column] or {}).get("bytes") is None:  # as `open_folder` makes rows
         paths = stored.flatten()[f"{image_column}.path"]
-        found.files = [path if path and os.path.isfile(path) else None for path in paths]
+        files = [path if path and os.path.isfile(path) else None for path in paths]
+    found = CaptionedImages(list(rows[caption_column]), read, name, places, glance)
+    found.files = files
     if REPEATS in rows.column_names:
         found.repeats = list(rows[REPEATS])
     return found

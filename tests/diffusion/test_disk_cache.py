@@ -47,16 +47,17 @@ def made(photos, tiny_pipeline_folder, monkeypatch):
     monkeypatch.setattr(type(parts.vae), "encode", note_picture)
     monkeypatch.setattr(encoded, "encode_captions", note_captions)
 
-    def make(*words, cache=None, steps=6, workers=0, data=photos, change=lambda parts: None):
+    def make(*words, cache=None, steps=6, workers=0, data=photos, change=None, processes=1, rank=0):
         counts.clear()
         settings = parse_settings(["--train_data_dir", str(data), "--train_batch_size", "2", *map(str, words)])
-        change(parts)
+        if change:
+            change(parts)
         parts.chunks = chunks_of(parts, settings.data.max_token_length)
         parts.encodings = encodings_of(None if cache is None else str(cache), parts)
         resolution = settings.data.resolution or 16
         images = load_split(settings, resolution).training
         framing = framing_of(settings.data, resolution, images, parts)
-        maker = training_batches(settings, parts, images, framing, quiet=True)
+        maker = training_batches(settings, parts, images, framing, processes, rank, quiet=True)
         maker.ahead(0, steps, workers)
         return [maker(step) for step in range(steps)], dict(counts)
 
@@ -100,6 +101,14 @@ def test_whatever_changes_is_made_anew_and_copies_arent(made, tmp_path, photos):
 
     counts = made(cache=tmp_path / "cache", change=train)[1]
     assert counts == {"pictures": len(PHOTOS), "captions": len(PHOTOS) + 1}
+
+
+def test_processes_share_the_work_and_each_finds_what_the_others_made(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    counts = [made(cache=tmp_path, processes=2, rank=rank, steps=0)[1] for rank in range(2)]
+    assert [one["pictures"] for one in counts] == [3, 2] and [one["captions"] for one in counts] == [3, 3]
+    both = [made(cache=tmp_path, processes=2, rank=rank, steps=2) for rank in range(2)]
+    assert both[0][1] == both[1][1] == {} and len(both[0][0][0].latents) == 2
 
 
 def test_masks_are_kept_with_their_pictures(made, tmp_path):
