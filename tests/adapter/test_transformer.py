@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -38,7 +39,7 @@ TARGETS = (
     "ff_context.net.2",
 )
 NAMES = ("sd3", "flux")
-OTHERS = sorted({*RESIDUALS} - {"input", "middle"})
+OTHERS = sorted({*itertools.product(NAMES, RESIDUALS)} - {("sd3", "input"), ("flux", "middle")})
 
 
 def model_of(name):
@@ -101,8 +102,10 @@ class _Site(nn.Module):
         return apply_site(self.world, self.name, self.layer, x)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("residual", ["input", "middle", *(pytest.param(r, marks=pytest.mark.slow) for r in OTHERS)])
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    [("sd3", "input"), ("flux", "middle"), *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)],
+)
 def test_values_and_gradients_are_those_of_the_equations_also_when_blocks_are_run_again(name, residual):
     model, adapter = adapted(name, residual)
     plain = model_of(name).requires_grad_(False)
@@ -149,8 +152,10 @@ def test_chains_of_published_models_are_as_long_as_their_blocks():
         assert [len(chain) for chain in plan.chains()] == lengths
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("residual", ["input", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    [("flux", "input"), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("sd3", "input"), ("sd3", "block")))],
+)
 def test_a_model_learns_and_its_merge_acts_in_diffusers_as_it_does_here(name, residual, tmp_path):
     model, adapter = adapted(name, residual)
     target = torch.randn(output(model).shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -208,6 +213,7 @@ def _loaded(name, folder):
     return pipeline.transformer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_and_pickles_are_models_of_their_own(name):
     model, adapter = adapted(name, "input")
