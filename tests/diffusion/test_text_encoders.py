@@ -17,13 +17,16 @@ from app.draw_request import DrawRequest
 from app.generator import DrawJob, PictureGenerator
 from reslora_sd.convert.converting import convert
 from reslora_sd.convert.settings import Conversion, parse
+from reslora_sd.diffusion.adapters import add_adapters, load_adapters
 from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.diffusion.models import load_parts
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.runs.names import ADAPTER_FILE, TEXT_ADAPTER_FILES
 from reslora_sd.runs.reader import read_run
 from tests.single_files import small_pipeline
+from tests.toys import move_away_from_zero
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 FAMILIES = {"sd1": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
@@ -160,3 +163,31 @@ def test_half_weights_train_in_float32_adapters(train, folders):
 def test_what_does_not_go_together_is_refused(flags, words):
     with pytest.raises((ValueError, SystemExit), match=words):
         parse_settings(flags.split())
+
+
+def test_an_adapter_without_its_run_is_merged_with_its_text_encoders_and_by_its_base_alone(folders, tmp_path):
+    settings = parse_settings(["--train_text_encoder", "--rank", "2", "--method", "reslora_bs"])
+    parts = load_parts(folders / "sdxl")
+    adapters = add_adapters(parts, settings)
+    for adapter in adapters.by_component.values():
+        move_away_from_zero(adapter)
+    adapters.save(tmp_path)
+    file = tmp_path / ADAPTER_FILE
+    command = parse([str(file), str(tmp_path / "out.safetensors"), "--merge", "--base", str(folders / "sdxl")])
+    assert isinstance(command, Conversion)
+    convert(command)
+    found, wanted = PlainLoRA.load(command.target), adapters.merge("exact")
+    assert found.components.keys() == wanted.components.keys() and len(found.components) == 3
+    for component, blocks in wanted.components.items():
+        for name, block in blocks.items():
+            torch.testing.assert_close(
+                found.components[component][name].delta_weight(), block.delta_weight(), rtol=1e-2, atol=1e-3
+            )
+    with pytest.raises(ValueError, match=r"text_encoder_2.safetensors is of a text encoder that .* doesn't have"):
+        load_adapters(load_parts(folders / "sd1"), file)
+
+
+def test_processes_that_share_one_model_out_do_not_train_text_encoders(folders):
+    settings = parse_settings(["--train_text_encoder"])
+    with pytest.raises(ValueError, match="--train_text_encoder under DEEPSPEED"):
+        add_adapters(load_parts(folders / "sd1"), settings, "DEEPSPEED")
