@@ -151,8 +151,8 @@ def _loaded(file: Path, run: Run | None, base: str, settings: ConvertSettings) -
         return unet, Adapters(load_reslora(unet, file))
     arguments = run.arguments if run and settings.base is None else {}
     more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir", "tokenizer_name")}
-    # the prediction type decides nothing about weights
-    parts = load_parts(base, prediction_type="epsilon", model_config=settings.model_config, **more)
+    # the prediction type decides nothing about weights, and this one is possible for every schedule
+    parts = load_parts(base, prediction_type="v_prediction", model_config=settings.model_config, **more)
     return parts.unet, load_adapters(parts, file)
 
 

@@ -21,6 +21,8 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
+from ..files.lora_file import TRANSFORMER, UNET
+from ..plan.transformer import TRANSFORMERS
 from ..runs.names import APPROACHES, default_approach, looks_at_data
 from . import rules
 from .plain_lora import BlockReport, PlainLoRA
@@ -80,7 +82,8 @@ def merge(
             norm = rules.input_norm(block, statistics) if statistics is not None else None
             explained = rules.explained_share(block, statistics, ridge) if statistics is not None else None
             reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error, norm, explained)
-    return PlainLoRA(plain, adapter.config, approach, reports)
+    of = TRANSFORMER if type(adapter.model).__name__ in TRANSFORMERS else UNET
+    return PlainLoRA(plain, adapter.config, approach, reports, component=of)
 
 
 def _plain(A: Tensor, B: Tensor, scaling: float, dimensions: int) -> PlainBlock:

@@ -14,7 +14,7 @@ from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import Precision, ResLoRAConfig
 from ..files import writing
-from ..files.lora_file import MODEL, UNET, Blocks, Origin
+from ..files.lora_file import MODEL, TRANSFORMER, UNET, Blocks, Origin
 from ..files.lora_metadata import PREDICTION_TYPE, describe, family_of
 from ..files.reading import read_lora
 from ..files.unet_names import guess_topology, topology_of
@@ -54,6 +54,8 @@ class PlainLoRA:
     approach: str = "none"
     """How it was merged."""
     reports: Mapping[str, BlockReport] = field(default_factory=dict)
+    component: str = UNET
+    """What of a pipeline `blocks` belong to: `unet`, or `transformer` (Stable Diffusion 3, FLUX)."""
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
     """Blocks of `text_encoder` and `text_encoder_2`, by the paths that LoRA files have (`text_model. ...`)."""
     text_reports: Mapping[str, Mapping[str, BlockReport]] = field(default_factory=dict)
@@ -87,7 +89,14 @@ class PlainLoRA:
         """Writes one .safetensors file in kohya's naming, for ComfyUI, A1111 and kohya's scripts; gives its path.
 
         Modules of SDXL get the names of Stability AI's code, which kohya's scripts want. Arguments as above.
+
+        Raises:
+            ValueError: the LoRA is of a transformer.
         """
+        if self.component == TRANSFORMER:
+            raise ValueError(
+                "Kohya's names of the layers of Stable Diffusion 3 and FLUX aren't known here. Use save_diffusers."
+            )
         metadata = self._metadata(unet_config, details)
         topology = topology_of(unet_config) if unet_config else guess_topology(self.components)
         return writing.write_kohya(path, self.components, metadata, precision, topology).path
@@ -130,7 +139,7 @@ class PlainLoRA:
     @property
     def components(self) -> dict[str, Blocks]:
         """All blocks by their part of a pipeline: the U-Net's, and those of text encoders."""
-        return {UNET: self.blocks, **self.text_encoders}
+        return {self.component: self.blocks, **self.text_encoders}
 
     def _origin(self) -> Origin:
         return Origin(self.config, self.approach)
@@ -143,7 +152,7 @@ class PlainLoRA:
             )
             for name, blocks in self.text_encoders.items()
         }
-        return {UNET: replace(self, text_encoders={}, text_reports={}), **alone} if self.blocks else alone
+        return {self.component: replace(self, text_encoders={}, text_reports={}), **alone} if self.blocks else alone
 
     def check_alone(self) -> None:
         """Whether the LoRA is of one model.

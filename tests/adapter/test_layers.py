@@ -68,10 +68,11 @@ def gradients_of(unet, adapter):
     return loss.detach(), found
 
 
-@pytest.mark.parametrize(
-    ("residual", "linear"),
-    [*((residual, False) for residual in RESIDUALS), pytest.param("input", True, marks=pytest.mark.slow)],
-)
+FAST = [("input", False), ("middle", False)]
+SLOW = sorted({*itertools.product(RESIDUALS, (False, True))} - {*FAST})
+
+
+@pytest.mark.parametrize(("residual", "linear"), [*FAST, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)])
 def test_values_and_gradients_are_those_of_the_equations_also_when_blocks_are_run_again(residual, linear):
     unet, adapter = adapted(residual, linear=linear)
     names = [name for name, _ in unet.named_modules()]

@@ -52,9 +52,7 @@ def is_what_adamw_does(it: Seen, flag: str) -> None:
     assert (after - adamw(it, ADAM | {flag: USUAL[flag]})).abs().max() > 1e-5
 
 
-elsewhere(
-    text_encoder_lr="test_text_encoders.py::test_a_resumed_run_is_the_straight_run_also_with_gradient_checkpointing"
-)
+elsewhere(text_encoder_lr="test_text_encoders.py::test_a_resumed_run_is_the_straight_run")
 
 
 @row("learning_rate", *STEPPED)
