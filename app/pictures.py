@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import math
 import os
 import threading
 import warnings
@@ -63,11 +64,19 @@ def decode(data: bytes, name: str) -> Image.Image:
     return load(data, name).convert("RGB")
 
 
-def load(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def load(
+    data: bytes,
+    name: str,
+    formats: tuple[str, ...] = FORMATS,
+    most_pixels: int = _MOST_PIXELS,
+    wanted_pixels: int | None = None,
+) -> Image.Image:
     """The picture of a file as it is stored: with its transparency, and on its side if it was taken so.
 
     Args:
         formats: Pillow's names of those that are opened; no other decoder sees the bytes.
+        wanted_pixels: that are enough: a larger JPEG is decoded at a half, a quarter or an eighth of its sides. Its
+            size of before is then in `info["sent"]`.
 
     Raises:
         ValueError: it is damaged, too large, or of another kind.
@@ -76,8 +85,13 @@ def load(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Im
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than 4096 x 4096.")
+            if image.width * image.height > most_pixels:
+                most = math.isqrt(most_pixels)
+                raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than {most} x {most}.")
+            image.info["sent"] = image.size
+            share = math.sqrt(min(1.0, (wanted_pixels or most_pixels) / (image.width * image.height)))
+            if share < 1:
+                image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
             image.load()
             return image
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

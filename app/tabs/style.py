@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ..uploads import MOST_BYTES_EACH
+
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.orange,
     neutral_hue=gr.themes.colors.stone,
@@ -41,6 +43,14 @@ details.say li { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 .drawing { overflow-x: auto; color: var(--body-text-color); }
 .drawing svg { display: block; height: auto; }
+.picked { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: .5rem; max-height: 26rem;
+  overflow-y: auto; padding: .2rem; }
+.picked .one { display: flex; gap: .5rem; align-items: flex-start; }
+.picked img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; flex: none; }
+.picked textarea { flex: 1; min-width: 0; font: inherit; font-size: .85rem; padding: .3rem .4rem; resize: vertical;
+  color: var(--body-text-color); background: var(--input-background-fill); border-radius: 4px;
+  border: 1px solid var(--border-color-primary); }
+.picked textarea::placeholder { color: var(--body-text-color-subdued); opacity: 1; }
 .training { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .8rem; padding: .5rem .2rem; }
 .training progress { grid-column: 1 / -1; }
 progress { appearance: none; width: 100%; height: .5rem; border: 0; border-radius: 4px; overflow: hidden;
@@ -71,6 +81,35 @@ document.addEventListener("keydown", (event) => {
   const button = document.getElementById(move);
   if (button && button.offsetParent) { button.click(); event.preventDefault(); }
 });
+// Gradio sends no file at all where one is too large: that one stays here, and the rest goes.
+const without_large = (files) => {
+  const most = window.mostBytes ?? MOST_BYTES, rest = new DataTransfer(), large = [];
+  for (const file of files) file.size > most ? large.push(file.name) : rest.items.add(file);
+  let said = document.getElementById("too-large");
+  if (!said) {
+    said = Object.assign(document.createElement("p"), { id: "too-large", className: "say bad" });
+    said.setAttribute("role", "alert");
+    document.getElementById("upload")?.after(said);
+  }
+  said.hidden = !large.length;
+  said.textContent = `Left out, as a file may have ${Math.round(most / 1e6)} MB: ${large.join(", ")}`;
+  return large.length ? rest.files : null;
+};
+document.addEventListener("change", (event) => {
+  if (!event.target.matches?.("#upload input[type=file]")) return;
+  const rest = without_large(event.target.files);
+  if (rest && !rest.length) event.stopImmediatePropagation();
+  else if (rest) event.target.files = rest;
+}, true);
+document.addEventListener("drop", (event) => {
+  const input = event.target.closest?.("#upload")?.querySelector("input[type=file]");
+  const rest = input && without_large(event.dataTransfer.files);
+  if (!rest) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  input.files = rest;
+  if (rest.length) input.dispatchEvent(new Event("change", { bubbles: true }));
+}, true);
 // ImageSlider has no setting for its pictures' alternative texts: they come from the line below it. Gradio's download
 // links hold nothing but a picture of an arrow, and its sliders say a place where people want to hear the step.
 const name_things = () => {
@@ -88,5 +127,7 @@ new MutationObserver(name_things).observe(document, { subtree: true, childList: 
   attributeFilter: ["src", "data-alt"] });
 </script>
 """
+
+HEAD = HEAD.replace("MOST_BYTES", str(MOST_BYTES_EACH))
 
 TOGGLE_DARK = "() => { document.body.classList.toggle('dark'); }"

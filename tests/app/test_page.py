@@ -227,6 +227,31 @@ def test_a_second_drawing_takes_the_place_of_the_first(page):
     assert [text.rsplit(" ", 1)[1] for text in alts(page, "#tried")] == ["7"] * 3
 
 
+def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_takes_none_with_it(page, tmp_path):
+    for name, side in (("a", 40), ("b", 40), ("large", 400)):
+        Image.effect_noise((side, side), 90).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "captions.txt").write_text("a.png: grey sand\n")
+    page.evaluate("window.mostBytes = 100000")
+    show_tab(page, "Train here")
+    page.get_by_text("Upload pictures").click()
+    page.locator("#upload input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+    page.wait_for_selector("#picked textarea >> nth=1")
+    assert "large.png" in page.locator("#too-large").inner_text()
+    assert "2 pictures to train on." in page.locator("#upload-said").inner_text()
+    assert "'broken.png' is no whole picture" in page.locator("#upload-said").inner_text()
+    captions = page.locator("#picked textarea")
+    assert [captions.nth(0).input_value(), captions.nth(1).get_attribute("placeholder")] == ["grey sand", "b"]
+    assert page.locator("#prompts textarea").input_value() == "grey sand\nb"
+    captions.nth(1).fill("white noise")
+    page.get_by_role("textbox", name="Name", exact=True).fill("own")
+    page.get_by_role("button", name="More settings").click()
+    page.locator("#training-resolution input").fill("30000")
+    page.locator("#start-training").click()
+    page.wait_for_selector("#train-said >> text=Resolution is 30000")
+    picture(page, "upload-1440-light")
+
+
 def test_stop_says_so_where_nothing_is_drawn(page):
     show_tab(page, "Try it")
     page.locator("#stop-drawing").click()
@@ -243,7 +268,9 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     page.wait_for_selector(".training.running >> nth=1", timeout=180_000)
     page.wait_for_selector("#live-loss >> text=Training loss", timeout=60_000)
     picture(page, "train-1440-light")
-    choose(page, "Training", "first/lora")
+    assert page.locator("#which-training input").input_value() == "first/lora"
+    page.locator("#start-training").click()  # once more
+    page.wait_for_selector("#train-said .good >> text=first was started with these settings already")
     page.locator("#stop-training").click()
     page.wait_for_selector(".training.stopped >> text=first/lora", timeout=120_000)
     page.context.close()  # nothing is lost: another visitor finds both
