@@ -93,8 +93,10 @@ def _keep_current(
         only_open = when_open(draw, name, len(outputs))
         # a training that starts or ends changes no file of a run
         often = [clock.tick] if name == "train" else []
+        # what takes a second shows that it is under way
+        slow = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
         for trigger in (open_tab.change, chosen.change, first.change, second.change, seen.change, *often):
-            trigger(only_open, [open_tab, *inputs], outputs, **PRIVATE)
+            trigger(only_open, [open_tab, *inputs], outputs, **{**PRIVATE, **slow})
 
 
 def _choices(page: Page) -> Any:

@@ -144,8 +144,9 @@ def _build_settings() -> dict[str, Any]:
         gr.HTML(message("Left empty, each is as the training script has it for this model and these pictures."))
         schedule = Menu([OWN_SCHEDULE, *SCHEDULES], value=OWN_SCHEDULE, label="Schedule of the rate")
         with gr.Row():
-            extras: dict[str, Any] = {
-                flag: number(None, label, elem_id=f"training-{flag}") for flag, (label, _, _) in EXTRAS.items()
+            extras: dict[str, Any] = {  # no gr.Number: an empty one shows 0, and sends it
+                flag: gr.Textbox("", label=label, min_width=140, max_length=20, elem_id=f"training-{flag}")
+                for flag, (label, _, _) in EXTRAS.items()
             }
     return {**usual, "rank": rank, "seed": seed, "every": every, "schedule": schedule, **extras}
 

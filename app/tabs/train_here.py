@@ -94,9 +94,9 @@ def _request(page: Page, asked: dict[str, Any]) -> TrainingRequest:
         pictures = _allowed(page, asked["path"].strip())
     fractions = {"lora_alpha", "snr_gamma", "validation_guidance_scale"}
     extras: dict[str, Any] = {
-        flag: float(asked[flag]) if flag in fractions else _whole(what, asked[flag])
+        flag: _typed(what, asked[flag]) if flag in fractions else _whole(what, _typed(what, asked[flag]))
         for flag, (what, _, _) in EXTRAS.items()
-        if asked[flag] is not None
+        if asked[flag].strip()
     }
     return TrainingRequest(
         name,
@@ -121,6 +121,13 @@ def _given(what: str, number: float | None) -> float:
     if number is None:
         raise ValueError(f"The {what} is missing. Type a number.")
     return float(number)
+
+
+def _typed(what: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"The {what} is {text!r:.40}. Type a number, or leave it empty.") from None
 
 
 def _whole(what: str, number: float | None) -> int:

@@ -148,6 +148,7 @@ def test_curves_of_all_runs_are_on_one_plot_with_the_step_and_the_figure(page):
 
 def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
     show_tab(page, "Inside the adapter")
+    page.wait_for_selector("#inside-summary >> text=Reading the run")
     page.wait_for_selector("#plan svg[aria-label^='Link plan of reslora_is: 88 blocks, 64 with a residual path']")
     page.wait_for_selector("#heat svg[aria-label*='in reslora_is minus that in lora']")
     page.wait_for_selector("#end >> text=least_squares (exported) >> visible=true")
@@ -246,7 +247,7 @@ def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_tak
     captions.nth(1).fill("white noise")
     page.get_by_role("textbox", name="Name", exact=True).fill("own")
     page.get_by_role("button", name="More settings").click()
-    page.locator("#training-resolution input").fill("30000")
+    page.locator("#training-resolution textarea").fill("30000")
     page.locator("#start-training").click()
     page.wait_for_selector("#train-said >> text=Resolution is 30000")
     picture(page, "upload-1440-light")

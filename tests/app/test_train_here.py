@@ -100,12 +100,13 @@ def test_a_second_press_says_that_it_runs_and_another_training_of_the_name_what_
 
 
 def test_every_setting_beyond_the_usual_is_one_of_the_request(make_page, start, started):
-    start(make_page(), resolution=64.0, lora_alpha=8, schedule="cosine", max_timestep=500)
+    start(make_page(), resolution="64", lora_alpha=" 8", schedule="cosine", max_timestep="500")
     (request,) = started
     assert (request.resolution, request.lora_alpha, request.lr_scheduler) == (64, 8.0, "cosine")
     assert (request.max_timestep, request.snr_gamma) == (500, None)
-    assert "Resolution is 64.5" in start(make_page(), resolution=64.5)[0]
-    assert "Resolution is 30000" in start(make_page(), resolution=30000)[0]
+    assert "Resolution is 64.5" in start(make_page(), resolution="64.5")[0]
+    assert "Resolution is 30000" in start(make_page(), resolution="30000")[0]
+    assert "Resolution is 'large'" in start(make_page(), resolution="large")[0].replace("&#x27;", "'")
 
 
 def test_uploads_show_their_captions_and_give_the_prompts(make_page, start, started, tmp_path):
