@@ -87,7 +87,7 @@ def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[s
         return message("The heat map needs two runs. Choose them above."), ""
     svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))
     head = f"Frobenius norm of each merged block's change: {b} minus {a} (the paper's Figs. 5 and 7)"
-    return f"<h3>{html.escape(head)}</h3>{message(note)}", svg
+    return f"<h2>{html.escape(head)}</h2>{message(note)}", svg
 
 
 @functools.lru_cache(maxsize=16)

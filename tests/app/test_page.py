@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 from playwright.sync_api import TimeoutError
 
 from app import training
-from tests.app.browser import chromium, open_page, picture, serving, show_tab
+from tests.app.browser import barriers, chromium, open_page, picture, serving, show_tab
 from tests.app.conftest import PROMPTS
 
 
@@ -99,6 +99,41 @@ def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
     page.wait_for_selector("#side-1 img[alt*='least_squares']")
     assert ", exact," in alts(page)[0]
     assert page.locator("b", has_text=re.compile("^bold$")).count() == 0
+
+
+def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browser, address):
+    page.wait_for_url("**/?run=lora&run=reslora_is&a=lora&b=reslora_is&prompt=red+apple&seed=42&*step=4&tab=compare")
+    choose(page, "Prompt", PROMPTS[1])
+    page.wait_for_url("**prompt=a+*")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**step=2&*")
+    show_tab(page, "Curves")
+    page.wait_for_url("**tab=curves")
+    page.go_back()
+    page.wait_for_selector("[role=tab][aria-selected=true]:text-is('Compare')")
+    wait_for_step(page, 2)
+    assert "bold" in alts(page)[0]
+    page.go_back()
+    page.wait_for_selector("#side-0 img[alt*='red apple']")
+    wait_for_step(page, 4)
+    there = page.url.replace("step=4", "step=2").replace("tab=compare", "tab=adapter")
+    other = browser.new_context().new_page()
+    other.goto(there)
+    other.wait_for_selector("[role=tab][aria-selected=true]:text-is('Inside the adapter')")
+    show_tab(other, "Compare")
+    other.wait_for_selector("#side-1 img[alt*='reslora_is at step 2,']")
+    other.goto(f"{address}/?run=gone&prompt=gone&seed=x&step=99999999&tab=gone&a=gone")
+    other.wait_for_selector("#side-1 img[alt*='at step 4,']")
+    other.context.close()
+
+
+def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
+    assert "dark" not in page.evaluate("document.body.className")
+    page.get_by_role("button", name="Light or dark").click()
+    assert "dark" in page.evaluate("document.body.className")
+    page.reload()
+    page.wait_for_selector("#side-1 img")
+    assert "dark" in page.evaluate("document.body.className")
 
 
 def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page):
@@ -250,6 +285,7 @@ def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_tak
     page.locator("#training-resolution textarea").fill("30000")
     page.locator("#start-training").click()
     page.wait_for_selector("#train-said >> text=Resolution is 30000")
+    assert barriers(page) == []
     picture(page, "upload-1440-light")
 
 
@@ -297,7 +333,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
         pytest.param(1440, "light", marks=pytest.mark.slow),
     ],
 )
-def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address, width, scheme):
+def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_and_dark(browser, address, width, scheme):
     page = open_page(browser, address, width, 900, scheme)
     page.wait_for_selector("#side-1 img")
     assert ("dark" in page.evaluate("document.body.className")) == (scheme == "dark")
@@ -312,6 +348,7 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address
         page.wait_for_selector(ready)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        assert barriers(page) == [], tab
         picture(page, f"{tab.split()[0].lower()}-{width}-{scheme}")
     assert page.strays == []
     page.context.close()
