@@ -85,8 +85,7 @@ progress::-moz-progress-bar { background: #ea580c; }
 h2 { font-size: 1.1rem; }
 .icon-button, .icon-button-wrapper button, #upload button { min-width: 24px; min-height: 24px; }
 input[type=range] { min-height: 24px; }
-a.download-link { display: inline-flex; min-width: 24px; min-height: 24px; align-items: center;
-  justify-content: center; }
+a.download-link > button { pointer-events: none; }  /* the link around it is what is pressed */
 #restore, #address { display: none; }
 [role=tab][aria-selected=true] { color: #c2410c !important; }
 .dark [role=tab][aria-selected=true] { color: #fb923c !important; }
