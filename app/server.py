@@ -129,6 +129,7 @@ def make_app(
     """
     from fastapi import FastAPI
 
+    from .downloads import routes
     from .tabs.page import mount
     from .tabs.shared import Page
 
@@ -143,6 +144,7 @@ def make_app(
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, hosts=names, token=token, password=password, uploads=Uploads())
     app.add_middleware(SecurityHeaders)
+    app.include_router(routes(page.library, cache / "downloads"))
     mount(app, page, token_script(token))
     return app
 

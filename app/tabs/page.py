@@ -8,13 +8,13 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, compare, curves, train_here, try_it
+from . import adapter, compare, curves, runs, sharing_style, train_here, try_it
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "adapter", "try", "train")
+_TABS = ("compare", "curves", "adapter", "try", "runs", "train")
 
 
 def build(page: Page) -> gr.Blocks:
@@ -41,6 +41,8 @@ def build(page: Page) -> gr.Blocks:
                 drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
+            with gr.Tab("Runs", id="runs"):
+                drawers["runs"] = runs.build(page, chosen, pair)
             with gr.Tab("Train here", id="train"):
                 drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
@@ -61,7 +63,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         build(page),
         path="/",
         theme=THEME,
-        css=CSS,
+        css=CSS + sharing_style.CSS,
         head=head + HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed

@@ -1,0 +1,71 @@
+"""Cards, in Debian's Chromium, on copies of real runs."""
+
+import io
+import shutil
+import zipfile
+
+import pytest
+
+from app import keeping
+from tests.app.browser import chromium, open_page, picture, serving, show_tab
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def runs(real_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    for method, path in real_runs.items():
+        shutil.copytree(path, folder / method)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs, tmp_path_factory):
+    with serving([runs], tmp_path_factory.mktemp("server") / "here") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    page = open_page(browser, address)
+    page.wait_for_selector("#side-1 img")
+    yield page
+    assert page.strays == []
+    page.context.close()
+
+
+def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
+    show_tab(page, "Runs")
+    page.wait_for_selector(".card h2:text-is('lora')")
+    for what, ending in (("diffusers", ".safetensors"), ("peft", ".zip"), ("settings", ".json")):
+        with page.expect_download() as download:
+            page.locator(f"#get-{what}").click()
+        assert download.value.suggested_filename.endswith(ending)
+        if what == "peft":
+            names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
+            assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert page.locator(".card img").count() >= 4
+    picture(page, "runs-1440-light")
+    page.locator("#run-title input, #run-title textarea").fill("First try")
+    page.locator("#note textarea").fill("too dark")
+    page.locator("#keep").click()
+    page.wait_for_selector(".card h2:text-is('First try')")
+    page.wait_for_selector("#runs >> text=First try")
+    assert "too dark" in page.locator("#run-list").inner_text()
+    assert keeping.read_kept(runs / "lora").title == "First try"
+    page.locator("#delete-run").click()
+    page.wait_for_selector("#card-said >> text=First try is in")
+    page.wait_for_selector(".card h2:text-is('reslora_is')")
+    assert not (runs / "lora").exists()
+    page.locator("#bring-back").click()
+    page.wait_for_selector("#card-said >> text=First try is back")
+    page.wait_for_selector(".card h2:text-is('First try')")
+    assert (runs / "lora" / "run.json").is_file()
+    page.locator("#run-title input, #run-title textarea").fill("")
+    page.locator("#keep").click()
+    page.wait_for_selector(".card h2:text-is('lora')")
