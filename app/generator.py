@@ -110,6 +110,15 @@ class PictureGenerator:
             with applied(_scaled(plain, request.strength), own.unet):
                 return _draw(own, run, job), f"merged ({approach})"
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the text encoder of the model that is loaded doesn't read; empty where none is."""
+        loaded = self._parts
+        if loaded is None:
+            return ""
+        tokenizer: Any = loaded[1].tokenizer
+        tokens = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return str(tokenizer.decode(tokens[tokenizer.model_max_length - 2 :])).strip()
+
     def _load(self, run: Run) -> Parts:
         arguments = run.arguments
         name = str(run.settings.get("base_model", ""))

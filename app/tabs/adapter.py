@@ -12,6 +12,7 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import adapter_view, drawings
+from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
 _DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawings"}
@@ -20,7 +21,7 @@ _DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "d
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
-    run = gr.Dropdown([], label="Run to look into", elem_id="look-into")
+    run = Menu([], label="Run to look into", elem_id="look-into")
     summary = gr.HTML()
     plan = gr.HTML(elem_id="plan", elem_classes="wide")
     gr.HTML(
@@ -38,7 +39,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
             interactive=False,
             wrap=True,
         )
-    approach = gr.Dropdown([], label="Merge to list", elem_id="merge-approach")
+    approach = Menu([], label="Merge to list", elem_id="merge-approach")
     blocks = gr.Dataframe(
         headers=adapter_view.MERGE_COLUMNS,
         datatype="str",

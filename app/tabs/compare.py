@@ -13,6 +13,7 @@ import gradio as gr
 from reslora_sd.runs.names import UNMERGED
 
 from .. import grids, pictures
+from .menus import Menu, Places
 from .shared import PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
 
 MOST_SIDES = 6
@@ -78,15 +79,15 @@ def build(
 def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
     """Menus, slider and the player's buttons: earlier, play, later."""
     with gr.Row(elem_classes="tight"):
-        prompt = gr.Dropdown([], label="Prompt", scale=4, min_width=180)
-        seed = gr.Dropdown([], label="Seed", scale=1, min_width=90)
-        variant = gr.Dropdown([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
+        prompt = Menu([], label="Prompt", scale=4, min_width=180)
+        seed = Menu([], label="Seed", scale=1, min_width=90)
+        variant = Menu([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
     steps, opened = gr.State([]), gr.State(_LAST)
     with gr.Row(elem_classes="player"):
         back = gr.Button("\N{LEFTWARDS ARROW} Earlier", elem_id="earlier", size="sm", min_width=90, scale=0)
         play = gr.Button(PLAY, elem_id="play", size="sm", variant="primary", min_width=90, scale=0)
         forth = gr.Button("Later \N{RIGHTWARDS ARROW}", elem_id="later", size="sm", min_width=90, scale=0)
-        position = gr.Slider(0, 1, value=0, step=1, label="Step", elem_id="step", buttons=[], scale=6, min_width=240)
+        position = Places(0, 1, value=0, step=1, label="Step", elem_id="step", buttons=[], scale=6, min_width=240)
     tab = Compare(prompt, seed, variant, position, steps, opened)
     return tab, (back, play, forth)
 

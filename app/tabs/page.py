@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
 from . import adapter, compare, curves, runs, sharing_style, train_here, try_it
+from .menus import Menu, Ticks
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
@@ -25,9 +26,9 @@ def build(page: Page) -> gr.Blocks:
             gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
             dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
         with gr.Row(elem_classes="tight"):
-            chosen = gr.CheckboxGroup([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = gr.Dropdown([], label="A", elem_id="run-a", scale=1, min_width=120)
-            second = gr.Dropdown([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
+            chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
+            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
+            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
         notes = gr.HTML(elem_id="notes", visible=False)
         seen, tab = gr.State(0), gr.State("compare")
         pair = (first, second)

@@ -13,6 +13,7 @@ from reslora_sd.runs.reader import read_run, signature
 
 from .. import keeping, run_list
 from .card_html import card, settings_table, table
+from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
 
@@ -23,7 +24,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
             label="Search", placeholder="name, method, model or note", max_length=100, elem_id="search-runs"
         )
         order = gr.Dropdown(list(run_list.ORDERS), value=run_list.NEWEST, label="Order", elem_id="order-runs")
-        which = gr.Dropdown([], label="Card of", elem_id="card-of")
+        which = Menu([], label="Card of", elem_id="card-of")
     listed = gr.HTML(elem_id="run-list", elem_classes="wide")
     shown = gr.HTML(elem_id="card")
     said = gr.HTML(elem_id="card-said")
@@ -54,7 +55,7 @@ def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, sai
         )
         delete = gr.Button("Delete this run", size="sm", variant="stop", elem_id="delete-run", scale=0, min_width=150)
     with gr.Row(elem_classes="player"):
-        trash = gr.Dropdown([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
+        trash = Menu([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
         back = gr.Button("Bring it back", size="sm", elem_id="bring-back", scale=0, min_width=150, visible=False)
     save.click(_keep(page), [which, title, note, pinned, chosen], [said, which, chosen], **PRIVATE)
     delete.click(_delete(page), [which, chosen], [said, which, chosen, trash, back], **PRIVATE)

@@ -56,6 +56,10 @@ class Page:
                 self._generator = PictureGenerator([*self.allowed, *self.library.folders, self.trainings])
             return self._generator
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the model doesn't read; empty before it has drawn."""
+        return self._generator.unread(prompt) if self._generator is not None else ""
+
     def file(self, image: Image.Image, name: str) -> str:
         """A PNG for the browser."""
         return str(store(image, self.cache, name))

@@ -19,6 +19,7 @@ from reslora_sd.runs.run import Run
 from .. import curves, grids, training
 from ..training_request import BUILT_IN, EMBEDDED, OWN, TrainingRequest, check_name
 from ..uploads import KINDS, save_uploads
+from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
 _BUILT_IN, _UPLOAD, _PATH = "Included drawings", "Upload pictures", "Folder on this machine"
@@ -37,7 +38,7 @@ def build(page: Page) -> Any:
     told = gr.HTML(elem_id="train-said")
     progress = gr.HTML(elem_id="trainings")
     with gr.Row(elem_classes="tight"):
-        which = gr.Dropdown([], label="Training", elem_id="which-training", scale=3, min_width=200)
+        which = Menu([], label="Training", elem_id="which-training", scale=3, min_width=200)
         stop = gr.Button("Stop it", elem_id="stop-training", min_width=100)
         resume = gr.Button("Go on with it", elem_id="resume-training", min_width=120)
     watch, watched = _watch(page), [progress, which, *_build_live()]

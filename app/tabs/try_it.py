@@ -16,6 +16,7 @@ from reslora_sd.runs.names import BASE
 from reslora_sd.runs.run import Run
 
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
+from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
 MOST_RUNS = 4
@@ -27,14 +28,16 @@ _GUIDANCE = (1, 15)
 def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     """Lays the tab out; gives the function that fills its menus, its inputs and outputs."""
     step, settings = _build_settings(page)
+    prompts = settings[:2]
+    cut = gr.HTML(elem_id="try-cut")
     with gr.Row(elem_classes="player"):
-        draw = gr.Button("Draw", variant="primary", elem_id="draw")
+        draw = gr.Button("Draw", variant="primary", elem_id="draw", interactive=False)  # until its menus are there
         stop = gr.Button("Stop", elem_id="stop-drawing")
     told = gr.HTML(elem_id="try-said")
     with gr.Row(elem_id="tried"):
         images = [_build_picture(place) for place in range(MOST_RUNS + 1)]
     ticket = gr.State("")
-    draw.click(_take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
+    drawn = draw.click(_take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
         _draw(page),
         [ticket, chosen, step, *settings],
         [told, *images],
@@ -43,9 +46,13 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
         trigger_mode="multiple",
         **PRIVATE,
     )
+    drawn.then(_unread(page), prompts, cut, **PRIVATE)
+    for box in prompts:
+        box.submit(None, None, None, js="() => document.getElementById('draw').click()")  # nothing where it waits
+        box.blur(_unread(page), prompts, cut, **PRIVATE)
     # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
     stop.click(_stop(page), None, told, queue=False, **PRIVATE)
-    return _menus(page), [chosen, step], [step]
+    return _menus(page), [chosen, step], [step, draw]
 
 
 def stop_session(page: Page, session: str | None) -> bool:
@@ -79,7 +86,7 @@ def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
         negative = gr.Textbox(label="Negative prompt", scale=2, min_width=160, max_length=1000)
     default = DrawRequest(prompt="any")
     with gr.Row(elem_classes="tight"):
-        step = gr.Dropdown([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
+        step = Menu([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
         approach = gr.Dropdown(list(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150, elem_id="try-merge")
         seed = gr.Number(default.seed, label="Seed", precision=0, minimum=0, min_width=90)
         steps = gr.Slider(
@@ -106,11 +113,25 @@ def _build_picture(place: int) -> gr.Image:
 
 
 def _menus(page: Page) -> Any:
-    def menus(names: list[str], step: int | None) -> Any:
+    def menus(names: list[str], step: int | None) -> tuple[Any, Any]:
         found = sorted({one for run in page.runs(names).values() for one in run.checkpoints})
-        return menu(gr.Dropdown, found, step if step in found else (found[-1] if found else None), step)
+        new = step if step in found else (found[-1] if found else None)
+        return menu(gr.Dropdown, found, new, step), gr.Button(interactive=new is not None)
 
     return menus
+
+
+def _unread(page: Page) -> Any:
+    def unread(prompt: str, negative: str) -> str:
+        """Says what the model that draws here doesn't read; nothing before the first picture."""
+        parts = [
+            f"The {what} is longer than the model reads. It is cut, and this isn't read: {rest}"
+            for what, text in (("prompt", prompt), ("negative prompt", negative))
+            if (rest := page.unread(text))
+        ]
+        return message(" ".join(parts), "bad")
+
+    return unread
 
 
 def _stop(page: Page) -> Any:

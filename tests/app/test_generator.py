@@ -49,6 +49,14 @@ def test_the_picture_of_a_checkpoint_is_the_one_that_training_drew(generator, ru
             assert how == "unmerged" and difference(drawn, open_picture(run.path / "validation", file)) <= 2
 
 
+def test_the_end_of_a_prompt_that_the_model_does_not_read_is_told(generator, runs):
+    assert PictureGenerator().unread("word " * 200) == ""  # no model says so yet
+    generator.draw_base(runs["lora"], job(dataclasses.replace(REQUEST, steps=1)))
+    limit = generator._parts[1].tokenizer.model_max_length - 2
+    assert generator.unread("apple " * limit) == ""
+    assert generator.unread("apple " * limit + "by the sea") == "by the sea"
+
+
 def test_the_merged_lora_draws_what_a_plain_pipeline_draws_with_the_exported_file(generator, runs):
     for run in runs.values():
         drawn, how = generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach="best merge")))

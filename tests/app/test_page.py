@@ -156,6 +156,19 @@ def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
     picture(page, "inside-1440-light")
 
 
+def test_enter_draws_and_a_prompt_that_is_cut_says_so_beside_it(page):
+    show_tab(page, "Try it")
+    page.locator("#try-steps input[type=number]").fill("1")
+    page.locator("#draw-prompt textarea").fill("apple " * 80 + "by the sea")
+    page.wait_for_selector("#draw:not([disabled])")
+    page.locator("#draw-prompt textarea").press("Enter")
+    page.wait_for_selector("#try-cut >> text=by the sea")
+    assert len(alts(page, "#tried")) == 3
+    page.locator("#draw-prompt textarea").fill("red apple")
+    page.locator("#draw-prompt textarea").blur()
+    page.wait_for_function("document.querySelector('#try-cut').innerText.trim() === ''")
+
+
 def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
     show_tab(page, "Try it")
     draw(page, 2)
