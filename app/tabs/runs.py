@@ -28,7 +28,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     listed = gr.HTML(elem_id="run-list", elem_classes="wide")
     shown = gr.HTML(elem_id="card")
     said = gr.HTML(elem_id="card-said")
-    trash, *fields = _build_keeping(page, chosen, which, said)
+    (trash, *fields), changes = _build_keeping(page, chosen, which, said)
     with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
         only = gr.Checkbox(True, label="Only what differs")
         settings = gr.HTML(elem_id="settings", elem_classes="wide")
@@ -37,12 +37,14 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     draw = _draw(page)
     for trigger in (words.input, order.input, which.input, only.input):
         trigger(draw, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    for change in changes:
+        change.then(draw, inputs, outputs, **PRIVATE)
     which.change(_fields(page), which, fields, **PRIVATE)
     return draw, inputs, outputs
 
 
-def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, said: gr.HTML) -> tuple[Any, ...]:
-    """What changes a run; gives the list of deleted runs, and the fields name, note and pin."""
+def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, said: gr.HTML) -> tuple[Any, Any]:
+    """What changes a run; gives the list of deleted runs with the fields name, note and pin, and the changes."""
     with gr.Row(elem_classes="tight"):
         title = gr.Textbox(
             label="Name (empty: its method)", max_length=keeping.LONGEST_TITLE, min_width=180, elem_id="run-title"
@@ -57,11 +59,13 @@ def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, sai
     with gr.Row(elem_classes="player"):
         trash = Menu([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
         back = gr.Button("Bring it back", size="sm", elem_id="bring-back", scale=0, min_width=150, visible=False)
-    save.click(_keep(page), [which, title, note, pinned, chosen], [said, which, chosen], **PRIVATE)
-    delete.click(_delete(page), [which, chosen], [said, which, chosen, trash, back], **PRIVATE)
-    back.click(_bring_back(page), [trash, chosen], [said, which, chosen, trash, back], **PRIVATE)
+    changes = [
+        save.click(_keep(page), [which, title, note, pinned, chosen], [said, which, chosen], **PRIVATE),
+        delete.click(_delete(page), [which, chosen], [said, which, chosen, trash, back], **PRIVATE),
+        back.click(_bring_back(page), [trash, chosen], [said, which, chosen, trash, back], **PRIVATE),
+    ]
     trash.change(lambda place: gr.Button(visible=place is not None), trash, back, **PRIVATE)
-    return trash, title, note, pinned
+    return (trash, title, note, pinned), changes
 
 
 def _draw(page: Page) -> Any:
@@ -70,14 +74,17 @@ def _draw(page: Page) -> Any:
         found = run_list.chosen_items(items, words, order)
         names = [item.name for item in found]
         known = {item.name for item in items}
-        kept = next((name for name in (which, a) if name in known), next(iter(names), None))
-        listed = kept is not None and kept not in names  # what is open stays open while one searches
-        run = page.runs([kept])[kept] if kept is not None else None
+        # one that is gone stays chosen: perhaps it was renamed, and the new name is on its way
+        kept = which or next((name for name in (a, *names) if name in known), None)
+        listed = kept in known and kept not in names  # what is open stays open while one searches
+        run = page.runs([kept or ""]).get(kept or "")
         two = page.runs([name for name in (a, b) if name is not None])
         return (
             table(found, len(items), kept),
             menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
-            _card(kept, run.path, signature(run.path)) if run is not None and kept else message("There is no run."),
+            _card(kept, run.path, signature(run.path))
+            if run is not None and kept
+            else message(f"There is no run {kept}." if kept else "There is no run."),
             settings_table(a, b, two, only),
             _trash(page),
         )

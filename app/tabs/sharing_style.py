@@ -18,4 +18,6 @@ table.list tr.differs { background: rgba(217, 119, 6, .12); }
 .figures { display: flex; flex-wrap: wrap; gap: .6rem; }
 .figures figure { margin: 0; max-width: 192px; }
 .figures img { width: 100%; height: auto; }
+#blind { align-items: flex-start; flex-wrap: nowrap; }
+#blind > .side { flex: 1 1 0; max-width: 512px; min-width: 0 !important; }
 """

@@ -1,4 +1,4 @@
-"""Cards, in Debian's Chromium, on copies of real runs."""
+"""Cards and the blind test, in Debian's Chromium, on copies of real runs."""
 
 import io
 import shutil
@@ -66,6 +66,22 @@ def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page
     page.wait_for_selector("#card-said >> text=First try is back")
     page.wait_for_selector(".card h2:text-is('First try')")
     assert (runs / "lora" / "run.json").is_file()
-    page.locator("#run-title input, #run-title textarea").fill("")
-    page.locator("#keep").click()
-    page.wait_for_selector(".card h2:text-is('lora')")
+    keeping.write_kept(runs / "lora", keeping.Kept())
+
+
+def test_a_blind_test_names_nobody_until_its_end(page):
+    show_tab(page, "Blind test")
+    page.wait_for_function("document.querySelector('#blind-variant input').value !== ''")
+    page.locator("#start-blind").click()
+    page.wait_for_selector("#blind-right img")
+    picture(page, "blind-1440-light")
+    shown = page.locator("#blind").evaluate("found => found.outerHTML") + page.locator("#blind-asked").inner_text()
+    assert "lora" not in shown.replace("/tmp/reslora-page", "")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#blind-asked >> text=Pair 2 of 2")
+    score = page.locator("#blind-score").inner_text()
+    assert score.startswith("One of the two was picked in 1 of 1 picks") and "can't tell yet" in score
+    page.locator("#pick-neither").click()
+    page.wait_for_selector("#blind-result textarea")
+    said = page.locator("#blind-result textarea").input_value()
+    assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
