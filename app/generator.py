@@ -10,7 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,20 @@ class PictureGenerator:
             adapter.remove()
             with applied(_scaled(plain, request.strength), own.unet):
                 return _draw(own, run, job), f"merged ({approach})"
+
+    def draw_file(self, run: Run, file: Path, job: DrawJob) -> Image.Image:
+        """The picture of the run's base model with a LoRA file of others, in any form that is read here.
+
+        Raises:
+            Stopped: `job.stop` was set.
+            ValueError: it is damaged, no LoRA, or of another model.
+        """
+        with self._lock, ExitStack() as stack:
+            parts = self._load(run)
+            own = replace(parts, unet=_own_unet(parts))
+            for component, plain in PlainLoRA.load(file).by_component().items():
+                stack.enter_context(applied(_scaled(plain, job.request.strength), getattr(own, component)))
+            return _draw(own, run, job)
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoder of the model that is loaded doesn't read; empty where none is."""

@@ -8,7 +8,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, blind_test, compare, curves, runs, sharing_style, train_here, try_it
+from . import adapter, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
 from .menus import Menu, Ticks
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
@@ -42,6 +42,7 @@ def build(page: Page) -> gr.Blocks:
                 drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
+                try_grid.build(page, chosen, drawers["try"][1][1])
             with gr.Tab("Blind test", id="blind"):
                 drawers["blind"] = blind_test.build(page, pair)
             with gr.Tab("Runs", id="runs"):

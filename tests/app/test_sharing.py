@@ -1,10 +1,12 @@
-"""Cards and the blind test, in Debian's Chromium, on copies of real runs."""
+"""Cards, the blind test and the grid of Try it, in Debian's Chromium, on copies of real runs."""
 
 import io
+import json
 import shutil
 import zipfile
 
 import pytest
+from PIL import Image
 
 from app import keeping
 from tests.app.browser import chromium, open_page, picture, serving, show_tab
@@ -26,7 +28,10 @@ def runs(real_runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(runs, tmp_path_factory):
-    with serving([runs], tmp_path_factory.mktemp("server") / "here") as address:
+    loras = tmp_path_factory.mktemp("loras")
+    shutil.copy(runs / "reslora_is" / "reslora_is.safetensors", loras / "other.safetensors")
+    (loras / "broken.safetensors").write_bytes(b"no tensors")
+    with serving([runs], tmp_path_factory.mktemp("server") / "here", "--loras", str(loras)) as address:
         yield address
 
 
@@ -85,3 +90,44 @@ def test_a_blind_test_names_nobody_until_its_end(page):
     page.wait_for_selector("#blind-result textarea")
     said = page.locator("#blind-result textarea").input_value()
     assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
+
+
+def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(page):
+    show_tab(page, "Try it")
+    page.wait_for_selector("#draw:not([disabled])")
+    page.locator("#try-grid > button").click()
+    page.locator("#grid-prompts textarea").fill("rocket")
+    page.locator("#grid-strengths input, #grid-strengths textarea").fill("1")
+    page.locator("#grid-steps input[type=number]").fill("2")
+    for name in ("other.safetensors", "broken.safetensors"):
+        page.get_by_label("LoRA files of --loras").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said >> text=Done.")
+    assert "broken.safetensors is no complete safetensors file" in page.locator("#grid-said").inner_text()
+    page.wait_for_selector("#tried-grid img[alt^='Grid of 5 pictures: strength in columns, run in rows']")
+    picture(page, "try-grid-1440-light")
+    page.locator("#make-grid").click()
+    page.wait_for_selector("#get-grid")
+    with page.expect_download() as download:
+        page.locator("#get-grid").click()
+    with Image.open(download.value.path()) as sheet:
+        about = json.loads(sheet.info["parameters"])
+    assert about["runs"] == ["lora", "reslora_is", "other.safetensors", "broken.safetensors"] and about["steps"] == 2
+
+
+def test_a_grid_can_be_stopped_and_one_that_is_too_large_is_not_begun(page):
+    show_tab(page, "Try it")
+    page.wait_for_selector("#draw:not([disabled])")
+    page.locator("#try-grid > button").click()
+    page.locator("#grid-prompts textarea").fill("rocket")
+    page.locator("#grid-seeds input, #grid-seeds textarea").fill(", ".join(map(str, range(13))))
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said >> text=There are 13 values of seed. There may be 12.")
+    page.locator("#grid-seeds input, #grid-seeds textarea").fill("1")
+    page.locator("#grid-steps input[type=number]").fill("150")
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said progress[aria-label*=': drawing']")
+    page.locator("#stop-grid").click()
+    page.wait_for_selector("#grid-said >> text=Stopped.")
