@@ -35,7 +35,7 @@ from accelerate.utils import (
 )
 from tqdm.auto import tqdm
 
-from reslora_sd import ResLoRAAdapter, add_reslora
+from reslora_sd.diffusion.adapters import Adapters, add_adapters
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
@@ -108,7 +108,7 @@ class OptimizerStep:
     unet: torch.nn.Module
     """As accelerate prepared it."""
     parts: Parts
-    adapter: ResLoRAAdapter
+    adapters: Adapters
     optimizer: Any
     lr_scheduler: Any
     batches: BatchMaker
@@ -139,9 +139,10 @@ class OptimizerStep:
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
+                    self.adapters.share_gradients(accelerator)
                     mean = float(accelerator.reduce(loss_sum, "mean"))
                     check_loss(mean, step + 1, self.folder, "a broken picture")
-                    norm = accelerator.clip_grad_norm_(list(self.adapter.parameters()), self.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), self.max_grad_norm)
                     row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
@@ -184,10 +185,8 @@ def main(settings: UnetSettings) -> None:
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     fit_threads(parts.unet, accelerator.device)
-    adapter = add_reslora(parts.unet, settings.method.adapter())
-    start.check(adapter)
-    if training.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
+    adapters = add_adapters(parts, settings, accelerator.distributed_type)
+    start.check(adapters.unet)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet, accelerator.wait_for_everyone)
     kept_out = KeptOut()
@@ -198,8 +197,8 @@ def main(settings: UnetSettings) -> None:
     # 3. Steps and schedule are counted in optimizer steps of all processes together
     pictures_a_step = training.train_batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     total, steps_of_epoch = length_of(training, batches, pictures_a_step)
-    about_start = start.into(adapter, parts, batches, total * training.gradient_accumulation_steps)
-    optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
+    about_start = start.into(adapters, parts, batches, total * training.gradient_accumulation_steps)
+    optimizer = make_optimizer(settings.optimizer, adapters, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
     validation, every = validation_of(settings, images, steps_of_epoch, resolution)
     exporter = exporter_of(settings, parts, images, total, pictures_a_step, resolution)
@@ -209,32 +208,33 @@ def main(settings: UnetSettings) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size
     unet, optimizer = accelerator.prepare(parts.unet, optimizer)
     check_prepared_accumulation(accelerator, training.gradient_accumulation_steps)
-    register_adapter(accelerator, adapter, lr_scheduler)
+    register_adapter(accelerator, adapters, lr_scheduler)
     done = 0
     if checkpoint is not None:
         with own_rates(optimizer, lr_scheduler):
             done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
-        run.start({**describe(settings, parts, adapter, images, total), **about_start}, checkpoint)
+        run.start({**describe(settings, parts, adapters, images, total), **about_start}, checkpoint)
         if validation:
             save_reference_pictures(run, validation.prompts, images, split.kept_out, resolution)
-        logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
+        logger.info("%s: %s", settings.method.method, adapters.summary())
         shapes = say_shapes(images, framing)
-        logger.info("%s trainable parameters, %d pictures%s", f"{adapter.num_parameters():,}", len(images), shapes)
+        logger.info("%s trainable parameters, %d pictures%s", f"{adapters.num_parameters():,}", len(images), shapes)
     if accelerator.log_with:
         config = {name: str(value) for name, value in to_arguments(settings).items()}
         accelerator.init_trackers(TRACKER, config=config)
     if validation and every and done == 0 and accelerator.is_main_process:
         draw(validation, parts, run, 0, forecast)
     check_every = every or steps_of_epoch
-    saver = LoRASaver(save_every(settings, steps_of_epoch), adapter, parts, batches, exporter, run, settings)
+    saver = LoRASaver(save_every(settings, steps_of_epoch), adapters, parts, batches, exporter, run, settings)
 
     # 4. The loop
     unet.train()
+    adapters.train()
     accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
     batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
     train_step = OptimizerStep(
-        accelerator, unet, parts, adapter, optimizer, lr_scheduler, batches, training, max_norm, run.path
+        accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, training, max_norm, run.path
     )
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
     for step in until_stopped(bar, asked_anywhere(accelerator)):
@@ -250,7 +250,8 @@ def main(settings: UnetSettings) -> None:
         if accelerator.is_main_process:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and row["lr"]:
-            check_learning(adapter, now)
+            for one in adapters.by_component.values():
+                check_learning(one, now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             draw(validation, parts, run, now, forecast)
         if accelerator.is_main_process:
@@ -270,7 +271,7 @@ def main(settings: UnetSettings) -> None:
     drawn = max(done, total) * accumulated
     if accelerator.is_main_process:
         result = finish(
-            adapter,
+            adapters,
             parts,
             batches,
             kept_out,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .ahead import in_order, workers_here
-from .conditioning import Conditioning
+from .conditioning import Conditioning, LateConditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
 from .emphasis import Emphasis, emphasis_of
@@ -38,7 +38,7 @@ class Batch:
     """The inputs of `diffusion_loss` for one process."""
 
     latents: Tensor
-    conditioning: Conditioning
+    conditioning: Conditioning | LateConditioning
     noise: Tensor
     timesteps: Tensor
     weights: Tensor | None = None

@@ -14,7 +14,15 @@ from tqdm.auto import tqdm
 
 from .ahead import in_order
 from .captioned import CHECKED_UP_TO
-from .conditioning import Conditioning, Words, bytes_of_words, conditioning_of, encode_captions, warn_of_long
+from .conditioning import (
+    Conditioning,
+    LateConditioning,
+    Words,
+    bytes_of_words,
+    conditioning_of,
+    encode_captions,
+    warn_of_long,
+)
 from .data import CaptionedImages
 from .emphasis import Emphasis
 from .framing import Frame, Framing, WrongSizeError
@@ -95,8 +103,9 @@ class EncodedImages:
         self._kept: dict[int, Prepared] = {}
         pictures = range(len(images))
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
+        late = parts.adapted_text
         at_first = self._disk is None or len(images) <= CHECKED_UP_TO
-        self._words = Captions(parts, sorted(fixed | {""}) if at_first else [""], quiet, self._share)
+        self._words = Captions(parts, [] if late else sorted(fixed | {""}) if at_first else [""], quiet, self._share)
         if not quiet:
             warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
         if cache and at_first:
@@ -184,9 +193,11 @@ class EncodedImages:
         """How much each part of each picture counts; `None` where all count alike."""
         return self._emphasis.weights([self.images.priors[row] for row in rows], [one.mask for one in prepared])
 
-    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
+    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning | LateConditioning:
         """What the U-Net is told of a batch."""
         time_ids = torch.tensor([frame.time_ids for frame in frames])
+        if self.parts.adapted_text:
+            return LateConditioning(self.parts, tuple(captions), time_ids)
         return conditioning_of(self._words(captions), time_ids)
 
     def wording(self, row: int) -> Wording:

@@ -158,6 +158,9 @@ def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pi
         "ss_min_snr_gamma": training.snr_gamma,
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": (optimizer.text_encoder_lr or optimizer.learning_rate)
+        if settings.method.train_text_encoder
+        else None,
         "ss_lr_scheduler": optimizer.lr_scheduler,
         "ss_lr_warmup_steps": optimizer.lr_warmup_steps,
         "ss_optimizer": kind,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, LateConditioning
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -17,7 +17,7 @@ def diffusion_loss(
     unet: nn.Module,
     scheduler: DDPMScheduler,
     latents: Tensor,
-    conditioning: Conditioning,
+    conditioning: Conditioning | LateConditioning,
     noise: Tensor,
     timesteps: Tensor,
     snr_gamma: float | None = None,

@@ -50,6 +50,8 @@ class Parts:
     """How many times the tokenizer's length of a caption is read (`chunks_of`)."""
     encodings: Encodings | None = None
     """What was made of pictures and captions, on disk; set once the models are where they run (`encodings_of`)."""
+    adapted_text: bool = False
+    """Whether the text encoders change, so that captions are encoded when they are used (`LateConditioning`)."""
 
     @property
     def resolution(self) -> int:
@@ -68,10 +70,15 @@ class Parts:
         return dtype
 
     @property
+    def text_encoders(self) -> dict[str, Any]:
+        """By their names in a pipeline."""
+        found = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    @property
     def models(self) -> list[Any]:
         """Those with weights."""
-        found = [self.text_encoder, self.text_encoder_2, self.vae, self.unet]
-        return [model for model in found if model is not None]
+        return [*self.text_encoders.values(), self.vae, self.unet]
 
     def check_resolution(self, resolution: int) -> None:
         """Whether the VAE and diffusers' pipeline take pictures of so many pixels a side.

@@ -19,6 +19,7 @@ from .sources import Source, sources_of
 FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block path_samples link across_attention target_modules
+    train_text_encoder
     init_lora init_lora_partial
     pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
     revision variant prediction_type
@@ -39,7 +40,7 @@ CHANGEABLE = frozenset(
     merge_approach merge_rank alpha_from calibration_samples cache_dir cache_latents
     num_train_epochs max_train_steps gradient_checkpointing mixed_precision allow_tf32 dataloader_num_workers
     enable_xformers_memory_efficient_attention local_rank
-    learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
+    learning_rate text_encoder_lr scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
     validation_prompts validation_prompt validation_captions validation_steps validation_epochs num_validation_images
     validation_negative_prompt validation_guidance_scale validation_inference_steps
     output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit save_lora_steps save_lora_epochs

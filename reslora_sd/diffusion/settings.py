@@ -8,68 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, METHODS, default_approach
-from ..training.method import MethodSettings, OurMethod
 from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option
 from .data_settings import DataSettings as DataSettings
+from .method_settings import UnetMethod as UnetMethod
 from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
-
-Approach = Literal["exact", "input", "least_squares", "none", "weights"]
-
-
-@dataclass(frozen=True)
-class UnetMethod(MethodSettings):
-    """LoRA or ResLoRA, and how it is merged."""
-
-    _argument_group_name: ClassVar[str] = "method (ours)"
-
-    method: OurMethod = option("reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4, or Eq. 2 with frozen paths.")
-    rank: int = option(16, "Rank of every block (diffusers: 4).")
-    lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
-    link: Literal["neighbour", "same_size"] = option("neighbour", "Which earlier block a path comes from.")
-    across_attention: bool = option(False, "One chain through self- and cross-attention in turn.")
-    target_modules: list[str] = option(["to_q", "to_k", "to_v", "to_out.0"], "Ends of module paths.")
-    merge_approach: Approach | None = option(
-        None, "How paths are merged away (left out: least_squares for reslora_is and reslora_ms, else exact)."
-    )
-    path_samples: int | None = option(
-        None,
-        "reslora_frozen: noisy pictures that its paths are measured on, before training (left out: by their tokens).",
-    )
-    calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
-    merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")
-    init_lora: str | None = option(None, "Start from this LoRA: a file, or a folder that one was saved in.")
-    init_lora_partial: bool = option(False, "Leave out what --init_lora has and the adapter has no block for.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, ["merge_rank"])
-        residual = METHODS[self.method]
-        if self.merge_approach is None:
-            object.__setattr__(self, "merge_approach", default_approach(residual))
-        if self.merge_approach not in APPROACHES[residual]:
-            raise ValueError(
-                f"--merge_approach {self.merge_approach} doesn't fit --method {self.method}. "
-                f"Choose one of {', '.join(APPROACHES[residual])}."
-            )
-        if self.merge_rank is not None and (residual, self.merge_approach) != ("block", "exact"):
-            raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
-        if self.init_lora_partial and self.init_lora is None:
-            raise ValueError("--init_lora_partial is given without --init_lora. Name the LoRA to start from.")
-        self.adapter()
-
-    @property
-    def approach(self) -> str:
-        """The merge approach, given or by default."""
-        assert self.merge_approach is not None
-        return self.merge_approach
-
-    def adapter(self) -> ResLoRAConfig:
-        """The adapter's settings."""
-        return self.lora_config(self.target_modules, link=self.link, across_attention=self.across_attention)
 
 
 @dataclass(frozen=True)
@@ -198,6 +142,8 @@ class UnetSettings:
         if drawn and not steps and not epochs:
             epochs = 1
         method = self.method
+        if self.optimizer.text_encoder_lr is not None and not method.train_text_encoder:
+            raise ValueError("--text_encoder_lr is given, but no text encoder is trained. Add --train_text_encoder.")
         if method.alpha_from == "inputs" and method.approach != "weights" and self.output.report is False:
             raise ValueError(
                 "--alpha_from inputs changes the merge `weights` alone, and with --no_report nothing but "

@@ -354,8 +354,9 @@ def command(tiny, pictures, output, *more):
     ]
 
 
+@pytest.mark.parametrize("text", [(), pytest.param(("--train_text_encoder",), marks=pytest.mark.slow)])
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
-    train, tiny_pipeline_folder, picture_folder, tmp_path
+    train, tiny_pipeline_folder, picture_folder, tmp_path, text
 ):
     flags = (
         "--method",
@@ -366,6 +367,7 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
         "linear",
         "--checkpointing_steps",
         "3",
+        *text,
     )
     # accelerate launch starts one process where there is no GPU; torchrun starts as many as it is told
     launch = [
