@@ -56,7 +56,7 @@ from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import as_it_began, find_resumed
 from reslora_sd.diffusion.saved_loras import LoRASaver, save_every
-from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
+from reslora_sd.diffusion.settings import UnetSettings
 from reslora_sd.diffusion.starting import start_of
 from reslora_sd.diffusion.validation import Validation, validation_loss, validation_of
 from reslora_sd.runs.folder import RunFolder
@@ -112,17 +112,16 @@ class OptimizerStep:
     optimizer: Any
     lr_scheduler: Any
     batches: BatchMaker
-    training: TrainingSettings
-    max_grad_norm: float
+    settings: UnetSettings
     folder: Path
     """Of the run, for errors."""
 
     def __call__(self, step: int) -> dict[str, float | None]:
         """Trains step `step`, counted from 0; gives its row for the log."""
-        accelerator, accumulated = self.accelerator, self.training.gradient_accumulation_steps
+        accelerator, accumulated = self.accelerator, self.settings.training.gradient_accumulation_steps
         started, waited = time.perf_counter(), self.batches.waited
         loss_sum = torch.zeros((), device=accelerator.device)
-        row: dict[str, float | None] = {}
+        row, max_norm = dict[str, float | None](), self.settings.optimizer.max_grad_norm
         for micro in range(step * accumulated, (step + 1) * accumulated):
             with accelerator.accumulate(self.unet):
                 batch = self.batches(micro).to(accelerator.device, self.parts.dtype)
@@ -133,7 +132,7 @@ class OptimizerStep:
                     batch.conditioning,
                     batch.noise,
                     batch.timesteps,
-                    self.training.snr_gamma,
+                    self.settings.training.snr_gamma,
                     batch.weights,
                 )
                 loss_sum += loss.detach() / accumulated
@@ -142,7 +141,7 @@ class OptimizerStep:
                     self.adapters.share_gradients(accelerator)
                     mean = float(accelerator.reduce(loss_sum, "mean"))
                     check_loss(mean, step + 1, self.folder, "a broken picture")
-                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), self.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), max_norm)
                     row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
@@ -231,11 +230,9 @@ def main(settings: UnetSettings) -> None:
     # 4. The loop
     unet.train()
     adapters.train()
-    accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
+    accumulated = training.gradient_accumulation_steps
     batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
-    train_step = OptimizerStep(
-        accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, training, max_norm, run.path
-    )
+    train_step = OptimizerStep(accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, settings, run.path)
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
     for step in until_stopped(bar, asked_anywhere(accelerator)):
         row, now = train_step(step), step + 1

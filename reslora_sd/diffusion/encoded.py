@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,41 +27,12 @@ from .emphasis import Emphasis
 from .framing import Frame, Framing, WrongSizeError
 from .masks import mask_of
 from .models import Parts
+from .prepared import IN_MEMORY, MOST_CACHED, Prepared, Share
 from .wording import Wording
 
 logger = logging.getLogger("reslora_sd")
-MOST_CACHED = 4 * 2**30
-"""Bytes of latents, and of embeddings, that a process keeps in memory unasked: some 32,000 pictures of 512 pixels."""
-IN_MEMORY = 2**28
-"""Bytes of what is on disk that a process keeps in memory, too: of latents, and of embeddings."""
 BATCH = 64
 """Captions that are encoded at once."""
-
-
-class Prepared(NamedTuple):
-    """A picture as far as it is known without the device."""
-
-    pixels: Tensor | None = None
-    """(3, height, width)"""
-    moments: Tensor | None = None
-    """Mean and deviation of the VAE's posterior, (2 c, h, w), float32 on the CPU."""
-    mask: Tensor | None = None
-    """(1, h, w) in latents."""
-    key: str | None = None
-    """Where moments and mask are to be kept on disk, once they are made."""
-    noted: Mapping[str, list[Any]] = {}
-    """Contents of files that a worker read."""
-
-
-class Share(NamedTuple):
-    """Which process this is, of those that encode one data set together."""
-
-    processes: int = 1
-    rank: int = 0
-    wait: Callable[[], None] = lambda: None
-    """Until all have come so far."""
-    workers: int = 0
-    """Processes that decode pictures for this one."""
 
 
 class EncodedImages:
