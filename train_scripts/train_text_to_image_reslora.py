@@ -27,12 +27,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    ProjectConfiguration,
-    set_seed,
-)
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
 
 from reslora_sd.diffusion.adapters import Adapters, add_adapters
@@ -56,14 +51,14 @@ from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import as_it_began, find_resumed
 from reslora_sd.diffusion.saved_loras import LoRASaver, save_every
-from reslora_sd.diffusion.settings import UnetSettings
+from reslora_sd.diffusion.settings import TrainingSettings, UnetSettings
 from reslora_sd.diffusion.starting import start_of
 from reslora_sd.diffusion.validation import Validation, validation_loss, validation_of
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
-from reslora_sd.training.checks import check_learning, check_loss, check_trained, peak_memory_mb
+from reslora_sd.training.checks import check_loss, check_trained, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
 from reslora_sd.training.distributed import (
     asked_anywhere,
@@ -112,16 +107,17 @@ class OptimizerStep:
     optimizer: Any
     lr_scheduler: Any
     batches: BatchMaker
-    settings: UnetSettings
+    training: TrainingSettings
+    max_grad_norm: float
     folder: Path
     """Of the run, for errors."""
 
     def __call__(self, step: int) -> dict[str, float | None]:
         """Trains step `step`, counted from 0; gives its row for the log."""
-        accelerator, accumulated = self.accelerator, self.settings.training.gradient_accumulation_steps
+        accelerator, accumulated = self.accelerator, self.training.gradient_accumulation_steps
         started, waited = time.perf_counter(), self.batches.waited
         loss_sum = torch.zeros((), device=accelerator.device)
-        row, max_norm = dict[str, float | None](), self.settings.optimizer.max_grad_norm
+        row: dict[str, float | None] = {}
         for micro in range(step * accumulated, (step + 1) * accumulated):
             with accelerator.accumulate(self.unet):
                 batch = self.batches(micro).to(accelerator.device, self.parts.dtype)
@@ -132,7 +128,7 @@ class OptimizerStep:
                     batch.conditioning,
                     batch.noise,
                     batch.timesteps,
-                    self.settings.training.snr_gamma,
+                    self.training.snr_gamma,
                     batch.weights,
                 )
                 loss_sum += loss.detach() / accumulated
@@ -141,7 +137,7 @@ class OptimizerStep:
                     self.adapters.share_gradients(accelerator)
                     mean = float(accelerator.reduce(loss_sum, "mean"))
                     check_loss(mean, step + 1, self.folder, "a broken picture")
-                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), max_norm)
+                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), self.max_grad_norm)
                     row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
@@ -185,7 +181,7 @@ def main(settings: UnetSettings) -> None:
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     fit_threads(parts.unet, accelerator.device)
     adapters = add_adapters(parts, settings, accelerator.distributed_type)
-    start.check(adapters.unet)
+    start.check(adapters)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet, accelerator.wait_for_everyone)
     kept_out = KeptOut()
@@ -229,10 +225,11 @@ def main(settings: UnetSettings) -> None:
 
     # 4. The loop
     unet.train()
-    adapters.train()
-    accumulated = training.gradient_accumulation_steps
+    accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
     batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
-    train_step = OptimizerStep(accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, settings, run.path)
+    train_step = OptimizerStep(
+        accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, training, max_norm, run.path
+    )
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
     for step in until_stopped(bar, asked_anywhere(accelerator)):
         row, now = train_step(step), step + 1
@@ -247,8 +244,7 @@ def main(settings: UnetSettings) -> None:
         if accelerator.is_main_process:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and row["lr"]:
-            for one in adapters.by_component.values():
-                check_learning(one, now)
+            adapters.check_learning(now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             draw(validation, parts, run, now, forecast)
         if accelerator.is_main_process:

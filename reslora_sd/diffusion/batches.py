@@ -22,12 +22,12 @@ from .conditioning import Conditioning, LateConditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
 from .emphasis import Emphasis, emphasis_of
-from .encoded import EncodedImages
+from .encoded import EncodedImages, Prepared
+from .encoded_captions import MOST_CACHED, Share
 from .framing import Frame, Framing
 from .loss import add_noise_offset
 from .models import Parts
 from .order import BucketOrder, mix
-from .prepared import MOST_CACHED, Prepared, Share
 from .settings import TrainingSettings, UnetSettings
 from .wording import wording_of
 
@@ -178,20 +178,25 @@ def training_batches(
     Raises:
         ValueError: `--cache_latents` with random crops, or timesteps that the schedule doesn't have.
     """
-    training, schedule = settings.training, parts.scheduler.config.num_train_timesteps
+    training, asked = settings.training, settings.data.cache_latents
+    schedule: int = parts.scheduler.config.num_train_timesteps
+    random_framing = framing.is_random(images)
+    if asked and random_framing:
+        raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
+    on_disk = parts.encodings is not None
+    cache = not random_framing and (on_disk or _fits(parts, images, framing)) if asked is None else asked
     share = Share(processes, rank, wait, workers_here(training.dataloader_num_workers))
-    encoded = EncodedImages(
-        parts,
-        images,
-        framing,
-        _is_cached(settings, parts, images, framing),
-        quiet,
-        wording=wording_of(settings.data),
-        emphasis=emphasis_of(settings.data),
-        share=share,
-    )
     return BatchMaker(
-        encoded,
+        EncodedImages(
+            parts,
+            images,
+            framing,
+            cache,
+            quiet,
+            wording=wording_of(settings.data),
+            emphasis=emphasis_of(settings.data),
+            share=share,
+        ),
         training.train_batch_size,
         training.seed,
         schedule,
@@ -200,16 +205,6 @@ def training_batches(
         training.noise_offset,
         training.timesteps(schedule),
     )
-
-
-def _is_cached(settings: UnetSettings, parts: Parts, images: CaptionedImages, framing: Framing) -> bool:
-    """Whether the latents of all pictures are made once."""
-    asked, is_random = settings.data.cache_latents, framing.is_random(images)
-    if asked and is_random:
-        raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
-    if asked is not None:
-        return asked
-    return not is_random and (parts.encodings is not None or _fits(parts, images, framing))
 
 
 def _fits(parts: Parts, images: CaptionedImages, framing: Framing) -> bool:
