@@ -183,7 +183,7 @@ def main(settings: UnetSettings) -> None:
     parts.to(accelerator.device, frozen_dtype(accelerator))
     fit_threads(parts.unet, accelerator.device)
     adapters = add_adapters(parts, settings, accelerator.distributed_type)
-    start.check(adapters.unet)
+    start.check(adapters)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet)
     kept_out = KeptOut()

@@ -20,7 +20,7 @@ from ..merging.applied import applied
 from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import Statistics, collect_statistics
-from ..runs.names import ADAPTER_FILE, TEXT_ADAPTER_FILES
+from ..runs.names import ADAPTER_FILE, TEXT_ADAPTERS
 from .models import Parts
 
 if TYPE_CHECKING:
@@ -148,6 +148,13 @@ def in_files(path: str) -> str:
     return f"text_model.{path.removeprefix('text_model.')}"
 
 
+def path_in(model: nn.Module, path: str) -> str:
+    """The reverse: what this version of transformers calls it; an unknown path stays as it is."""
+    short = path.removeprefix("text_model.")
+    names = {name for name, _ in model.named_modules()}
+    return short if path not in names and short in names else path
+
+
 def add_adapters(parts: Parts, settings: UnetSettings, distributed: str = "NO") -> Adapters:
     """Puts the adapters of a run into its models, new, and turns gradient checkpointing on where that is asked for.
 
@@ -223,12 +230,12 @@ def load_adapters(parts: Parts, file: Path) -> Adapters:
 
 def text_adapter_files(file: Path) -> dict[str, Path]:
     """The training forms of text encoders beside a U-Net's, by component; none for a run that trained none."""
-    found = {component: file.with_name(name) for component, name in TEXT_ADAPTER_FILES.items()}
+    found = {component: file.with_name(name) for component, name in TEXT_ADAPTERS.items()}
     return {component: path for component, path in found.items() if file.name == ADAPTER_FILE and path.is_file()}
 
 
 def _file_of(component: str) -> str:
-    return ADAPTER_FILE if component == UNET else TEXT_ADAPTER_FILES[component]
+    return ADAPTER_FILE if component == UNET else TEXT_ADAPTERS[component]
 
 
 @contextmanager
