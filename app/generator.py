@@ -25,7 +25,6 @@ from reslora_sd.diffusion.calibration import calibration_batches, calibration_se
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.diffusion.sources import read_sources
-from reslora_sd.files.lora_file import UNET
 from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
     ADAPTER_FILE,
@@ -110,6 +109,28 @@ class PictureGenerator:
             adapters.remove()
             with applied_to(_scaled(plain, request.strength), own):
                 return _draw(own, run, job), f"merged ({approach})"
+
+    def draw_file(self, run: Run, file: Path, job: DrawJob) -> Image.Image:
+        """The picture of the run's base model with a LoRA file of others, in any form that is read here.
+
+        Raises:
+            Stopped: `job.stop` was set.
+            ValueError: it is damaged, no LoRA, or of another model.
+        """
+        with self._lock:
+            parts = self._load(run)
+            own = with_own_encoders(replace(parts, unet=_own_unet(parts)))
+            with applied_to(_scaled(PlainLoRA.load(file), job.request.strength), own):
+                return _draw(own, run, job)
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the text encoder of the model that is loaded doesn't read; empty where none is."""
+        loaded = self._parts
+        if loaded is None:
+            return ""
+        tokenizer: Any = loaded[1].tokenizer
+        tokens = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return str(tokenizer.decode(tokens[tokenizer.model_max_length - 2 :])).strip()
 
     def _load(self, run: Run) -> Parts:
         arguments = run.arguments
@@ -215,7 +236,7 @@ def _scaled(plain: PlainLoRA, strength: float) -> PlainLoRA:
         component: {name: replace(block, scaling=block.scaling * strength) for name, block in blocks.items()}
         for component, blocks in plain.components.items()
     }
-    return replace(plain, blocks=scaled.pop(UNET), text_encoders=scaled)
+    return replace(plain, blocks=scaled.pop(plain.component), text_encoders=scaled)
 
 
 def _reporting(batches: list[Any], job: DrawJob) -> Iterator[Any]:

@@ -40,16 +40,18 @@ from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.conditioning import chunks_of
-from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.effort import effort_of
+from reslora_sd.diffusion.emphasis import emphasis_of
+from reslora_sd.diffusion.encodings import encodings_of
 from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
-from reslora_sd.diffusion.framing import framing_of, say_shapes
+from reslora_sd.diffusion.framing import say_shapes
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
+from reslora_sd.diffusion.preparing import prepare_data
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import as_it_began, find_resumed
@@ -118,7 +120,7 @@ class OptimizerStep:
     def __call__(self, step: int) -> dict[str, float | None]:
         """Trains step `step`, counted from 0; gives its row for the log."""
         accelerator, accumulated = self.accelerator, self.training.gradient_accumulation_steps
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.batches.waited
         loss_sum = torch.zeros((), device=accelerator.device)
         row: dict[str, float | None] = {}
         for micro in range(step * accumulated, (step + 1) * accumulated):
@@ -132,6 +134,7 @@ class OptimizerStep:
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
+                    batch.weights,
                 )
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
@@ -145,7 +148,9 @@ class OptimizerStep:
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                     self.lr_scheduler.step()
                 self.optimizer.zero_grad()
-        return {**row, "seconds": round(time.perf_counter() - started, 4), "memory": peak_memory_mb()}
+        seconds = time.perf_counter() - started
+        row |= {"seconds": round(seconds, 4), "waiting": round((self.batches.waited - waited) / seconds, 4)}
+        return {**row, "memory": peak_memory_mb()}
 
 
 @as_only_writer(lambda settings: settings.output.output_dir)
@@ -165,8 +170,6 @@ def main(settings: UnetSettings) -> None:
     torch.backends.cuda.matmul.allow_tf32 = training.allow_tf32
     if training.enable_xformers_memory_efficient_attention:
         logger.warning("xformers isn't used: PyTorch's scaled_dot_product_attention saves the same memory.")
-    if training.dataloader_num_workers:
-        logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     started = time.perf_counter()
     parts = load_parts(model.pretrained_model_name_or_path, **model.to_load())
@@ -175,20 +178,20 @@ def main(settings: UnetSettings) -> None:
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
     parts.chunks = chunks_of(parts, settings.data.max_token_length)
-    split = load_split(settings, resolution)
+    parts.to(accelerator.device, frozen_dtype(accelerator))
+    parts.encodings = encodings_of(model.cache_dir, parts)
+    split, framing = prepare_data(settings, parts, resolution, accelerator, run, checkpoint)
     images = split.training
-    framing = framing_of(settings.data, resolution, images, parts)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
-    parts.to(accelerator.device, frozen_dtype(accelerator))
     fit_threads(parts.unet, accelerator.device)
     adapters = add_adapters(parts, settings, accelerator.distributed_type)
     start.check(adapters)
     processes, rank = accelerator.num_processes, accelerator.process_index
-    batches = training_batches(settings, parts, images, framing, processes, rank, quiet)
+    batches = training_batches(settings, parts, images, framing, processes, rank, quiet, accelerator.wait_for_everyone)
     kept_out = KeptOut()
     if accelerator.is_main_process:
-        kept_out = batches_kept_out(training, parts, split, framing)
+        kept_out = batches_kept_out(training, parts, split, framing, emphasis_of(settings.data))
     held = kept_out.validation
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together
@@ -228,7 +231,8 @@ def main(settings: UnetSettings) -> None:
     # 4. The loop
     unet.train()
     adapters.train()
-    max_norm = settings.optimizer.max_grad_norm
+    accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
+    batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
     train_step = OptimizerStep(
         accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, training, max_norm, run.path
     )
@@ -264,7 +268,7 @@ def main(settings: UnetSettings) -> None:
 
     # 5. Merge, export, prove
     accelerator.wait_for_everyone()
-    drawn = max(done, total) * training.gradient_accumulation_steps
+    drawn = max(done, total) * accumulated
     if accelerator.is_main_process:
         result = finish(
             adapters,

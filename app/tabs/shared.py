@@ -38,6 +38,8 @@ class Page:
     """Folders that run.json may name, and whose pictures can be trained on."""
     local: bool = True
     """Whether only this machine reaches the page; then a typed path may be any that the user can read."""
+    loras: Path | None = None
+    """A folder of LoRA files made elsewhere, for Try it."""
     stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
     _generator: PictureGenerator | None = field(default=None, init=False)
@@ -55,6 +57,10 @@ class Page:
             if self._generator is None:
                 self._generator = PictureGenerator([*self.allowed, *self.library.folders, self.trainings])
             return self._generator
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the model doesn't read; empty before it has drawn."""
+        return self._generator.unread(prompt) if self._generator is not None else ""
 
     def file(self, image: Image.Image, name: str) -> str:
         """A PNG for the browser."""

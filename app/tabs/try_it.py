@@ -16,6 +16,7 @@ from reslora_sd.runs.names import BASE
 from reslora_sd.runs.run import Run
 
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
+from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
 MOST_RUNS = 4
@@ -27,14 +28,16 @@ _GUIDANCE = (1, 15)
 def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     """Lays the tab out; gives the function that fills its menus, its inputs and outputs."""
     step, settings = _build_settings(page)
+    prompts = settings[:2]
+    cut = gr.HTML(elem_id="try-cut")
     with gr.Row(elem_classes="player"):
-        draw = gr.Button("Draw", variant="primary", elem_id="draw")
+        draw = gr.Button("Draw", variant="primary", elem_id="draw", interactive=False)  # until its menus are there
         stop = gr.Button("Stop", elem_id="stop-drawing")
     told = gr.HTML(elem_id="try-said")
     with gr.Row(elem_id="tried"):
         images = [_build_picture(place) for place in range(MOST_RUNS + 1)]
     ticket = gr.State("")
-    draw.click(_take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
+    drawn = draw.click(take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
         _draw(page),
         [ticket, chosen, step, *settings],
         [told, *images],
@@ -43,9 +46,13 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
         trigger_mode="multiple",
         **PRIVATE,
     )
+    drawn.then(_unread(page), prompts, cut, **PRIVATE)
+    for box in prompts:
+        box.submit(None, None, None, js="() => document.getElementById('draw').click()")  # nothing where it waits
+        box.blur(_unread(page), prompts, cut, **PRIVATE)
     # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
-    stop.click(_stop(page), None, told, queue=False, **PRIVATE)
-    return _menus(page), [chosen, step], [step]
+    stop.click(stop_drawing(page), None, told, queue=False, **PRIVATE)
+    return _menus(page), [chosen, step], [step, draw]
 
 
 def stop_session(page: Page, session: str | None) -> bool:
@@ -56,7 +63,7 @@ def stop_session(page: Page, session: str | None) -> bool:
     return bool(events)
 
 
-def _guidance(page: Page) -> float:
+def guidance_of(page: Page) -> float:
     """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
     runs = page.library.get(list(page.library.names())[:1]).values()
     found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
@@ -79,13 +86,15 @@ def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
         negative = gr.Textbox(label="Negative prompt", scale=2, min_width=160, max_length=1000)
     default = DrawRequest(prompt="any")
     with gr.Row(elem_classes="tight"):
-        step = gr.Dropdown([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
+        step = Menu([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
         approach = gr.Dropdown(list(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150, elem_id="try-merge")
         seed = gr.Number(default.seed, label="Seed", precision=0, minimum=0, min_width=90)
         steps = gr.Slider(
             1, 150, value=default.steps, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
         )
-        guidance = gr.Slider(*_GUIDANCE, value=_guidance(page), step=0.25, label="Guidance", min_width=150, buttons=[])
+        guidance = gr.Slider(
+            *_GUIDANCE, value=guidance_of(page), step=0.25, label="Guidance", min_width=150, buttons=[]
+        )
         strength = gr.Slider(
             0, 2, value=default.strength, step=0.05, label="Strength of the LoRA", min_width=150, buttons=[]
         )
@@ -106,21 +115,39 @@ def _build_picture(place: int) -> gr.Image:
 
 
 def _menus(page: Page) -> Any:
-    def menus(names: list[str], step: int | None) -> Any:
+    def menus(names: list[str], step: int | None) -> tuple[Any, Any]:
         found = sorted({one for run in page.runs(names).values() for one in run.checkpoints})
-        return menu(gr.Dropdown, found, step if step in found else (found[-1] if found else None), step)
+        new = step if step in found else (found[-1] if found else None)
+        return menu(gr.Dropdown, found, new, step), gr.Button(interactive=new is not None)
 
     return menus
 
 
-def _stop(page: Page) -> Any:
+def _unread(page: Page) -> Any:
+    def unread(prompt: str, negative: str) -> str:
+        """Says what the model that draws here doesn't read; nothing before the first picture."""
+        parts = [
+            f"The {what} is longer than the model reads. It is cut, and this isn't read: {rest}"
+            for what, text in (("prompt", prompt), ("negative prompt", negative))
+            if (rest := page.unread(text))
+        ]
+        return message(" ".join(parts), "bad")
+
+    return unread
+
+
+def stop_drawing(page: Page) -> Any:
+    """Gives the function of a button that stops what its session draws."""
+
     def stop(request: gr.Request) -> str:
         return message("Stopped." if stop_session(page, request.session_hash) else "Nothing is being drawn.")
 
     return stop
 
 
-def _take_ticket(page: Page) -> Any:
+def take_ticket(page: Page) -> Any:
+    """Gives the function that a drawing begins with."""
+
     def take(request: gr.Request) -> tuple[str, str]:
         """A ticket for a drawing, which takes the place of the session's earlier one; it can be stopped from now on."""
         session, ticket = request.session_hash or "", secrets.token_hex(8)
@@ -198,14 +225,14 @@ def _pictures(
 
     threading.Thread(target=work, daemon=True).start()
     shown: list[Any] = [gr.Image(value=None, visible=False) for _ in range(MOST_RUNS + 1)]
-    yield _bar("loading the model", 0.0), *shown
+    yield bar("loading the model", 0.0), *shown
     while (progress := reports.get()) is not None:
         if isinstance(progress, BaseException):
             raise progress
         if progress.place is not None:
             shown[progress.place] = progress.picture
         # all of them each time: a browser that lags skips some of these
-        yield _bar(progress.text, progress.share), *shown
+        yield bar(progress.text, progress.share), *shown
     yield message("Done.", "good"), *shown
 
 
@@ -237,7 +264,8 @@ def _draw_all(
         report(_Progress(f"{name}: done", (place + 1) / total, place, picture))
 
 
-def _bar(text: str, share: float) -> str:
+def bar(text: str, share: float) -> str:
+    """How far a drawing is."""
     label = html.escape(f"{text}, {100 * share:.0f} %", quote=True)
     return (
         f'<p class="say">{label}</p><progress class="bar" max="1" value="{share:.3f}" aria-label="{label}"></progress>'

@@ -108,6 +108,13 @@ def chunks_of(parts: Parts, tokens: int | None) -> int:
     return tokens // once
 
 
+def bytes_of_words(parts: Parts) -> int:
+    """What the embeddings of a caption take, in the precision of the run."""
+    encoders = [parts.text_encoder, *([parts.text_encoder_2] if parts.text_encoder_2 is not None else [])]
+    width = sum(int(encoder.config.hidden_size) for encoder in encoders)
+    return parts.chunks * int(parts.tokenizer.model_max_length) * width * parts.dtype.itemsize
+
+
 def warn_of_long(parts: Parts, captions: Sequence[str]) -> None:
     """Counts the captions over the length that is read, which are cut."""
     limit = parts.chunks * _words_of(parts.tokenizer)

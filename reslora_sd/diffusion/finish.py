@@ -20,7 +20,7 @@ from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
 from .effort import Effort
 from .export import Exported, Exporter
-from .loss import target_of
+from .loss import squared_errors, target_of
 from .models import Parts
 from .precision import use_own_forward
 from .progress import stage
@@ -206,10 +206,13 @@ def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch], bar: Any) 
 
 
 def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch]) -> float:
-    errors = [
-        (prediction - target_of(parts.scheduler, batch.latents, batch.noise, batch.timesteps)).square().mean()
-        for prediction, batch in zip(predictions, batches, strict=True)
-    ]
+    errors = []
+    for prediction, batch in zip(predictions, batches, strict=True):
+        target = target_of(parts.scheduler, batch.latents, batch.noise, batch.timesteps)
+        alike = batch.weights is None
+        errors.append(
+            (prediction - target).square().mean() if alike else squared_errors(prediction, target, batch.weights).mean()
+        )
     return float(torch.stack(errors).mean())
 
 

@@ -23,8 +23,9 @@ from .adapters import Adapters
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
-from .framing import framing_of, shapes_of
+from .framing import framing_of
 from .models import Parts
+from .preparing import describe_pictures
 from .settings import OutputSettings, UnetSettings
 from .sources import sources_of
 
@@ -94,8 +95,7 @@ def describe(
 ) -> dict[str, object]:
     """What run.json says."""
     framing = framing_of(settings.data, settings.data.resolution or parts.resolution, images, parts)
-    shapes = {f"{width}x{height}": count for (width, height), count in shapes_of(images, framing).items()}
-    dataset = {"name": images.name, "pictures": len(images), "in_an_epoch": sum(images.repeats), "shapes": shapes}
+    dataset = describe_pictures(images, framing)
     if settings.data.dataset_config:
         dataset["folders"] = [dataclasses.asdict(source) for source in sources_of(settings.data)]
     text = {

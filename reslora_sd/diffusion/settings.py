@@ -8,87 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from ..runs.names import BUNDLED, OPENMOJI, STYLES
-from ..training.options import (
-    check_above_zero,
-    check_at_least,
-    check_choices,
-    check_finite,
-    check_shares,
-    option,
-    switch,
-)
+from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option
+from .data_settings import DataSettings as DataSettings
 from .method_settings import UnetMethod as UnetMethod
 from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
-
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The pictures, and how they are framed."""
-
-    _argument_group_name: ClassVar[str] = "data"
-
-    dataset_name: str | None = option(
-        None,
-        f"Data set of the Hub, an embedded style ({', '.join(STYLES)}), or {OPENMOJI} (without data of your own, "
-        f"embedded model: {STYLES[0]}; other: {OPENMOJI}).",
-    )
-    dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
-    dataset_config: str | None = option(None, "TOML or YAML file that describes several folders and data sets.")
-    train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
-    image_column: str | None = option(None, "Column of pictures (left out: found by name).")
-    caption_column: str | None = option(None, "Column of captions (left out: found by name).")
-    trigger_word: str | None = option(None, "Begin each caption that doesn't have this word with it.")
-    shuffle_caption: bool = option(False, "Bring the tags of captions, between commas, into another order each time.")
-    keep_tokens: int = option(0, "So many tags at the beginning of captions stay where they are (kohya's name).")
-    caption_dropout_rate: float = option(0.0, "Share of times that a picture is met without its caption.")
-    caption_tag_dropout_rate: float = option(0.0, "Share of the tags of a caption that are left out each time.")
-    max_token_length: int | None = option(None, "Read so many tokens of captions, in chunks (left out: one chunk, 75).")
-    max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
-    resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
-    center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
-    random_flip: bool = option(False, "Mirror half of the pictures.")
-    image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
-    buckets: bool | None = switch("Keep the shapes of pictures, in buckets (left out: unless all are square).")
-    bucket_step: int | None = option(None, "Buckets' sides are multiples of it (left out: 64, less below 512 pixels).")
-    bucket_min: int | None = option(None, "Least side of a bucket (left out: half the resolution).")
-    bucket_max: int | None = option(None, "Greatest side of a bucket (left out: twice the resolution).")
-    bucket_upscale: bool = option(False, "Enlarge small pictures to the area of the resolution.")
-    cache_latents: bool | None = switch(
-        "Run the VAE once for each picture (left out: unless crops or flips are random)."
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
-        check_at_least(self, 0, ["keep_tokens"])
-        check_at_least(self, 1, ["max_token_length"])
-        check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
-        if self.trigger_word is not None and not (self.trigger_word.strip() and self.is_own):
-            raise ValueError("--trigger_word is empty, or the pictures aren't your own. Write a word, or leave it out.")
-        others = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
-        more = [name for name in others if getattr(self, name) is not None]
-        if self.dataset_config is not None and more:
-            raise ValueError(f"--{more[0]} is given beside --dataset_config. Write it into that file, or leave it out.")
-        asked = [name for name in ("bucket_step", "bucket_min", "bucket_max", "bucket_upscale") if getattr(self, name)]
-        if self.buckets is False and asked:
-            raise ValueError(f"--{asked[0]} does nothing with --no_buckets. Leave one of the two out.")
-        if self.cache_latents and self.random_flip:
-            raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
-
-    @property
-    def is_default(self) -> bool:
-        """Whether no data is given, so that OpenMoji is used."""
-        return self.dataset_name is None and self.train_data_dir is None and self.dataset_config is None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the pictures are none of those that come with this package or its packages."""
-        return not self.is_default and self.dataset_name not in BUNDLED
 
 
 @dataclass(frozen=True)
@@ -117,7 +42,7 @@ class TrainingSettings:
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
         "Left out: all of the schedule; embedded model on OpenMoji: 600.",
     )
-    dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
+    dataloader_num_workers: int = option(0, "Processes that read and decode pictures ahead of the training.")
     enable_xformers_memory_efficient_attention: bool = option(
         False, "Accepted for old commands: PyTorch's own memory-efficient attention is always used."
     )

@@ -40,9 +40,8 @@ def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable
     with evaluating(unet), own_forward(unet):
         for batch in batches:
             batch = batch.to(weight.device, weight.dtype)
-            losses.append(
-                diffusion_loss(unet, scheduler, batch.latents, batch.conditioning, batch.noise, batch.timesteps).item()
-            )
+            given = (batch.latents, batch.conditioning, batch.noise, batch.timesteps)
+            losses.append(diffusion_loss(unet, scheduler, *given, weights=batch.weights).item())
     return sum(losses) / len(losses)
 
 

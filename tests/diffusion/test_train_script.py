@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_design_says(train, method):
     }
     rows = read_jsonl(run / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "memory"} for row in rows)
+    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "waiting", "memory"} for row in rows)
     index = read_jsonl(run / "validation" / "index.jsonl")
     assert {row["step"] for row in index if row["merge_approach"] == "unmerged"} == {0, 2, 4}
     approach = "least_squares" if method in ("reslora_is", "reslora_ms") else "exact"

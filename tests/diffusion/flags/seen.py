@@ -169,7 +169,7 @@ def _watched(script: Any, seen: Seen, patch: pytest.MonkeyPatch) -> Iterator[Non
     encode_captions = encoded.encode_captions
 
     def note_loss(unet: Any, scheduler: Any, *tensors: Any) -> Tensor:
-        names = ("latents", "conditioning", "noise", "timesteps", "snr_gamma")
+        names = ("latents", "conditioning", "noise", "timesteps", "snr_gamma", "weights")
         given = dict(zip(names, tensors, strict=True))
         seen.losses.append(
             given
