@@ -21,6 +21,7 @@ from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import Statistics, collect_statistics
 from ..runs.names import ADAPTER_FILE, TEXT_ADAPTERS
+from ..training.checks import check_learning
 from .models import Parts
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Adapters:
         of_text = (f"{component}: {one.link_plan().summary()}" for component, one in self.text.items())
         return "; ".join([self.unet.link_plan().summary(), *of_text])
 
-    def train(self) -> None:
-        """Train mode of the text encoders, which have no dropout but that of the blocks."""
-        for adapter in self.text.values():
-            adapter.model.train()
+    def check_learning(self, step: int) -> None:
+        """Raises `RuntimeError` where a block of any component hasn't moved."""
+        for adapter in self.by_component.values():
+            check_learning(adapter, step)
 
     def share_gradients(self, accelerator: Accelerator) -> None:
         """Makes the text encoders' gradients the mean of all processes. DDP does so for the U-Net, which it wraps."""
@@ -158,6 +159,8 @@ def path_in(model: nn.Module, path: str) -> str:
 def add_adapters(parts: Parts, settings: UnetSettings, distributed: str = "NO") -> Adapters:
     """Puts the adapters of a run into its models, new, and turns gradient checkpointing on where that is asked for.
 
+    Text encoders that train are in train mode, in which CLIP has no dropout but that of the blocks.
+
     The U-Net's values are drawn first, and are the same whether text encoders are trained or not.
 
     Args:
@@ -179,7 +182,7 @@ def add_adapters(parts: Parts, settings: UnetSettings, distributed: str = "NO") 
     if settings.method.train_text_encoder:
         parts.adapted_text = True
         for component, encoder in parts.text_encoders.items():
-            text[component] = add_reslora(encoder, _text_config(config, parts, component))
+            text[component] = add_reslora(encoder.train(), _text_config(config, parts, component))
             if checkpointing:
                 encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs())
     return Adapters(unet, text)
