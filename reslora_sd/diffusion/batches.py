@@ -22,7 +22,8 @@ from .conditioning import Conditioning, LateConditioning
 from .data import CaptionedImages, Split
 from .defaults import DEFAULT_EPOCHS
 from .emphasis import Emphasis, emphasis_of
-from .encoded import MOST_CACHED, EncodedImages, Prepared, Share
+from .encoded import EncodedImages, Prepared
+from .encoded_captions import MOST_CACHED, Share
 from .framing import Frame, Framing
 from .loss import add_noise_offset
 from .models import Parts
@@ -177,11 +178,8 @@ def training_batches(
     Raises:
         ValueError: `--cache_latents` with random crops, or timesteps that the schedule doesn't have.
     """
-    training, asked, schedule = (
-        settings.training,
-        settings.data.cache_latents,
-        parts.scheduler.config.num_train_timesteps,
-    )
+    training, asked = settings.training, settings.data.cache_latents
+    schedule: int = parts.scheduler.config.num_train_timesteps
     random_framing = framing.is_random(images)
     if asked and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")

@@ -76,7 +76,11 @@ class DiskCache:
         return self._path(key).is_file()
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Writes an entry; a disk that is full or may not be written is told once, and the run goes on."""
+        """Writes an entry.
+
+        Raises:
+            ValueError: the disk is full, or may not be written.
+        """
         path = self._path(key)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

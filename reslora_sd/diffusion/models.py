@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    from .encodings import Encodings
 
 logger = logging.getLogger("reslora_sd")
 
@@ -48,8 +47,8 @@ class Parts:
     """Whether `scheduler` has another prediction type than diffusers alone samples the model with."""
     chunks: int = 1
     """How many times the tokenizer's length of a caption is read (`chunks_of`)."""
-    encodings: Encodings | None = None
-    """What was made of pictures and captions, on disk; set once the models are where they run (`encodings_of`)."""
+    encodings: Any = None
+    """The `Encodings` of pictures and captions on disk, or `None`; set once the models are where they run."""
     adapted_text: bool = False
     """Whether the text encoders change, so that captions are encoded when they are used (`LateConditioning`)."""
 

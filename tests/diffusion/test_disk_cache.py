@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslora_sd.diffusion import encoded
+from reslora_sd.diffusion import encoded, encoded_captions
 from reslora_sd.diffusion.ahead import in_order
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import training_batches
@@ -34,7 +34,7 @@ def photos(tmp_path_factory):
 def made(photos, tiny_pipeline_folder, monkeypatch):
     """Makes batches of the photos, and counts what VAE and text encoder were asked for."""
     parts, counts = load_parts(str(tiny_pipeline_folder)), dict[str, int]()
-    encode, encode_captions = type(parts.vae).encode, encoded.encode_captions
+    encode, encode_captions = type(parts.vae).encode, encoded_captions.encode_captions
 
     def note_picture(vae, *pixels, **more):
         counts["pictures"] = counts.get("pictures", 0) + 1
@@ -45,7 +45,7 @@ def made(photos, tiny_pipeline_folder, monkeypatch):
         return encode_captions(parts, captions, quiet)
 
     monkeypatch.setattr(type(parts.vae), "encode", note_picture)
-    monkeypatch.setattr(encoded, "encode_captions", note_captions)
+    monkeypatch.setattr(encoded_captions, "encode_captions", note_captions)
 
     def make(*words, cache=None, steps=6, workers=0, data=photos, change=None, processes=1, rank=0):
         counts.clear()
@@ -75,7 +75,8 @@ def equal(one, two):
 @pytest.mark.parametrize(("words", "small"), [((), False), (("--random_flip",), True), (("--no_buckets",), False)])
 def test_batches_are_equal_bit_for_bit_and_nothing_is_encoded_twice(made, tmp_path, monkeypatch, words, small):
     if small:  # nothing is kept in memory
-        monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+        for module in (encoded, encoded_captions):
+            monkeypatch.setattr(module, "IN_MEMORY", 0)
     plain, _ = made(*words)
     first, counts = made(*words, cache=tmp_path)
     again, none = made(*words, cache=tmp_path)
@@ -104,7 +105,8 @@ def test_whatever_changes_is_made_anew_and_copies_arent(made, tmp_path, photos):
 
 
 def test_processes_share_the_work_and_each_finds_what_the_others_made(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    for module in (encoded, encoded_captions):
+        monkeypatch.setattr(module, "IN_MEMORY", 0)
     counts = [made(cache=tmp_path, processes=2, rank=rank, steps=0)[1] for rank in range(2)]
     assert [one["pictures"] for one in counts] == [3, 2] and [one["captions"] for one in counts] == [3, 3]
     both = [made(cache=tmp_path, processes=2, rank=rank, steps=2) for rank in range(2)]
