@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .. import curves
-from .shared import PRIVATE, Page
+from .shared import FOLLOW, Page
 
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
@@ -42,7 +42,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
             plots.append(plot)
     draw = _draw(page)
     inputs: list[Any] = [chosen, *pair, weight, opened]
-    weight.release(draw, inputs, [figure, *plots], **PRIVATE)
+    weight.release(draw, inputs, [figure, *plots], **FOLLOW)
     return draw, inputs, [figure, *plots]
 
 

@@ -18,7 +18,7 @@ from ..training_request import EMBEDDED, EXTRAS, TrainingRequest, check_name
 from ..uploads import save_uploads
 from . import train_form
 from .menus import Menu
-from .shared import PRIVATE, Page, menu, message
+from .shared import FOLLOW, PRIVATE, Page, menu, message
 
 _MOST_SHOWN = 12
 
@@ -37,7 +37,7 @@ def build(page: Page) -> Any:
     started.then(watch, which, watched, **PRIVATE)
     stop.click(_stop(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
     resume.click(_resume(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
-    which.input(watch, which, watched, **PRIVATE)
+    which.input(watch, which, watched, **FOLLOW)
     return watch, [which], watched
 
 
