@@ -63,6 +63,11 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
     return (max(0.0, low - more) if low >= 0 else low - more), high + more
 
 
+def axis(shown: pd.DataFrame) -> list[float | None]:
+    """Ends of the axis of a `table`."""
+    return [0.0, 1.0] if shown.empty else [*limits(list(shown["value"]))]
+
+
 def mark(step: int) -> str:
     """What the line of the chosen step is called."""
     return f"step {step} (chosen)"

@@ -54,7 +54,7 @@ def _draw(page: Page) -> Any:
         for metric, title in curves.METRICS.items():
             table = curves.table(runs, metric, weight, step)
             shown = title if not table.empty else f"{title}: no run has it"
-            ends = list(curves.limits(list(table["value"]))) if not table.empty else None
+            ends = curves.axis(table)
             found.append(gr.LinePlot(value=table, title=shown, color_map=colour, y_lim=ends, visible=True))
         return _figure(page, names, a, b, weight), *found
 

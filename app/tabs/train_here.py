@@ -219,8 +219,8 @@ def _live(page: Page, runs: dict[str, Run]) -> tuple[Any, Any]:
     prompts = list(dict.fromkeys(prompt for run in shown.values() for prompt in run.prompts()))[:4]
     seed = next((key.seed for run in shown.values() for key in run.pictures), None)
     loss = curves.table(shown, "loss")
-    ends = list(curves.limits(list(loss["value"]))) if not loss.empty else None
-    plot = gr.LinePlot(value=loss, color_map=curves.colours(list(shown), None), y_lim=ends, visible=not loss.empty)
+    colour = curves.colours(list(shown), None)
+    plot = gr.LinePlot(value=loss, color_map=colour, y_lim=curves.axis(loss), visible=not loss.empty)
     if seed is None:
         return gr.Image(visible=False), plot
     sheet = page.file(grids.grid(shown, prompts, seed, UNMERGED), "live")
