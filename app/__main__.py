@@ -41,6 +41,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folders outside the runs that run.json may name for its base model and its data",
     )
+    add(
+        "--loras",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of LoRA files made elsewhere (diffusers, kohya, PEFT), to draw with under Try it",
+    )
     _add_access(parser)
     return parser
 
@@ -87,6 +93,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             raise ValueError(
                 f"There are no runs in {DEMO[0]} and {DEMO[1]}. Make them with `make demo`, or name run folders."
             )
+    if args.loras is not None and not args.loras.is_dir():
+        raise ValueError(f"--loras names {args.loras}, which is no folder.")
     if args.port is not None and not 0 < args.port < 65536:
         raise ValueError(f"--port is {args.port}. It must be from 1 to 65535.")
     args.password = args.password if args.password is not None else os.environ.get("RESLORA_PAGE_PASSWORD")
@@ -109,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.port,
             names=args.allow_host,
             password=args.password,
+            loras=args.loras,
         )
     except ImportError as error:
         sys.exit(f"Error: {error}. The page needs: pip install 'reslora-sd[app]'")

@@ -166,3 +166,7 @@ def _paste(sheet: Image.Image, one: PictureView, corner: tuple[int, int], cell: 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along: Pillow's own font has Latin letters only."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+text_font = _font
+"""For other pictures with text."""

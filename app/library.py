@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reslora_sd.runs.reader import find_runs, is_fresh, read_run, signature
+from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signature
 from reslora_sd.runs.run import Run
+
+from .keeping import Kept, check_idle, read_kept, write_kept
 
 
 class Library:
@@ -23,41 +25,88 @@ class Library:
         self.folders = [folder.resolve() for folder in folders]
         self.more = more.resolve() if more else None
         self._lock = threading.Lock()
-        self._read: dict[Path, tuple[object, Run]] = {}
+        self._read: dict[Path, tuple[object, Run, Kept]] = {}
 
     def names(self) -> dict[str, Path]:
-        """Folders by name: the method's for its first run, with the folders' beside it for later ones.
+        """Folders by name: that which somebody gave it, or the method's for its first run, with the folders' beside it
+        for later ones. Pinned runs come first.
 
         A name stays the same when other runs come, so that what is chosen stays chosen.
         """
-        found = [path for folder in self.folders for path in find_runs(folder)]
+        found = [path for folder in self.folders if folder.is_dir() for path in find_runs(folder)]
         if self.more is not None and self.more.is_dir():
             found += [path for path in find_runs(self.more) if path != self.more]
         names: dict[str, Path] = {}
         for path in dict.fromkeys(found):
-            method = self._run(path).method or path.name
-            whole = f"{method} ({path})"
+            own = self.kept(path).title or self.read(path).method or path.name
+            whole = f"{own} ({path})"
             numbered = (f"{whole} {number}" for number in itertools.count(2))  # a file may have any method's name
-            possible = itertools.chain((method, f"{method} ({path.parent.name}/{path.name})", whole), numbered)
+            possible = itertools.chain((own, f"{own} ({path.parent.name}/{path.name})", whole), numbered)
             names[next(name for name in possible if name not in names)] = path
-        return names
+        return dict(sorted(names.items(), key=lambda one: not self.kept(one[1]).pinned))
+
+    def kept(self, path: Path) -> Kept:
+        """What somebody keeps about a run of `names`."""
+        self.read(path)
+        return self._read[path][2]
+
+    def keep(self, name: str, kept: Kept) -> str:
+        """Keeps it about a run; gives the run's name from now on.
+
+        Raises:
+            ValueError: there is no such run, or its new name is another's, or it gets one while it is being trained.
+        """
+        names = self.names()
+        path = self.find(name)
+        if kept.title != self.kept(path).title:
+            check_idle(path)
+            if kept.title in names and names[kept.title] != path:
+                raise ValueError(f"Another run is called {kept.title}. Choose another name.")
+        write_kept(path, kept)
+        return next(name for name, other in self.names().items() if other == path)
+
+    def find(self, name: str | None) -> Path:
+        """The folder of a run.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        path = self.names().get(name or "")
+        if path is None:
+            raise ValueError(f"There is no run {name!r:.80}. Choose one of the list." if name else "Choose a run.")
+        return path
+
+    def parents(self) -> list[Path]:
+        """Folders that runs are in, or were."""
+        roots = [*self.folders, *([self.more] if self.more else [])]
+        inner = [path for root in roots if root.is_dir() and not is_run(root) for path in (root, *_folders_in(root))]
+        named = [folder.parent for folder in self.folders if is_run(folder) or not folder.is_dir()]
+        return list(dict.fromkeys([*named, *inner]))
 
     def get(self, names: Iterable[str]) -> dict[str, Run]:
         """Runs of these names, in the order of all; unknown names are left out: a run can be deleted meanwhile."""
         wanted = set(names)
-        return {name: self._run(path) for name, path in self.names().items() if name in wanted}
+        return {name: self.read(path) for name, path in self.names().items() if name in wanted}
 
     def state(self) -> tuple[object, ...]:
         """Equal while neither the list of runs nor a file of one has changed."""
         return tuple((name, signature(path)) for name, path in self.names().items())
 
-    def _run(self, path: Path) -> Run:
+    def read(self, path: Path) -> Run:
+        """The run of a folder of `names`."""
         now = signature(path)
         with self._lock:
             before = self._read.get(path)
         # a run that was being written and isn't any more has the same files
         if before is None or before[0] != now or (before[1].state == "being written" and not is_fresh(path)):
-            before = (now, read_run(path))
+            before = (now, read_run(path), read_kept(path))
             with self._lock:
                 self._read[path] = before
         return before[1]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    except OSError:
+        return []

@@ -78,6 +78,7 @@ def serve(
     block: bool = True,
     names: Sequence[str] = (),
     password: str | None = None,
+    loras: Path | None = None,
 ) -> RunningPage:
     """Opens the page.
 
@@ -89,6 +90,7 @@ def serve(
         block: wait until it is closed.
         names: by which browsers may call the page, beside localhost, numeric addresses and this machine's own name.
         password: asked of everybody; none where `None`.
+        loras: a folder of LoRA files made elsewhere, for Try it.
 
     Raises:
         OSError: the address can't be listened on.
@@ -100,7 +102,7 @@ def serve(
     listener = listen(host, port)
     local = is_loopback(host)
     own = [] if local else [socket.gethostname(), f"{socket.gethostname()}.local"]
-    app = make_app(folders, trainings, allowed, cache, local, [host, *own, *names], password)
+    app = make_app(folders, trainings, allowed, cache, local, [host, *own, *names], password, loras)
     page = _start(app, listener, host)
     if not local and password is None:
         print(f"Warning: whoever reaches {host} can train and draw here. Set a password with --password.", flush=True)
@@ -118,6 +120,7 @@ def make_app(
     local: bool,
     names: Sequence[str] = (),
     password: str | None = None,
+    loras: Path | None = None,
 ) -> FastAPI:
     """The page as a FastAPI app of our own, in which Gradio is mounted.
 
@@ -126,9 +129,11 @@ def make_app(
         local: only this machine reaches the page.
         names: as in `serve`.
         password: as in `serve`.
+        loras: as in `serve`.
     """
     from fastapi import FastAPI
 
+    from .downloads import routes
     from .tabs.page import mount
     from .tabs.shared import Page
 
@@ -138,11 +143,13 @@ def make_app(
         trainings.resolve(),
         [one.resolve() for one in allowed],
         local=local,
+        loras=loras.resolve() if loras is not None else None,
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, hosts=names, token=token, password=password, uploads=Uploads())
     app.add_middleware(SecurityHeaders)
+    app.include_router(routes(page.library, cache / "downloads"))
     mount(app, page, token_script(token))
     return app
 

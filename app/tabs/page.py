@@ -10,14 +10,14 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, address, compare, curves, train_here, try_it
+from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
 from .menus import Menu, Ticks
 from .shared import FOLLOW, PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "adapter", "try", "train")
+_TABS = ("compare", "curves", "adapter", "try", "blind", "runs", "train")
 
 
 def build(page: Page) -> gr.Blocks:
@@ -45,6 +45,11 @@ def build(page: Page) -> gr.Blocks:
                 drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
+                try_grid.build(page, chosen, drawers["try"][1][1])
+            with gr.Tab("Blind test", id="blind"):
+                drawers["blind"] = blind_test.build(page, pair)
+            with gr.Tab("Runs", id="runs"):
+                drawers["runs"] = runs.build(page, chosen, pair)
             with gr.Tab("Train here", id="train"):
                 drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
@@ -69,8 +74,8 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         build(page),
         path="/",
         theme=THEME,
-        css=CSS,
-        head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)),
+        css=CSS + sharing_style.CSS,
+        head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)) + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
         show_error=False,

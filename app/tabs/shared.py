@@ -42,6 +42,8 @@ class Page:
     """Folders that run.json may name, and whose pictures can be trained on."""
     local: bool = True
     """Whether only this machine reaches the page; then a typed path may be any that the user can read."""
+    loras: Path | None = None
+    """A folder of LoRA files made elsewhere, for Try it."""
     stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
     _generator: PictureGenerator | None = field(default=None, init=False)

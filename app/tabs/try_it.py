@@ -37,7 +37,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     with gr.Row(elem_id="tried"):
         images = [_build_picture(place) for place in range(MOST_RUNS + 1)]
     ticket = gr.State("")
-    drawn = draw.click(_take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
+    drawn = draw.click(take_ticket(page), None, [ticket, told], queue=False, **PRIVATE).then(
         _draw(page),
         [ticket, chosen, step, *settings],
         [told, *images],
@@ -51,7 +51,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
         box.submit(None, None, None, js="() => document.getElementById('draw').click()")  # nothing where it waits
         box.blur(_unread(page), prompts, cut, **FOLLOW)
     # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
-    stop.click(_stop(page), None, told, queue=False, **PRIVATE)
+    stop.click(stop_drawing(page), None, told, queue=False, **PRIVATE)
     return _menus(page), [chosen, step], [step, draw]
 
 
@@ -63,7 +63,7 @@ def stop_session(page: Page, session: str | None) -> bool:
     return bool(events)
 
 
-def _guidance(page: Page) -> float:
+def guidance_of(page: Page) -> float:
     """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
     runs = page.library.get(list(page.library.names())[:1]).values()
     found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
@@ -92,7 +92,9 @@ def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
         steps = gr.Slider(
             1, 150, value=default.steps, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
         )
-        guidance = gr.Slider(*_GUIDANCE, value=_guidance(page), step=0.25, label="Guidance", min_width=150, buttons=[])
+        guidance = gr.Slider(
+            *_GUIDANCE, value=guidance_of(page), step=0.25, label="Guidance", min_width=150, buttons=[]
+        )
         strength = gr.Slider(
             0, 2, value=default.strength, step=0.05, label="Strength of the LoRA", min_width=150, buttons=[]
         )
@@ -134,14 +136,18 @@ def _unread(page: Page) -> Any:
     return unread
 
 
-def _stop(page: Page) -> Any:
+def stop_drawing(page: Page) -> Any:
+    """Gives the function of a button that stops what its session draws."""
+
     def stop(request: gr.Request) -> str:
         return message("Stopped." if stop_session(page, request.session_hash) else "Nothing is being drawn.")
 
     return stop
 
 
-def _take_ticket(page: Page) -> Any:
+def take_ticket(page: Page) -> Any:
+    """Gives the function that a drawing begins with."""
+
     def take(request: gr.Request) -> tuple[str, str]:
         """A ticket for a drawing, which takes the place of the session's earlier one; it can be stopped from now on."""
         session, ticket = request.session_hash or "", secrets.token_hex(8)
@@ -219,14 +225,14 @@ def _pictures(
 
     threading.Thread(target=work, daemon=True).start()
     shown: list[Any] = [gr.Image(value=None, visible=False) for _ in range(MOST_RUNS + 1)]
-    yield _bar("loading the model", 0.0), *shown
+    yield bar("loading the model", 0.0), *shown
     while (progress := reports.get()) is not None:
         if isinstance(progress, BaseException):
             raise progress
         if progress.place is not None:
             shown[progress.place] = progress.picture
         # all of them each time: a browser that lags skips some of these
-        yield _bar(progress.text, progress.share), *shown
+        yield bar(progress.text, progress.share), *shown
     yield message("Done.", "good"), *shown
 
 
@@ -258,7 +264,8 @@ def _draw_all(
         report(_Progress(f"{name}: done", (place + 1) / total, place, picture))
 
 
-def _bar(text: str, share: float) -> str:
+def bar(text: str, share: float) -> str:
+    """How far a drawing is."""
     label = html.escape(f"{text}, {100 * share:.0f} %", quote=True)
     return (
         f'<p class="say">{label}</p><progress class="bar" max="1" value="{share:.3f}" aria-label="{label}"></progress>'

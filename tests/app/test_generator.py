@@ -14,6 +14,8 @@ from PIL import Image, ImageChops
 from app.draw_request import DrawRequest, Stopped
 from app.generator import DrawJob, PictureGenerator
 from app.pictures import open_picture
+from reslora_sd import PlainLoRA
+from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.diffusion.models import DEFAULT_MODEL
 from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import PictureKey
@@ -85,6 +87,29 @@ def test_every_merge_can_be_drawn_at_a_checkpoint_in_the_middle(generator, runs)
     assert not any("statistics" in what for what, _ in again)  # kept
     _, how = generator.draw_adapted(runs["lora"], 2, job(dataclasses.replace(REQUEST, approach="least_squares")))
     assert how == "merged (exact)"
+
+
+@pytest.mark.parametrize("form", ["diffusers", "kohya", "peft"])
+def test_a_lora_file_of_others_draws_what_the_run_draws_whose_lora_it_is(generator, runs, real_runs, tmp_path, form):
+    run = runs["lora"]
+    plain = PlainLoRA.load(real_runs["lora"])
+    target = tmp_path / ("lora" if form == "peft" else f"{form}.safetensors")
+    save: Any = {"diffusers": plain.save_diffusers, "kohya": plain.save_kohya, "peft": plain.save_peft}[form]
+    save(target)
+    request = dataclasses.replace(REQUEST, approach="best merge", strength=1.5)
+    drawn = generator.draw_file(run, target, job(request))
+    assert difference(drawn, generator.draw_adapted(run, 4, job(request))[0]) <= 1
+    assert difference(drawn, generator.draw_base(run, job())) > 1
+
+
+def test_a_lora_of_another_model_is_told_and_leaves_the_model_as_it_was(generator, runs, tmp_path):
+    before = generator.draw_base(runs["lora"], job())
+    block = PlainBlock(torch.ones(2, 9), torch.ones(9, 2), 1.0)
+    other = PlainLoRA({}, text_encoders={"text_encoder": {"text_model.encoder.layers.99.self_attn.q_proj": block}})
+    other.save_kohya(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="belongs to another model"):
+        generator.draw_file(runs["lora"], tmp_path / "other.safetensors", job())
+    assert generator.draw_base(runs["lora"], job()).tobytes() == before.tobytes()
 
 
 def test_statistics_for_a_merge_are_those_that_training_took(generator, runs):

@@ -19,12 +19,12 @@ def test_the_guidance_that_is_offered_is_that_of_the_first_runs_own_pictures(mad
     settings["arguments"]["validation_guidance_scale"] = said
     file.write_text(json.dumps(settings))
     page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here")
-    assert try_it._guidance(page) == (offered or DrawRequest(prompt="any").guidance)
+    assert try_it.guidance_of(page) == (offered or DrawRequest(prompt="any").guidance)
 
 
 def test_a_page_without_runs_offers_what_suits_the_embedded_model(tmp_path):
     page = Page(Library([tmp_path]), tmp_path / "cache", tmp_path / "here")
-    assert try_it._guidance(page) == DrawRequest(prompt="any").guidance
+    assert try_it.guidance_of(page) == DrawRequest(prompt="any").guidance
 
 
 def test_draw_waits_until_there_is_a_step_to_draw_with(made_up, tmp_path):

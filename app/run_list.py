@@ -1,0 +1,75 @@
+"""All runs as a list that can be searched and sorted. Pinned ones come first in every order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reslora_sd.runs.paths import public_name
+from reslora_sd.runs.reader import signature
+
+from .library import Library
+
+NEWEST = "newest first"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the list."""
+
+    name: str
+    method: str
+    state: str
+    step: int
+    steps: int | None
+    loss: float | None
+    """On held-out pictures, the latest; else of training."""
+    model: str
+    note: str
+    pinned: bool
+    changed: float
+    """Seconds since the epoch."""
+
+
+def _by_loss(item: Item) -> tuple[bool, float]:
+    return item.loss is None, item.loss or 0.0
+
+
+ORDERS: dict[str, Callable[[Item], object]] = {
+    NEWEST: lambda item: -item.changed,
+    "oldest first": lambda item: item.changed,
+    "name": lambda item: item.name.casefold(),
+    "method": lambda item: (item.method, item.name.casefold()),
+    "lowest loss first": _by_loss,
+    "most steps first": lambda item: -item.step,
+}
+
+
+def items(library: Library) -> list[Item]:
+    """All runs of the library."""
+    return [_item(library, name) for name in library.names()]
+
+
+def _item(library: Library, name: str) -> Item:
+    path = library.find(name)
+    run, kept = library.read(path), library.kept(path)
+    held_out = [row["validation_loss"] for row in run.log if "validation_loss" in row]
+    trained = [row["loss"] for row in run.log if "loss" in row]
+    changed = max(time for time, _ in signature(path)) / 1e9
+    model = run.settings.get("base_model")
+    model = public_name(model)[:80] if isinstance(model, str) else ""
+    loss = next(iter([*held_out[-1:], *trained[-1:]]), None)
+    return Item(name, run.method, run.state, run.last_step, run.steps, loss, model, kept.note, kept.pinned, changed)
+
+
+def chosen_items(found: Sequence[Item], words: str, order: str) -> list[Item]:
+    """Those that have all the words somewhere, in an order of `ORDERS`."""
+    asked = words.casefold().split()
+
+    def matches(item: Item) -> bool:
+        text = f"{item.name} {item.method} {item.state} {item.model} {item.note}".casefold()
+        return all(word in text for word in asked)
+
+    key = ORDERS.get(order, ORDERS[NEWEST])
+    ordered = sorted(filter(matches, found), key=key)  # type: ignore[arg-type]
+    return sorted(ordered, key=lambda item: not item.pinned)

@@ -1,0 +1,183 @@
+"""The tab Runs: a list to search and sort, the card of one run with its downloads, and the settings of two runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from reslora_sd.runs.reader import read_run, signature
+
+from .. import keeping, run_list
+from .card_html import card, settings_table, table
+from .menus import Menu
+from .shared import PRIVATE, Page, menu, message
+
+
+def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
+    """Lays the tab out; gives the function that draws it, its inputs and outputs."""
+    with gr.Row(elem_classes="tight"):
+        words = gr.Textbox(
+            label="Search", placeholder="name, method, model or note", max_length=100, elem_id="search-runs"
+        )
+        order = gr.Dropdown(list(run_list.ORDERS), value=run_list.NEWEST, label="Order", elem_id="order-runs")
+        which = Menu([], label="Card of", elem_id="card-of")
+    listed = gr.HTML(elem_id="run-list", elem_classes="wide")
+    shown = gr.HTML(elem_id="card")
+    said = gr.HTML(elem_id="card-said")
+    (trash, *fields), changes = _build_keeping(page, chosen, which, said)
+    with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
+        only = gr.Checkbox(True, label="Only what differs")
+        settings = gr.HTML(elem_id="settings", elem_classes="wide")
+    inputs: list[Any] = [*pair, words, order, which, only]
+    outputs: list[Any] = [listed, which, shown, settings, trash]
+    draw = _draw(page)
+    for trigger in (words.input, order.input, which.input, only.input):
+        trigger(draw, inputs, outputs, trigger_mode="always_last", **PRIVATE)
+    for change in changes:
+        change.then(draw, inputs, outputs, **PRIVATE)
+    which.change(_fields(page), which, fields, **PRIVATE)
+    return draw, inputs, outputs
+
+
+def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, said: gr.HTML) -> tuple[Any, Any]:
+    """What changes a run; gives the list of deleted runs with the fields name, note and pin, and the changes."""
+    with gr.Row(elem_classes="tight"):
+        title = gr.Textbox(
+            label="Name (empty: its method)", max_length=keeping.LONGEST_TITLE, min_width=180, elem_id="run-title"
+        )
+        note = gr.Textbox(label="Note", max_length=keeping.LONGEST_NOTE, lines=1, max_lines=6, scale=3, elem_id="note")
+        pinned = gr.Checkbox(label="Pinned: comes first", min_width=220, elem_id="pin")
+    with gr.Row(elem_classes="player"):
+        save = gr.Button(
+            "Save name, note and pin", size="sm", variant="primary", elem_id="keep", scale=0, min_width=200
+        )
+        delete = gr.Button("Delete this run", size="sm", variant="stop", elem_id="delete-run", scale=0, min_width=150)
+    with gr.Row(elem_classes="player"):
+        trash = Menu([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
+        back = gr.Button("Bring it back", size="sm", elem_id="bring-back", scale=0, min_width=150, visible=False)
+    changes = [
+        save.click(_keep(page), [which, title, note, pinned, chosen], [said, which, chosen], **PRIVATE),
+        delete.click(_delete(page), [which, chosen], [said, which, chosen, trash, back], **PRIVATE),
+        back.click(_bring_back(page), [trash, chosen], [said, which, chosen, trash, back], **PRIVATE),
+    ]
+    trash.change(lambda place: gr.Button(visible=place is not None), trash, back, **PRIVATE)
+    return (trash, title, note, pinned), changes
+
+
+def _draw(page: Page) -> Any:
+    def draw(a: str | None, b: str | None, words: str, order: str, which: str | None, only: bool) -> tuple[Any, ...]:
+        items = run_list.items(page.library)
+        found = run_list.chosen_items(items, words, order)
+        names = [item.name for item in found]
+        known = {item.name for item in items}
+        # one that is gone stays chosen: perhaps it was renamed, and the new name is on its way
+        kept = which or next((name for name in (a, *names) if name in known), None)
+        listed = kept in known and kept not in names  # what is open stays open while one searches
+        run = page.runs([kept or ""]).get(kept or "")
+        two = page.runs([name for name in (a, b) if name is not None])
+        return (
+            table(found, len(items), kept),
+            menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
+            _card(kept, run.path, signature(run.path))
+            if run is not None and kept
+            else message(f"There is no run {kept}." if kept else "There is no run."),
+            settings_table(a, b, two, only),
+            _trash(page),
+        )
+
+    return draw
+
+
+@functools.lru_cache(maxsize=32)
+def _card(name: str, path: Path, _now: object) -> str:
+    """Kept while the run's files stay as they are."""
+    return card(name, read_run(path), keeping.read_kept(path))
+
+
+def _fields(page: Page) -> Any:
+    def fields(which: str | None) -> tuple[Any, ...]:
+        run = page.runs([which or ""]).get(which or "")
+        kept = page.library.kept(run.path) if run is not None else keeping.Kept()
+        return kept.title, kept.note, kept.pinned
+
+    return fields
+
+
+def _keep(page: Page) -> Any:
+    def keep(which: str | None, title: str, note: str, pinned: bool, chosen: Sequence[str]) -> tuple[Any, ...]:
+        try:
+            page.library.find(which)
+            new = page.library.keep(which or "", keeping.Kept(title.strip(), note.strip(), bool(pinned)))
+        except (ValueError, OSError) as error:
+            return message(str(error), "bad"), gr.skip(), gr.skip()
+        names = list(page.library.names())
+        still = [new if name == which else name for name in chosen]
+        return (
+            message(f"Kept for {new}.", "good"),
+            gr.Dropdown(choices=names, value=new),
+            gr.CheckboxGroup(choices=names, value=[name for name in names if name in still]),
+        )
+
+    return keep
+
+
+def _delete(page: Page) -> Any:
+    def delete(which: str | None, chosen: Sequence[str]) -> tuple[Any, ...]:
+        try:
+            place = keeping.discard(page.library.find(which))
+        except (ValueError, OSError) as error:
+            return message(str(error), "bad"), *[gr.skip()] * 4
+        text = f"{which} is in {place} now. Nothing of it is lost: bring it back below, or remove that folder yourself."
+        name = next((name for name, one in _deleted(page).items() if one == place), None)
+        return (
+            message(text, "good"),
+            *_after(page, [one for one in chosen if one != which]),
+            _trash(page, name),
+            gr.Button(visible=True),
+        )
+
+    return delete
+
+
+def _bring_back(page: Page) -> Any:
+    def bring_back(name: str | None, chosen: Sequence[str]) -> tuple[Any, ...]:
+        try:
+            place = _deleted(page).get(name or "")
+            if place is None:
+                raise ValueError("Choose a deleted run.")
+            run = keeping.bring_back(place)
+        except (ValueError, OSError) as error:
+            return message(str(error), "bad"), *[gr.skip()] * 4
+        new = next(one for one, path in page.library.names().items() if path == run)
+        rest = _deleted(page)
+        return (
+            message(f"{new} is back in {run}.", "good"),
+            *_after(page, [*chosen, new], new),
+            _trash(page, next(iter(rest), None)),
+            gr.Button(visible=bool(rest)),
+        )
+
+    return bring_back
+
+
+def _after(page: Page, chosen: Sequence[str], which: str | None = None) -> tuple[Any, Any]:
+    """The menus of runs after one has gone or come."""
+    names = list(page.library.names())
+    return (
+        gr.Dropdown(choices=names, value=which if which is not None else next(iter(names), None)),
+        gr.CheckboxGroup(choices=names, value=[name for name in names if name in chosen]),
+    )
+
+
+def _deleted(page: Page) -> dict[str, Any]:
+    return dict(keeping.trashed(page.library.parents()))
+
+
+def _trash(page: Page, value: Any = None) -> Any:
+    names = list(_deleted(page))
+    more = {"value": value} if value is not None else {}
+    return gr.Dropdown(choices=names, visible=bool(names), **more)

@@ -1,0 +1,99 @@
+"""Names, notes and pins of runs, and the trash folder."""
+
+import json
+
+import pytest
+
+from app import keeping, run_list
+from app.keeping import Kept
+from app.library import Library
+from app.synthetic import make_run
+from reslora_sd.runs.lock import one_writer
+
+
+@pytest.fixture
+def library(made_up_pair):
+    return Library([made_up_pair[0].parent])
+
+
+def test_a_name_a_note_and_a_pin_are_kept_in_the_run_and_pinned_ones_come_first(library, made_up_pair):
+    assert library.keep("reslora_is", Kept("Second try", "brighter", True)) == "Second try"
+    assert list(library.names()) == ["Second try", "lora"]
+    again = Library(library.folders)
+    assert again.kept(made_up_pair[1]) == Kept("Second try", "brighter", True)
+    assert library.keep("Second try", Kept()) == "reslora_is"
+    assert list(library.names()) == ["lora", "reslora_is"]
+
+
+@pytest.mark.parametrize("title", ["../x", "a/b", "<b>", "a\nb", " x", "-x", "x" * 61])
+def test_a_name_that_is_none_is_refused(library, title):
+    with pytest.raises(ValueError, match="The name is"):
+        library.keep("lora", Kept(title))
+
+
+def test_a_name_of_another_run_is_refused(library):
+    with pytest.raises(ValueError, match="Another run is called reslora_is"):
+        library.keep("lora", Kept("reslora_is"))
+    with pytest.raises(ValueError, match="There is no run 'nobody'"):
+        library.keep("nobody", Kept("x"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"title": 3, "note": [], "pinned": "yes"}', '{"title": "<script>"}'])
+def test_a_damaged_file_of_the_page_counts_as_nothing(library, made_up_pair, text):
+    (made_up_pair[0] / keeping.KEPT_FILE).write_text(text)
+    assert library.kept(made_up_pair[0]) == Kept() and "lora" in library.names()
+
+
+def test_a_deleted_run_is_in_the_trash_folder_and_comes_back_whole(library, made_up_pair):
+    run = made_up_pair[0]
+    place = keeping.discard(run)
+    assert place.parent == run.parent / ".trash" and not run.exists()
+    assert list(library.names()) == ["reslora_is"]
+    (label, found), *more = keeping.trashed(library.parents()).items()
+    assert (found, more) == (place, []) and label == f"{run.parent.name}/{place.name}"
+    assert keeping.bring_back(place) == run
+    assert list(library.names()) == ["lora", "reslora_is"] and library.get(["lora"])["lora"].notes == []
+
+
+def test_a_run_that_was_named_itself_can_be_deleted_and_brought_back(made_up_pair):
+    library = Library(made_up_pair)
+    place = keeping.discard(made_up_pair[0])
+    assert list(library.names()) == ["reslora_is"]
+    assert list(keeping.trashed(library.parents()).values()) == [place]
+    keeping.bring_back(place)
+    assert list(library.names()) == ["lora", "reslora_is"]
+
+
+def test_a_place_that_is_taken_again_keeps_what_it_has(library, made_up_pair, tmp_path):
+    place = keeping.discard(made_up_pair[0])
+    make_run(made_up_pair[0], steps=1)
+    with pytest.raises(ValueError, match="is there again"):
+        keeping.bring_back(place)
+    with pytest.raises(ValueError, match="holds no run that this page deleted"):
+        keeping.bring_back(tmp_path)
+
+
+def test_a_run_that_is_being_trained_is_neither_renamed_nor_deleted(library, made_up_pair):
+    with one_writer(made_up_pair[0]):
+        with pytest.raises(ValueError, match="lora is being trained"):
+            keeping.discard(made_up_pair[0])
+        with pytest.raises(ValueError, match="lora is being trained"):
+            library.keep("lora", Kept("other"))
+        assert library.keep("lora", Kept(note="looks good")) == "lora"
+    assert made_up_pair[0].is_dir()
+
+
+def test_the_list_is_searched_and_sorted_with_pinned_runs_first(library, made_up_pair):
+    rows = (made_up_pair[1] / "log.jsonl").read_text().splitlines()
+    (made_up_pair[1] / "log.jsonl").write_text(json.dumps({**json.loads(rows[-1]), "validation_loss": 0.1}))
+    items = run_list.items(library)
+
+    def names(words="", order="name"):
+        return [item.name for item in run_list.chosen_items(items, words, order)]
+
+    assert names() == ["lora", "reslora_is"]
+    assert names(order="lowest loss first") == ["reslora_is", "lora"]
+    assert names("RESLORA finished") == ["reslora_is"] and names("nothing") == []
+    library.keep("reslora_is", Kept(note="for Ann", pinned=True))
+    items = run_list.items(library)
+    assert names() == ["reslora_is", "lora"] and names("ann") == ["reslora_is"]

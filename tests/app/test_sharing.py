@@ -1,0 +1,133 @@
+"""Cards, the blind test and the grid of Try it, in Debian's Chromium, on copies of real runs."""
+
+import io
+import json
+import shutil
+import zipfile
+
+import pytest
+from PIL import Image
+
+from app import keeping
+from tests.app.browser import chromium, open_page, picture, serving, show_tab
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def runs(real_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    for method, path in real_runs.items():
+        shutil.copytree(path, folder / method)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(runs, tmp_path_factory):
+    loras = tmp_path_factory.mktemp("loras")
+    shutil.copy(runs / "reslora_is" / "reslora_is.safetensors", loras / "other.safetensors")
+    (loras / "broken.safetensors").write_bytes(b"no tensors")
+    with serving([runs], tmp_path_factory.mktemp("server") / "here", "--loras", str(loras)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    page = open_page(browser, address)
+    page.wait_for_selector("#side-1 img")
+    yield page
+    assert page.strays == []
+    page.context.close()
+
+
+def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
+    show_tab(page, "Runs")
+    page.wait_for_selector(".card h2:text-is('lora')")
+    for what, ending in (("diffusers", ".safetensors"), ("peft", ".zip"), ("settings", ".json")):
+        with page.expect_download() as download:
+            page.locator(f"#get-{what}").click()
+        assert download.value.suggested_filename.endswith(ending)
+        if what == "peft":
+            names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
+            assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert page.locator(".card img").count() >= 4
+    picture(page, "runs-1440-light")
+    page.locator("#run-title input, #run-title textarea").fill("First try")
+    page.locator("#note textarea").fill("too dark")
+    page.locator("#keep").click()
+    page.wait_for_selector(".card h2:text-is('First try')")
+    page.wait_for_selector("#runs >> text=First try")
+    assert "too dark" in page.locator("#run-list").inner_text()
+    assert keeping.read_kept(runs / "lora").title == "First try"
+    page.locator("#delete-run").click()
+    page.wait_for_selector("#card-said >> text=First try is in")
+    page.wait_for_selector(".card h2:text-is('reslora_is')")
+    assert not (runs / "lora").exists()
+    page.locator("#bring-back").click()
+    page.wait_for_selector("#card-said >> text=First try is back")
+    page.wait_for_selector(".card h2:text-is('First try')")
+    assert (runs / "lora" / "run.json").is_file()
+    keeping.write_kept(runs / "lora", keeping.Kept())
+
+
+def test_a_blind_test_names_nobody_until_its_end(page):
+    show_tab(page, "Blind test")
+    page.wait_for_function("document.querySelector('#blind-variant input').value !== ''")
+    page.locator("#start-blind").click()
+    page.wait_for_selector("#blind-right img")
+    picture(page, "blind-1440-light")
+    shown = page.locator("#blind").evaluate("found => found.outerHTML") + page.locator("#blind-asked").inner_text()
+    assert "lora" not in shown.replace("/tmp/reslora-page", "")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#blind-asked >> text=Pair 2 of 2")
+    score = page.locator("#blind-score").inner_text()
+    assert score.startswith("One of the two was picked in 1 of 1 picks") and "can't tell yet" in score
+    page.locator("#pick-neither").click()
+    page.wait_for_selector("#blind-result textarea")
+    said = page.locator("#blind-result textarea").input_value()
+    assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
+
+
+def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(page):
+    show_tab(page, "Try it")
+    page.wait_for_selector("#draw:not([disabled])")
+    page.locator("#try-grid > button").click()
+    page.locator("#grid-prompts textarea").fill("rocket")
+    page.locator("#grid-strengths input, #grid-strengths textarea").fill("1")
+    page.locator("#grid-steps input[type=number]").fill("2")
+    for name in ("other.safetensors", "broken.safetensors"):
+        page.get_by_label("LoRA files of --loras").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said >> text=Done.")
+    assert "broken.safetensors is no complete safetensors file" in page.locator("#grid-said").inner_text()
+    page.wait_for_selector("#tried-grid img[alt^='Grid of 5 pictures: strength in columns, run in rows']")
+    picture(page, "try-grid-1440-light")
+    page.locator("#make-grid").click()
+    page.wait_for_selector("#get-grid")
+    with page.expect_download() as download:
+        page.locator("#get-grid").click()
+    with Image.open(download.value.path()) as sheet:
+        about = json.loads(sheet.info["parameters"])
+    assert about["runs"] == ["lora", "reslora_is", "other.safetensors", "broken.safetensors"] and about["steps"] == 2
+
+
+def test_a_grid_can_be_stopped_and_one_that_is_too_large_is_not_begun(page):
+    show_tab(page, "Try it")
+    page.wait_for_selector("#draw:not([disabled])")
+    page.locator("#try-grid > button").click()
+    page.locator("#grid-prompts textarea").fill("rocket")
+    page.locator("#grid-seeds input, #grid-seeds textarea").fill(", ".join(map(str, range(13))))
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said >> text=There are 13 values of seed. There may be 12.")
+    page.locator("#grid-seeds input, #grid-seeds textarea").fill("1")
+    page.locator("#grid-steps input[type=number]").fill("150")
+    page.locator("#draw-grid").click()
+    page.wait_for_selector("#grid-said progress[aria-label*=': drawing']")
+    page.locator("#stop-grid").click()
+    page.wait_for_selector("#grid-said >> text=Stopped.")
