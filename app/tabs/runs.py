@@ -12,6 +12,7 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import keeping, run_list
+from . import share
 from .card_html import card, settings_table, table
 from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
@@ -32,6 +33,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
         only = gr.Checkbox(True, label="Only what differs")
         settings = gr.HTML(elem_id="settings", elem_classes="wide")
+    share.build(page, chosen)
     inputs: list[Any] = [*pair, words, order, which, only]
     outputs: list[Any] = [listed, which, shown, settings, trash]
     draw = _draw(page)

@@ -1,4 +1,4 @@
-"""Cards, the blind test and the grid of Try it, in Debian's Chromium, on copies of real runs."""
+"""Cards, the blind test, the grid of Try it, and exported comparisons, in Debian's Chromium, on copies of real runs."""
 
 import io
 import json
@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from app import keeping
+from app.exporting import comparison
+from app.synthetic import make_run
+from reslora_sd.runs.contents import kohya_file
+from reslora_sd.runs.reader import read_run
 from tests.app.browser import chromium, open_page, picture, serving, show_tab
 
 
@@ -29,7 +33,7 @@ def runs(real_runs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(runs, tmp_path_factory):
     loras = tmp_path_factory.mktemp("loras")
-    shutil.copy(runs / "reslora_is" / "reslora_is.safetensors", loras / "other.safetensors")
+    shutil.copy(runs / "reslora_is" / kohya_file(runs / "reslora_is"), loras / "other.safetensors")
     (loras / "broken.safetensors").write_bytes(b"no tensors")
     with serving([runs], tmp_path_factory.mktemp("server") / "here", "--loras", str(loras)) as address:
         yield address
@@ -131,3 +135,57 @@ def test_a_grid_can_be_stopped_and_one_that_is_too_large_is_not_begun(page):
     page.wait_for_selector("#grid-said progress[aria-label*=': drawing']")
     page.locator("#stop-grid").click()
     page.wait_for_selector("#grid-said >> text=Stopped.")
+
+
+def test_a_comparison_is_made_in_the_page_and_works_from_a_disk_without_any_request(page, browser, tmp_path):
+    show_tab(page, "Runs")
+    page.wait_for_selector(".card h2")
+    page.locator("#share > button").click()
+    page.locator("#share-title input, #share-title textarea").fill("Mine & <i>yours</i>")
+    page.locator("#make-share").click()
+    page.wait_for_selector("#get-share")
+    with page.expect_download() as download:
+        page.locator("#get-share").click()
+    file = tmp_path / "comparison.html"
+    shutil.copy(download.value.path(), file)
+    other, asked = open_file(browser, file)
+    assert other.locator("h1").inner_text() == other.title() == "Mine & <i>yours</i>"
+    assert other.locator("#sides img").count() == 3
+    assert (
+        other.locator("#sides img").first.get_attribute("alt")
+        == 'lora, step 4, for the prompt "red apple" with seed 42'
+    )
+    other.locator("#step").focus()
+    other.keyboard.press("ArrowLeft")
+    assert other.locator("#step-text").inner_text() == "Step 2, of 0 to 4"
+    assert other.locator("#wipe img").last.get_attribute("alt") == "reslora_is, step 2"
+    other.locator("#place").fill("80")
+    assert other.locator("#wipe img").last.evaluate("one => one.style.clipPath") == "inset(0px 0px 0px 80%)"
+    assert all(other.eval_on_selector_all("img", "found => found.map(one => one.complete && one.naturalWidth > 0)"))
+    assert asked == [file.as_uri()]
+    picture(other, "exported-1440-light")
+    other.close()
+
+
+def open_file(browser, file, width=1440):
+    """A page of a file, and what it has asked for that is not in it."""
+    page, asked = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
+    page.on("pageerror", lambda error: asked.append(f"script: {error}"))
+    page.goto(file.as_uri())
+    page.wait_for_selector("#sides figure")
+    return page, asked
+
+
+def test_an_exported_prompt_is_never_html_and_no_run_makes_it_wider_than_a_phone(browser, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)><!--<script>" + "x" * 300
+    runs = {f"{name} {evil}": read_run(make_run(tmp_path / name, prompts=(evil,), steps=3)) for name in "ab"}
+    file = tmp_path / "evil.html"
+    file.write_text(comparison(runs, evil), encoding="utf-8")
+    page, asked = open_file(browser, file, 390)
+    page.on("dialog", lambda dialog: asked.append(dialog.message))
+    page.wait_for_timeout(300)
+    assert page.locator("h1").inner_text() == evil and page.locator("img[src=x]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert asked == [file.as_uri()]
+    page.close()
