@@ -194,4 +194,4 @@ def _svg(figure: Figure, alt: str) -> str:
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     said = html.escape(alt, quote=True)
     size = r'<svg\1 role="img" aria-label="' + said.replace("\\", r"\\") + r'" style="width:100%;min-width:calc(\2px)"'
-    return f'<div class="drawing">{_SVG_SIZE.sub(size, text, count=1)}</div>'
+    return f'<div class="drawing" tabindex="0">{_SVG_SIZE.sub(size, text, count=1)}</div>'

@@ -39,19 +39,20 @@ def grid(
         cell: pixels of a cell's side.
     """
     steps = chosen_steps(sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, variant)}), most)
+    bands = {prompt: _having(runs, prompt, seed, variant) for prompt in prompts}
     references = {prompt: reference_view(runs, prompt) for prompt in prompts}
     columns = [*(f"step {step}" for step in steps), *(["real"] if any(references.values()) else [])]
     left = 16 + max(int(_font(16).getlength(name)) for name in (*runs, "x"))
     top, band, line = 40, 30, cell + _GAP
-    height = top + len(prompts) * (band + len(runs) * line + 8) + 4
+    height = top + sum(band + len(having) * line + 8 for having in bands.values()) + 4
     width = max(left + len(columns) * line + 12, 360)
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     for place, label in enumerate(columns):
         middle = left + place * line + cell / 2
         pen.text((middle, 14), label, _FAINT, _font(13), anchor="ma")
-    for row, prompt in enumerate(prompts):
-        y = top + row * (band + len(runs) * line + 8)
+    y = top
+    for prompt, having in bands.items():
         pen.text(
             (left, y + 4),
             fitted(
@@ -62,7 +63,7 @@ def grid(
             _INK,
             _font(15),
         )
-        for number, (name, run) in enumerate(runs.items()):
+        for number, (name, run) in enumerate(having.items()):
             corner = y + band + number * line
             pen.text((left - 10, corner + cell / 2), name, _INK, _font(16), anchor="rm")
             found = [view(name, run, prompt, seed, variant, step) for step in steps]
@@ -70,9 +71,16 @@ def grid(
                 _paste(sheet, one, (left + place * line, corner), cell)
         real = references[prompt]
         if real is not None:
-            corner = y + band + (len(runs) - 1) * line // 2
+            corner = y + band + (len(having) - 1) * line // 2
             _paste(sheet, real, (left + len(steps) * line, corner), cell)
+        y += band + len(having) * line + 8
     return sheet
+
+
+def _having(runs: Mapping[str, Run], prompt: str, seed: int, variant: str) -> dict[str, Run]:
+    """The runs that drew a prompt at all: a row of empty cells says nothing. All of them where none did."""
+    found = {name: run for name, run in runs.items() if steps_of({name: run}, prompt, seed, variant)}
+    return found or dict(runs)
 
 
 def frame(

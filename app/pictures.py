@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import math
 import os
 import threading
 import warnings
@@ -14,12 +15,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from reslora_sd.runs.names import UNMERGED
+from reslora_sd.runs.names import BASE, UNMERGED
 from reslora_sd.runs.paths import inside
 from reslora_sd.runs.run import PictureKey, Run
 
 MERGED = "merged, as exported"
 """Choice of pictures: the approach that each run's own export has."""
+_EXACT = "exact"
 _MOST_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -63,11 +65,19 @@ def decode(data: bytes, name: str) -> Image.Image:
     return load(data, name).convert("RGB")
 
 
-def load(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def load(
+    data: bytes,
+    name: str,
+    formats: tuple[str, ...] = FORMATS,
+    most_pixels: int = _MOST_PIXELS,
+    wanted_pixels: int | None = None,
+) -> Image.Image:
     """The picture of a file as it is stored: with its transparency, and on its side if it was taken so.
 
     Args:
         formats: Pillow's names of those that are opened; no other decoder sees the bytes.
+        wanted_pixels: that are enough: a larger JPEG is decoded at a half, a quarter or an eighth of its sides. Its
+            size of before is then in `info["sent"]`.
 
     Raises:
         ValueError: it is damaged, too large, or of another kind.
@@ -76,8 +86,13 @@ def load(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Image.Im
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than 4096 x 4096.")
+            if image.width * image.height > most_pixels:
+                most = math.isqrt(most_pixels)
+                raise ValueError(f"{name!r} has {image.width} x {image.height} pixels, more than {most} x {most}.")
+            image.info["sent"] = image.size
+            share = math.sqrt(min(1.0, (wanted_pixels or most_pixels) / (image.width * image.height)))
+            if share < 1:
+                image.draft(None, (math.ceil(share * image.width), math.ceil(share * image.height)))
             image.load()
             return image
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -93,8 +108,23 @@ def variants(runs: Mapping[str, Run]) -> list[str]:
 
 
 def variant_of(run: Run, variant: str) -> str:
-    """The variant of the index that a choice means for one run."""
-    return run.exported if variant == MERGED else variant
+    """The variant of the index that a choice means for one run; its exact merge, or the exported one, where the run
+    has no such merge."""
+    if variant == MERGED:
+        return run.exported
+    if variant in (BASE, UNMERGED) or variant in run.variants:
+        return variant
+    return next((one for one in (_EXACT, run.exported) if one in run.variants), variant)
+
+
+def _titled(name: str, run: Run, asked: str, step: int) -> str:
+    """What a picture is, in a few words: the model and the merge that drew it."""
+    used = variant_of(run, asked)
+    if used == BASE:
+        return f"base model, drawn by {name}"
+    how = f", merged ({used})" if used and used != UNMERGED else ""
+    instead = f", as it has no {asked}" if asked not in (MERGED, used) else ""
+    return f"{name}, step {step}{how}{instead}"
 
 
 def steps_of(runs: Mapping[str, Run], prompt: str, seed: int, variant: str) -> list[int]:
@@ -116,8 +146,7 @@ def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
 
 def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -> PictureView:
     """A run's picture at a step."""
-    variant = variant_of(run, variant)
-    title = f"{name}, step {step}"
+    title, variant = _titled(name, run, variant, step), variant_of(run, variant)
     alt = f'Picture by {name} at step {step}, {variant or "merged"}, for the prompt "{prompt}" with seed {seed}'
     picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:

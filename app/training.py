@@ -11,11 +11,13 @@ with a checkpoint (`reslora_sd.runs.stopping`).
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,33 +27,71 @@ import psutil
 from filelock import FileLock, Timeout
 
 from reslora_sd.runs.atomic import write_json
-from reslora_sd.runs.jsonl import read_object
-from reslora_sd.runs.names import checkpoint_name
+from reslora_sd.runs.jsonl import is_number, is_step, read_object
+from reslora_sd.runs.names import LOG_FILE, checkpoint_name
 from reslora_sd.runs.problems import Notes
+from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import Run
 
+from . import progress
+from .progress import changed, say_time
 from .training_request import EMBEDDED, TrainingRequest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_scripts" / "train_text_to_image_reslora.py"
 """Beside this package, in the repository and where it is installed."""
 PROCESS_FILE, OUTPUT_FILE = "training.json", "train.log"
+PICTURES = "pictures"
+"""Folder of uploaded ones, beside the run folders."""
 _started: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
-def start(request: TrainingRequest, folder: Path) -> list[Path]:
+def start(request: TrainingRequest, folder: Path, save: Callable[[Path], None] = lambda folder: None) -> list[Path]:
     """Starts one process a method, all at once; gives their run folders.
 
+    Args:
+        save: writes the pictures into the folder that the request names, where they are uploaded ones.
+
     Raises:
-        ValueError: `folder` has something of that name already.
+        Started: these very trainings were started already.
+        ValueError: `folder` has something else of that name.
     """
     home = folder.resolve() / request.name
     threads = max(1, (os.cpu_count() or 1) // len(request.methods))
     with _one_at_a_time(home):
         taken = [method for method in request.methods if (home / method).exists()]
+        if len(taken) == len(request.methods) and all(_is_of(home / method, request) for method in taken):
+            raise Started(request.name)
         if taken:
-            raise ValueError(f"{home} holds {', '.join(taken)} already. Choose another name.")
+            raise ValueError(
+                f"{home} holds {', '.join(taken)} already. Choose another name, such as {free_name(folder, home.name)}."
+            )
+        if request.pictures == home / PICTURES:
+            if request.pictures.exists():
+                raise ValueError(
+                    f"{request.pictures} holds pictures already. Choose another name, such as "
+                    f"{free_name(folder, home.name)}."
+                )
+            save(request.pictures)
         return [_launch(request, home, method, threads) for method in request.methods]
+
+
+class Started(Exception):  # noqa: N818 (it is no error)
+    """Somebody pressed Start a second time."""
+
+
+def free_name(folder: Path, name: str) -> str:
+    """A name like this one that nothing in the folder has."""
+    stem = name.rstrip("0123456789").rstrip("-")[:40]
+    return next(one for number in itertools.count(2) if not (folder / (one := f"{stem}-{number}")).exists())
+
+
+def _is_of(run: Path, request: TrainingRequest) -> bool:
+    """Whether a run was started with these very settings."""
+    try:
+        return _read_request(run) == request
+    except ValueError:
+        return False
 
 
 def resume(run: Path, may_read: Callable[[Path], bool] = lambda path: True) -> None:
@@ -80,11 +120,15 @@ def resume(run: Path, may_read: Callable[[Path], bool] = lambda path: True) -> N
 
 
 def stop(run: Path) -> bool:
-    """Asks a training to end after its step; whether there was one to ask."""
+    """Asks a training to end after its step; whether there was one to ask.
+
+    One that has done its steps is left to finish: cut off, it would have no LoRA.
+    """
     found = find_process(run)
-    if found is not None:
-        found.send_signal(signal.SIGTERM)
-    return found is not None
+    if found is None or status(read_run(run)).state == "finishing":
+        return False
+    found.send_signal(signal.SIGTERM)
+    return True
 
 
 def find_process(run: Path) -> psutil.Process | None:
@@ -125,9 +169,10 @@ def status(run: Run) -> Status:
     if alive and not run.settings:
         return Status("starting", 0, total, "loading the model and the pictures")
     if alive and total is not None and done >= total:
-        return Status("finishing", done, total, "merging, measuring and drawing")
+        left = say_time(progress.finishing(run) - (time.time() - changed(run.path / LOG_FILE)))
+        return Status("finishing", done, total, f"merging, measuring and drawing: {left} left")
     if alive:
-        return Status("running", done, total, _pace(run))
+        return Status("running", done, total, progress.tell(run, *_since(run.path)))
     if done and run.checkpoints and run.checkpoints[-1] == done:
         return Status("stopped", done, total, f"{checkpoint_name(done)} can be resumed")
     return Status("failed", done, total, last_message(run.path) or f"it ended without a message in {OUTPUT_FILE}")
@@ -169,6 +214,7 @@ def _launch(request: TrainingRequest, home: Path, method: str, threads: int, *mo
     run.mkdir(parents=True, exist_ok=True)
     flags = [*request.flags(home, method), *more]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    from_step = read_run(run).last_step
     with (run / OUTPUT_FILE).open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, str(SCRIPT), *flags],
@@ -181,7 +227,8 @@ def _launch(request: TrainingRequest, home: Path, method: str, threads: int, *mo
     with _lock:
         _started.append(child)
     began = psutil.Process(child.pid).create_time()
-    write_json(run / PROCESS_FILE, {"process": child.pid, "began": began, "settings": request.to_dict()})
+    about = {"process": child.pid, "began": began, "from_step": from_step, "settings": request.to_dict()}
+    write_json(run / PROCESS_FILE, about)
     return run
 
 
@@ -202,16 +249,12 @@ def _read_request(run: Path) -> TrainingRequest:
     return request
 
 
-def _pace(run: Run) -> str:
-    recent = [row["seconds"] for row in run.log[-20:] if "seconds" in row]
-    loss = run.log[-1].get("loss") if run.log else None
-    parts = [f"loss {loss:.4f}"] if loss is not None else []
-    if recent:
-        pace = sum(recent) / len(recent)
-        parts.append(f"{pace:.2f} s a step")
-        if run.steps:
-            parts.append(f"about {max(0.0, (run.steps - run.last_step) * pace / 60):.1f} min of steps left")
-    return ", ".join(parts) or "before its first step"
+def _since(run: Path) -> tuple[float | None, int]:
+    """When the process began, and at which step."""
+    about = _read_process(run)
+    began, step = about.get("began"), about.get("from_step", 0)
+    known = float(began) if isinstance(began, int | float) and is_number(began) else None
+    return known, step if isinstance(step, int) and is_step(step) else 0
 
 
 def _read_process(run: Path) -> dict[str, object]:

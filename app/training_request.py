@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from reslora_sd.diffusion.defaults import EMBEDDED_DEFAULTS, OWN_DEFAULTS, OWN_INTERVAL, OWN_STEPS, STYLE_DEFAULTS
+from reslora_sd.diffusion.optimizer_settings import Schedule
 from reslora_sd.diffusion.settings import TrainingSettings, UnetMethod
 from reslora_sd.runs.names import DEFAULT_PROMPTS, METHODS
 
@@ -16,6 +17,21 @@ EMBEDDED = "embedded"
 """What the page calls the base model that comes with the package, which the script takes where none is named."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _MOST_PROMPTS, _LONGEST_PROMPT = 16, 1000
+
+
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+EXTRAS: dict[str, tuple[str, float, float]] = {
+    "resolution": ("Resolution", 8, 2048),
+    "lora_alpha": ("Alpha", 1e-3, 1024),
+    "lr_warmup_steps": ("Warm-up steps", 0, 100_000),
+    "gradient_accumulation_steps": ("Accumulation", 1, 1024),
+    "min_timestep": ("From timestep", 0, 10_000),
+    "max_timestep": ("Below timestep", 1, 10_000),
+    "snr_gamma": ("Min-SNR gamma", 1e-3, 100),
+    "validation_guidance_scale": ("Guidance of pictures", 1, 30),
+    "validation_inference_steps": ("Sampler steps of pictures", 1, 150),
+}
+"""Flags that are left to the script where nobody sets them: what the page calls them, and their bounds."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,17 @@ class TrainingRequest:
     """Steps between validation pictures."""
     checkpointing_steps: int = 20
     """Steps between checkpoints."""
+    resolution: int | None = None
+    """This and those below are flags of the script, which has its own defaults for them."""
+    lora_alpha: float | None = None
+    lr_scheduler: str | None = None
+    lr_warmup_steps: int | None = None
+    gradient_accumulation_steps: int | None = None
+    min_timestep: int | None = None
+    max_timestep: int | None = None
+    snr_gamma: float | None = None
+    validation_guidance_scale: float | None = None
+    validation_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -77,6 +104,12 @@ class TrainingRequest:
             raise ValueError(
                 f"The base model is {self.model!r}. It must be {EMBEDDED!r}, a folder, or a name on the Hub."
             )
+        if self.lr_scheduler is not None and self.lr_scheduler not in SCHEDULES:
+            raise ValueError(f"The schedule is {self.lr_scheduler!r:.80}. It must be one of {', '.join(SCHEDULES)}.")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        extras = [(EXTRAS[name][0], value, *EXTRAS[name][1:]) for name, value in self._extras().items()]
         for what, value, low, high in (
             ("number of steps", self.steps, 1, 100_000),
             ("batch size", self.batch, 1, 64),
@@ -85,9 +118,14 @@ class TrainingRequest:
             ("seed", self.seed, 0, 2**31),
             ("distance of validation pictures", self.validation_steps, 1, 100_000),
             ("distance of checkpoints", self.checkpointing_steps, 1, 100_000),
+            *extras,
         ):
             if not low <= value <= high:
                 raise ValueError(f"The {what} is {value}. It must be from {low} to {high}.")
+
+    def _extras(self) -> dict[str, float]:
+        """Those that somebody set, by their flag."""
+        return {name: value for name in EXTRAS if (value := getattr(self, name)) is not None}
 
     def flags(self, home: Path, method: str) -> list[str]:
         """The script's flags for one method, whose run comes into `home`.
@@ -98,6 +136,9 @@ class TrainingRequest:
         flags += ["--train_batch_size", str(self.batch), "--learning_rate", str(self.learning_rate)]
         flags += ["--rank", str(self.rank), "--seed", str(self.seed), "--center_crop"]
         flags += ["--checkpointing_steps", str(self.checkpointing_steps)]
+        words = {"lr_scheduler": self.lr_scheduler} if self.lr_scheduler is not None else {}
+        for name, value in {**words, **self._extras()}.items():
+            flags += [f"--{name}", str(value)]
         if self.model != EMBEDDED:
             flags += ["--pretrained_model_name_or_path", self.model]
         if self.pictures is not None:
@@ -124,8 +165,9 @@ class TrainingRequest:
             ValueError: an entry is missing, unknown, of another kind or out of range.
         """
         kinds = {field.name: field.type for field in fields(cls)}
-        if found.keys() != kinds.keys():
-            odd = sorted(found.keys() ^ kinds.keys())
+        later = {"lr_scheduler", *EXTRAS}  # files of before don't have them
+        odd = sorted((found.keys() ^ kinds.keys()) - (later - found.keys()))
+        if odd:
             raise ValueError(f"The settings differ from a training's in {', '.join(odd)[:200]}.")
         for name, value in found.items():
             if not _is(kinds[name], value):
@@ -149,6 +191,8 @@ def _is(kind: Any, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
     if kind == "Path | None":
         return value is None or (isinstance(value, str) and "\0" not in value)
+    if str(kind).endswith(" | None"):
+        return value is None or _is(str(kind).removesuffix(" | None"), value)
     return isinstance(value, {"str": (str,), "int": (int,), "float": (int, float)}[kind])
 
 

@@ -1,10 +1,15 @@
-"""Uploaded pictures become a folder that the training script takes; what is too large or of another kind is refused."""
+"""Uploaded pictures become a folder that the training script takes. What can't be used is left out and told."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -12,120 +17,177 @@ from PIL import Image
 from reslora_sd.diffusion.pictures import (
     CAPTIONS_FILE,
     HEIC,
+    as_rgb,
     enable_heic,
-    first_line,
-    metadata_rows,
     picture_kinds,
-    read_utf8,
     unreadable_kind,
     upright,
 )
 
+from .captions import LONGEST, TABLES, read_captions
 from .pictures import FORMATS, load
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp", *(HEIC if enable_heic() else ()))
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_SMALLER = ("L", "LA", "RGB", "RGBA")
+"""Modes that can be made smaller without a loss of colours."""
 MOST_FILES = 500
 _MOST_TIMES_LONGER = 16
 """A picture's long side, of its short one."""
-MOST_BYTES_EACH = 20_000_000
-MOST_BYTES = 400_000_000
+MOST_BYTES_EACH = 100_000_000
+MOST_BYTES = 1_000_000_000
+_MOST_PIXELS = 80_000_000
+"""That are decoded; a phone's largest pictures have 50 million or 64."""
+_KEPT_PIXELS = 2048 * 2048
+"""Larger pictures are made smaller: no base model trains on more."""
+_THUMBNAIL = 112
 
 
-def save_uploads(files: Sequence[Path], folder: Path, caption: str) -> int:
-    """Decodes every picture, writes it anew as PNG, and writes metadata.jsonl; gives how many there are.
+@dataclass(frozen=True)
+class Picked:
+    """A picture among the uploads that can be trained on."""
+
+    path: Path
+    name: str
+    caption: str
+    """That came with it; empty where none did."""
+    thumbnail: str = field(default="", repr=False)
+    """A data address."""
+
+    @property
+    def spoken(self) -> str:
+        """`red-apple_2.png` says red apple."""
+        return re.sub(r"[\W_\d]+", " ", Path(self.name).stem).strip() or "a picture"
+
+
+def pick(files: Sequence[Path]) -> tuple[list[Picked], list[str]]:
+    """The pictures that can be trained on, with their captions, and what was left out or changed, in words.
 
     Hidden files are left out and captions are first lines, as in folders (`reslora_sd.diffusion.survey`).
+    """
+    kept, notes = _usable([file for file in files if not file.name.startswith(".")])  # macOS leaves "._cat.jpg" about
+    found: list[Picked] = []
+    smaller: list[str] = []
+    for file in kept:
+        if file.suffix.lower() not in KINDS:
+            continue
+        try:
+            image, size = _open(file)
+        except ValueError as error:
+            notes.append(f"{str(error).rstrip('.')}. It was left out.")
+            continue
+        if image.width * image.height < size[0] * size[1]:
+            smaller.append(f"{file.name!r} ({size[0]} x {size[1]})")
+        found.append(Picked(file, file.name, "", _thumbnail(image)))
+    if smaller:
+        more = f" and {len(smaller) - 1} more" if len(smaller) > 1 else ""
+        notes.append(f"Made smaller, to 4 million pixels: {smaller[0]}{more}.")
+    tables = [file for file in kept if file.suffix.lower() not in KINDS]
+    captions, said = read_captions(tables, {one.name for one in found})
+    pictures = [Picked(one.path, one.name, captions.get(one.name, ""), one.thumbnail) for one in found]
+    return pictures, notes + said
+
+
+def save_uploads(pictures: Sequence[Picked], folder: Path, caption: str, typed: Mapping[int, str]) -> None:
+    """Writes every picture anew as PNG, and metadata.jsonl.
 
     Args:
-        caption: of pictures that neither an uploaded metadata.jsonl names nor a text file (`cat.txt` for `cat.png`);
-            empty for the file's own name.
+        caption: of pictures that have none; empty for the file's own name.
+        typed: captions by the place of their picture, before those that came with it.
 
     Raises:
-        ValueError: too many files, too large, two of a name, of another kind or damaged, or captions without a picture.
+        ValueError: there is no picture, or one is gone by now.
     """
-    files = [file for file in files if not file.name.startswith(".")]  # macOS leaves "._cat.jpg" about
-    _check(files)
-    pictures = {file.name: file for file in files if file.suffix.lower() in KINDS}
-    table = next((file for file in files if file.name == CAPTIONS_FILE), None)
-    captions = _captions(table, set(pictures)) if table is not None else {}
-    captions |= _beside([file for file in files if file.suffix.lower() == ".txt"], list(pictures))
     if not pictures:
-        raise ValueError(f"There is no picture among the files. Upload {', '.join(KINDS)}.")
-    images = [(name, _storable(file.read_bytes(), name)) for name, file in pictures.items()]
+        raise ValueError(f"There is no picture to train on. Upload {', '.join(KINDS)}.")
     folder.mkdir(parents=True)
     lines = []
-    for number, (name, image) in enumerate(images):
-        image.save(folder / f"{number:04d}.png")
-        text = captions.get(name) or caption.strip() or _spoken(name)
-        lines.append(json.dumps({"file_name": f"{number:04d}.png", "text": text}, ensure_ascii=False))
+    try:
+        for number, (one, text) in enumerate(zip(pictures, texts(pictures, caption, typed), strict=True)):
+            _open(one.path)[0].save(folder / f"{number:04d}.png")
+            lines.append(json.dumps({"file_name": f"{number:04d}.png", "text": text}, ensure_ascii=False))
+    except (ValueError, OSError):
+        shutil.rmtree(folder)  # so that the name can be used again
+        raise
     (folder / CAPTIONS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(images)
 
 
-def _storable(data: bytes, name: str) -> Image.Image:
-    """The picture upright, in a mode that PNG has; transparency stays (training puts it on white)."""
-    image = load(data, name, (*FORMATS, "HEIF") if enable_heic() else FORMATS)
+def texts(pictures: Sequence[Picked], caption: str, typed: Mapping[int, str]) -> list[str]:
+    """What each picture is trained with."""
+    common = " ".join(caption.split())[:LONGEST]
+    own = [" ".join(typed.get(place, one.caption).split())[:LONGEST] for place, one in enumerate(pictures)]
+    return [text or common or one.spoken for text, one in zip(own, pictures, strict=True)]
+
+
+def _open(file: Path) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture upright, no larger than training needs, in a mode that PNG has, and its size as it was sent.
+
+    Transparency stays (training puts it on white).
+
+    Raises:
+        ValueError: it can't be used; the message names it.
+    """
+    name = file.name
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name!r} is not there any more. Upload it again.") from error
+    image = load(data, name, (*FORMATS, "HEIF") if enable_heic() else FORMATS, _MOST_PIXELS, _KEPT_PIXELS)
+    sent = image.info.get("sent", image.size)
     try:
         image = upright(image)
     except ValueError as error:
         raise ValueError(f"{name!r} can't be used: {error}.") from error
     if max(image.size) > _MOST_TIMES_LONGER * min(image.size):
         raise ValueError(
-            f"{name!r} has {image.width} x {image.height} pixels: training would see a small part of it. Crop it, or "
-            "leave it out."
+            f"{name!r} has {image.width} x {image.height} pixels: training would see a small part of it. Crop it first"
         )
-    return image if image.mode in _PNG_MODES else image.convert("RGB")
+    image = image if image.mode in _PNG_MODES else image.convert("RGB")
+    share = math.sqrt(_KEPT_PIXELS / (image.width * image.height))
+    if share < 1:
+        image = image if image.mode in _SMALLER else as_rgb(image)
+        image = image.resize((round(share * image.width), round(share * image.height)), Image.Resampling.LANCZOS)
+    return image, sent
 
 
-def _check(files: Sequence[Path]) -> None:
-    if len(files) > MOST_FILES:
-        raise ValueError(f"There are {len(files)} files. At most {MOST_FILES} can be uploaded; give a path instead.")
-    other = [file.name for file in files if file.suffix.lower() not in (*KINDS, ".txt") and file.name != CAPTIONS_FILE]
-    if other:
-        end = Path(other[0]).suffix.lower()
-        if remedy := unreadable_kind(end) or ("save them as PNG or JPEG" if end in picture_kinds() else None):
-            raise ValueError(f"{other[0]!r} is of a kind that the page can't take ({remedy}).")
-        raise ValueError(
-            f"{other[0]!r} is no picture. Upload {', '.join(KINDS)}, and a {CAPTIONS_FILE} or .txt files for captions."
-        )
-    names = [file.name for file in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"There are two files {twice!r}. Give each a name of its own.")
-    sizes = {file.name: file.stat().st_size for file in files}
-    for name, size in sizes.items():
-        if size > MOST_BYTES_EACH:
-            raise ValueError(f"{name!r} has {size / 1e6:.0f} MB. A file may have {MOST_BYTES_EACH / 1e6:.0f} MB.")
-    if sum(sizes.values()) > MOST_BYTES:
-        raise ValueError(
-            f"The files have {sum(sizes.values()) / 1e6:.0f} MB together, more than {MOST_BYTES / 1e6:.0f}."
-        )
+def _thumbnail(image: Image.Image) -> str:
+    """A small WebP of it as a data address: it needs no file, and goes with the page."""
+    small = image.copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    as_rgb(small).save(buffer, format="WEBP", quality=60)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _captions(table: Path, names: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for number, row in metadata_rows(table, CAPTIONS_FILE):
-        name, text = row["file_name"], row.get("text")
-        if name not in names or not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{CAPTIONS_FILE}, line {number}: {name!r} was not uploaded, or has no text.")
-        found[name] = text
-    return found
+def _usable(files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Files of kinds and sizes that are taken, and a note for each of the others."""
+    kept: list[Path] = []
+    notes: list[str] = []
+    for file, problem in _problems(files):
+        if problem:
+            notes.append(f"{problem} It was left out.")
+        else:
+            kept.append(file)
+    return kept, notes
 
 
-def _beside(texts: Sequence[Path], pictures: Sequence[str]) -> dict[str, str]:
-    """Captions from text files that have the name of a picture."""
-    found = {}
-    for text in texts:
-        names = [name for name in pictures if Path(name).stem == text.stem]
-        words = first_line(read_utf8(text, repr(text.name)))
-        if not names or not words:
-            raise ValueError(f"{text.name!r} has the name of no uploaded picture, or is empty.")
-        found.update(dict.fromkeys(names, words))
-    return found
-
-
-def _spoken(name: str) -> str:
-    """`red-apple_2.png` says red apple."""
-    words = re.sub(r"[\W_\d]+", " ", Path(name).stem).strip()
-    return words or "a picture"
+def _problems(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    names: set[str] = set()
+    together = 0
+    for file in files:
+        end, size = file.suffix.lower(), file.stat().st_size if file.is_file() else 0
+        problem = ""
+        if end not in (*KINDS, ".txt", ".csv") and file.name not in TABLES:
+            remedy = unreadable_kind(end) or ("save it as PNG or JPEG" if end in picture_kinds() else None)
+            problem = f"{file.name!r} is of a kind that the page can't take ({remedy})." if remedy else ""
+            problem = problem or f"{file.name!r} is no picture and no file of captions."
+        elif file.name in names:
+            problem = f"A second file is called {file.name!r}."
+        elif size > MOST_BYTES_EACH:
+            problem = f"{file.name!r} has {size / 1e6:.0f} MB. A file may have {MOST_BYTES_EACH / 1e6:.0f} MB."
+        elif together + size > MOST_BYTES or len(names) >= MOST_FILES:
+            problem = f"{file.name!r} is more than {MOST_FILES} files or {MOST_BYTES / 1e6:.0f} MB together."
+        else:
+            names.add(file.name)
+            together += size
+        yield file, problem

@@ -22,7 +22,7 @@ _DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "d
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
     run = Menu([], label="Run to look into", elem_id="look-into")
-    summary = gr.HTML()
+    summary = gr.HTML(message("Reading the run and drawing its plan ..."), elem_id="inside-summary")
     plan = gr.HTML(elem_id="plan", elem_classes="wide")
     gr.HTML(
         '<p class="say">Square: starts a chain. Circle: follows another block. Arrow: residual path, '
@@ -87,7 +87,7 @@ def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[s
         return message("The heat map needs two runs. Choose them above."), ""
     svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))
     head = f"Frobenius norm of each merged block's change: {b} minus {a} (the paper's Figs. 5 and 7)"
-    return f"<h3>{html.escape(head)}</h3>{message(note)}", svg
+    return f"<h2>{html.escape(head)}</h2>{message(note)}", svg
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,13 +13,14 @@ import gradio as gr
 from reslora_sd.runs.names import UNMERGED
 
 from .. import grids, pictures
+from . import address
 from .menus import Menu, Places
 from .shared import PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
 
 MOST_SIDES = 6
 PLAY, PAUSE = "Play", "Pause"
 _PARTS = ("sides", "wipe", "grid")
-_LAST = 2**31
+LAST = 2**31
 """A page opens at the last step."""
 
 
@@ -39,8 +40,8 @@ class Compare:
 
 def build(
     page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], notes: gr.HTML, seen: gr.State
-) -> gr.State:
-    """Lays the tab out and joins its events; `seen` changes when files have. Gives the step that is shown."""
+) -> Compare:
+    """Lays the tab out and joins its events; `seen` changes when files have. Gives what is chosen in it."""
     tab, buttons = _lay_out()
     part = gr.State(_PARTS[0])
     with gr.Tabs(overflow_behavior="wrap") as parts:
@@ -56,7 +57,7 @@ def build(
     part.change(grid, [part, *inputs], outputs, **PRIVATE)
     show = _show(page)
     asked = [chosen, tab.prompt, tab.seed, tab.variant]
-    shown: list[Any] = [*sides, wipe, wipe_text, tab.position, tab.opened]
+    shown: list[Any] = [*sides, wipe, wipe_text, tab.position, tab.opened, gr.HTML(elem_id="address", padding=False)]
     to_show: dict[str, Any] = {
         "fn": show,
         "inputs": [*asked, tab.position, tab.steps, *pair],
@@ -73,7 +74,7 @@ def build(
         one.change(**to_show)
     _join_player(tab, *buttons)
     wipe_at.input(lambda share: gr.ImageSlider(slider_position=share), wipe_at, wipe, **PRIVATE)
-    return tab.opened
+    return tab
 
 
 def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
@@ -82,7 +83,7 @@ def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
         prompt = Menu([], label="Prompt", scale=4, min_width=180)
         seed = Menu([], label="Seed", scale=1, min_width=90)
         variant = Menu([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
-    steps, opened = gr.State([]), gr.State(_LAST)
+    steps, opened = gr.State([]), gr.State(LAST)
     with gr.Row(elem_classes="player"):
         back = gr.Button("\N{LEFTWARDS ARROW} Earlier", elem_id="earlier", size="sm", min_width=90, scale=0)
         play = gr.Button(PLAY, elem_id="play", size="sm", variant="primary", min_width=90, scale=0)
@@ -196,14 +197,15 @@ def _show(page: Page) -> Any:
             empty = [
                 gr.Image(value=None, label=why, alt_text=why, visible=place == 0) for place in range(MOST_SIDES + 1)
             ]
-            return (*empty, None, message(why), gr.Slider(label="Step"), gr.skip())
+            return (*empty, None, message(why), gr.Slider(label="Step"), gr.skip(), gr.skip())
         step = steps[min(int(place), len(steps) - 1)]
         sides = dict(list(runs.items())[:MOST_SIDES])
         found = [page.picture(view) for view in pictures.views(sides, prompt, seed, variant, step)]
         found += [gr.Image(value=None, visible=False)] * (MOST_SIDES + 1 - len(found))
         two = [pictures.view(name, runs[name], prompt, seed, variant, step) for name in (a, b) if name in runs]
         label = f"Step {step}, of {steps[0]} to {steps[-1]}"
-        return (*found, _pair(page, two), _pair_text(two), gr.Slider(label=label), step)
+        where = address.write(names, a, b, prompt, seed, variant, step)
+        return (*found, _pair(page, two), _pair_text(two), gr.Slider(label=label), step, where)
 
     return show
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
+from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
 from .menus import Menu, Ticks
 from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
@@ -25,19 +27,20 @@ def build(page: Page) -> gr.Blocks:
         with gr.Row(elem_id="head"):
             gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
             dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+            restore = gr.Button("Show what the address says", elem_id="restore")  # a script's; nobody sees it
         with gr.Row(elem_classes="tight"):
             chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
             first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
             second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
         notes = gr.HTML(elem_id="notes", visible=False)
-        seen, tab = gr.State(0), gr.State("compare")
+        seen, tab, asked = gr.State(""), gr.State("compare"), gr.Textbox(visible=False)
         pair = (first, second)
         drawers: dict[str, Any] = {}
-        with gr.Tabs(overflow_behavior="wrap") as tabs:
+        with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
-                opened = compare.build(page, chosen, pair, notes, seen)
+                shown = compare.build(page, chosen, pair, notes, seen)
             with gr.Tab("Curves", id="curves"):
-                drawers["curves"] = curves.build(page, chosen, pair, opened)
+                drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
             with gr.Tab("Inside the adapter", id="adapter"):
                 drawers["adapter"] = adapter.build(page, chosen, pair)
             with gr.Tab("Try it", id="try"):
@@ -50,6 +53,10 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Train here", id="train"):
                 drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
+        inside = [shown.prompt, shown.seed, shown.variant, shown.opened, shown.steps]
+        restored = [chosen, *pair, seen, *inside, tabs, tab]
+        for trigger in (blocks.load, restore.click):
+            trigger(_restore(page), asked, restored, js="() => [location.search]", **PRIVATE)
         _keep_current(page, blocks, (tabs, tab), drawers, (chosen, *pair, seen))
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
@@ -68,7 +75,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         path="/",
         theme=THEME,
         css=CSS + sharing_style.CSS,
-        head=head + HEAD + blind_test.HEAD,
+        head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)) + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
         show_error=False,
@@ -87,8 +94,6 @@ def _keep_current(
     """Draws a tab when it is opened and when its inputs change, and all anew when files have changed."""
     chosen, first, second, seen = above
     tabs, open_tab = tab
-    choose = {"fn": _choices(page), "inputs": [chosen, first, second], "outputs": [chosen, first, second, seen]}
-    blocks.load(**choose, **PRIVATE)
     blocks.load(*drawers["train"], **PRIVATE)
     chosen.change(_pair(page), [chosen, first, second], [first, second], **PRIVATE)
     clock = gr.Timer(_EVERY)
@@ -98,8 +103,10 @@ def _keep_current(
         only_open = when_open(draw, name, len(outputs))
         # a training that starts or ends changes no file of a run
         often = [clock.tick] if name == "train" else []
+        # what takes a second shows that it is under way
+        slow = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
         for trigger in (open_tab.change, chosen.change, first.change, second.change, seen.change, *often):
-            trigger(only_open, [open_tab, *inputs], outputs, **PRIVATE)
+            trigger(only_open, [open_tab, *inputs], outputs, **{**PRIVATE, **slow})
 
 
 def _choices(page: Page) -> Any:
@@ -111,17 +118,48 @@ def _choices(page: Page) -> Any:
             menu(gr.CheckboxGroup, known, kept, names),
             menu(gr.Dropdown, kept, new_a, a),
             menu(gr.Dropdown, kept, new_b, b),
-            hash(page.library.state()),
+            _state(page),
         )
 
     return choices
 
 
+def _state(page: Page) -> str:
+    """Differs once a file of a run has changed."""
+    return str(hash(page.library.state()))
+
+
+def _restore(page: Page) -> Any:
+    def restore(search: str | None) -> tuple[Any, ...]:
+        """What the address asks for; the rest is as when somebody opens the page for the first time."""
+        place = address.read(search)
+        known = list(page.library.names())
+        kept = [name for name in known if name in place.runs] or known[:2]
+        a, b = pair_of(page.runs(kept), place.a, place.b)
+        name = place.tab if place.tab in _TABS else _TABS[0]
+        return (
+            gr.CheckboxGroup(choices=known, value=kept),
+            gr.Dropdown(choices=kept, value=a),
+            gr.Dropdown(choices=kept, value=b),
+            f"{_state(page)} {time.time_ns()}",  # so that what follows from it is done anew
+            *(
+                gr.skip() if value is None else gr.Dropdown(choices=[value], value=value)
+                for value in (place.prompt, place.seed, place.variant)
+            ),
+            compare.LAST if place.step is None else place.step,
+            [],
+            gr.Tabs(selected=name),
+            name,
+        )
+
+    return restore
+
+
 def _look(page: Page) -> Any:
     choices = _choices(page)
 
-    def look(seen: int, names: list[str], a: str | None, b: str | None) -> tuple[Any, ...]:
-        if hash(page.library.state()) == seen:
+    def look(seen: str, names: list[str], a: str | None, b: str | None) -> tuple[Any, ...]:
+        if _state(page) == seen.partition(" ")[0]:
             return tuple(gr.skip() for _ in range(4))
         return tuple(choices(names, a, b))
 

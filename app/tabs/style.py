@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ..uploads import MOST_BYTES_EACH
+
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.orange,
     neutral_hue=gr.themes.colors.stone,
     radius_size=gr.themes.sizes.radius_md,
     font=["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"],  # nothing is fetched
     font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
+).set(  # each at 4.5 : 1 or better on what it stands on (WCAG AA); Gradio's own hints are 2.5 : 1
+    body_text_color_subdued="#57534e",
+    body_text_color_subdued_dark="#d6d3d1",
+    block_info_text_color="#57534e",
+    block_info_text_color_dark="#d6d3d1",
+    block_label_text_color="#44403c",
+    block_label_text_color_dark="#e7e5e4",
+    block_title_text_color="#44403c",
+    block_title_text_color_dark="#e7e5e4",
+    input_placeholder_color="#57534e",
+    input_placeholder_color_dark="#d6d3d1",
+    button_primary_background_fill="#c2410c",
+    button_primary_background_fill_hover="#9a3412",
+    button_primary_background_fill_dark="#c2410c",
+    button_primary_background_fill_hover_dark="#9a3412",
+    color_accent="#c2410c",
+    link_text_color="#1d4ed8",
+    link_text_color_dark="#93c5fd",
 )
 
 CSS = """
@@ -41,6 +61,14 @@ details.say li { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 .drawing { overflow-x: auto; color: var(--body-text-color); }
 .drawing svg { display: block; height: auto; }
+.picked { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: .5rem; max-height: 26rem;
+  overflow-y: auto; padding: .2rem; }
+.picked .one { display: flex; gap: .5rem; align-items: flex-start; }
+.picked img { width: 72px; height: 72px; object-fit: cover; border-radius: 4px; flex: none; }
+.picked textarea { flex: 1; min-width: 0; font: inherit; font-size: .85rem; padding: .3rem .4rem; resize: vertical;
+  color: var(--body-text-color); background: var(--input-background-fill); border-radius: 4px;
+  border: 1px solid var(--border-color-primary); }
+.picked textarea::placeholder { color: var(--body-text-color-subdued); opacity: 1; }
 .training { display: grid; grid-template-columns: auto auto 1fr; gap: .1rem .8rem; padding: .5rem .2rem; }
 .training progress { grid-column: 1 / -1; }
 progress { appearance: none; width: 100%; height: .5rem; border: 0; border-radius: 4px; overflow: hidden;
@@ -50,8 +78,17 @@ progress::-webkit-progress-value { background: #ea580c; }
 progress::-moz-progress-bar { background: #ea580c; }
 .training small { grid-column: 1 / -1; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .training .state { font-weight: 600; }
-.training.running .state, .training.finishing .state { color: #ea580c; }
-.training.failed .state { color: #dc2626; }
+.training.running .state, .training.finishing .state { color: #c2410c; }
+.training.failed .state { color: #b91c1c; }
+.dark .training.running .state, .dark .training.finishing .state { color: #fb923c; }
+.dark .training.failed .state { color: #fca5a5; }
+h2 { font-size: 1.1rem; }
+.icon-button, .icon-button-wrapper button, #upload button { min-width: 24px; min-height: 24px; }
+input[type=range] { min-height: 24px; }
+a.download-link > button { pointer-events: none; }  /* the link around it is what is pressed */
+#restore, #address { display: none; }
+[role=tab][aria-selected=true] { color: #c2410c !important; }
+.dark [role=tab][aria-selected=true] { color: #fb923c !important; }
 :focus-visible { outline: 3px solid #ea580c !important; outline-offset: 2px; }
 #sides > .side, #tried > .side { flex: 1 1 0; max-width: 460px; }
 @media (max-width: 640px) {
@@ -71,6 +108,35 @@ document.addEventListener("keydown", (event) => {
   const button = document.getElementById(move);
   if (button && button.offsetParent) { button.click(); event.preventDefault(); }
 });
+// Gradio sends no file at all where one is too large: that one stays here, and the rest goes.
+const without_large = (files) => {
+  const most = window.mostBytes ?? MOST_BYTES, rest = new DataTransfer(), large = [];
+  for (const file of files) file.size > most ? large.push(file.name) : rest.items.add(file);
+  let said = document.getElementById("too-large");
+  if (!said) {
+    said = Object.assign(document.createElement("p"), { id: "too-large", className: "say bad" });
+    said.setAttribute("role", "alert");
+    document.getElementById("upload")?.after(said);
+  }
+  said.hidden = !large.length;
+  said.textContent = `Left out, as a file may have ${Math.round(most / 1e6)} MB: ${large.join(", ")}`;
+  return large.length ? rest.files : null;
+};
+document.addEventListener("change", (event) => {
+  if (!event.target.matches?.("#upload input[type=file]")) return;
+  const rest = without_large(event.target.files);
+  if (rest && !rest.length) event.stopImmediatePropagation();
+  else if (rest) event.target.files = rest;
+}, true);
+document.addEventListener("drop", (event) => {
+  const input = event.target.closest?.("#upload")?.querySelector("input[type=file]");
+  const rest = input && without_large(event.dataTransfer.files);
+  if (!rest) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  input.files = rest;
+  if (rest.length) input.dispatchEvent(new Event("change", { bubbles: true }));
+}, true);
 // ImageSlider has no setting for its pictures' alternative texts: they come from the line below it. Gradio's download
 // links hold nothing but a picture of an arrow, and its sliders say a place where people want to hear the step.
 const name_things = () => {
@@ -79,14 +145,60 @@ const name_things = () => {
     const text = texts[place] ?? texts[0];
     if (text !== undefined && image.alt !== text) image.alt = text;
   });
+  document.querySelectorAll("#upload button:has(input[type=file])").forEach((one) => {
+    const input = one.querySelector("input");  // a button around a field is two controls in one for a screen reader
+    if (one.getAttribute("role") !== "group") one.setAttribute("role", "group");
+    for (const each of [one, input]) {
+      if (each.getAttribute("aria-label") !== "Add files") each.setAttribute("aria-label", "Add files");
+    }
+  });
   const label = document.querySelector("#step label span, #step [data-testid=block-info]")?.textContent?.trim();
   document.querySelectorAll("#step input[type=range]").forEach((one) => {
     if (label && one.getAttribute("aria-valuetext") !== label) one.setAttribute("aria-valuetext", label);
   });
 };
+// The theme that was chosen last time, before the system's.
+const kept_theme = () => { try { return localStorage.getItem("reslora-theme"); } catch { return null; } };
+const keep_theme = () => {
+  const dark = kept_theme() === "dark";
+  if (kept_theme() && document.body.classList.contains("dark") !== dark) document.body.classList.toggle("dark", dark);
+};
+keep_theme();
+new MutationObserver(keep_theme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+// What is shown stands in the address. A step takes the place of the one before; all else is a place to go back to.
+const TABS = TAB_NAMES;
+let wanted = null, first = true;  // while the page is on its way to what the address says, nothing is written
+const write_address = () => {
+  const shown = document.querySelector("#address [data-address]")?.dataset.address;
+  const all = [...document.querySelectorAll("#tabs > .tab-wrapper [role=tablist] > [role=tab]")];
+  const tab = TABS[all.findIndex((one) => one.getAttribute("aria-selected") === "true")];
+  if (shown === undefined || !tab) return;
+  const now = new URLSearchParams(`${shown}&tab=${tab}`).toString();
+  if (now === new URLSearchParams(location.search).toString()) { wanted = null; first = false; return; }
+  if (wanted !== null) return;
+  const without_step = (text) => { const one = new URLSearchParams(text); one.delete("step"); return one.toString(); };
+  const same = first || without_step(now) === without_step(location.search);
+  history[same ? "replaceState" : "pushState"](null, "", `?${now}`);
+  first = false;
+};
+const want = () => {
+  wanted = location.search;
+  setTimeout(() => { wanted = null; write_address(); }, 8000);  // what it names may be gone
+};
+if (location.search) want();
+addEventListener("popstate", () => { first = true; want(); document.getElementById("restore")?.click(); });
+for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { wanted = null; }, true);
+new MutationObserver(write_address).observe(document, { subtree: true, childList: true, attributes: true,
+  attributeFilter: ["data-address", "aria-selected"] });
 new MutationObserver(name_things).observe(document, { subtree: true, childList: true, attributes: true,
   attributeFilter: ["src", "data-alt"] });
 </script>
 """
 
-TOGGLE_DARK = "() => { document.body.classList.toggle('dark'); }"
+HEAD = HEAD.replace("MOST_BYTES", str(MOST_BYTES_EACH))
+
+TOGGLE_DARK = """() => {
+  const dark = !document.body.classList.contains("dark");
+  try { localStorage.setItem("reslora-theme", dark ? "dark" : "light"); } catch { /* not kept then */ }
+  document.body.classList.toggle("dark", dark);
+}"""

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from reslora_sd.diffusion.pictures import CAPTIONS_FILE
-from reslora_sd.runs.names import METHODS, UNMERGED
+from reslora_sd.runs.names import UNMERGED
 from reslora_sd.runs.paths import inside
 from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import Run
 
 from .. import curves, grids, training
-from ..training_request import BUILT_IN, EMBEDDED, OWN, TrainingRequest, check_name
-from ..uploads import KINDS, save_uploads
+from ..training_request import EMBEDDED, EXTRAS, TrainingRequest, check_name
+from ..uploads import save_uploads
+from . import train_form
 from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
-_BUILT_IN, _UPLOAD, _PATH = "Included drawings", "Upload pictures", "Folder on this machine"
+_MOST_SHOWN = 12
 
 
 def build(page: Page) -> Any:
     """Lays the tab out; gives the function that shows how the trainings are, its inputs and outputs."""
-    with gr.Row():
-        with gr.Column(min_width=300):
-            data = _build_data()
-            start = gr.Button("Start", variant="primary", elem_id="start-training")
-        settings = _build_settings()
-    _, _, model, steps, _, rate, _, _, every = settings
-    source, prompts, suggested = data[0], data[-1], [steps, rate, every]
-    source.change(_suggest, [source, model, prompts, *suggested], [prompts, *suggested], **PRIVATE)
+    form, start = train_form.build()
     told = gr.HTML(elem_id="train-said")
     progress = gr.HTML(elem_id="trainings")
     with gr.Row(elem_classes="tight"):
@@ -42,70 +33,12 @@ def build(page: Page) -> Any:
         stop = gr.Button("Stop it", elem_id="stop-training", min_width=100)
         resume = gr.Button("Go on with it", elem_id="resume-training", min_width=120)
     watch, watched = _watch(page), [progress, which, *_build_live()]
-    started = start.click(_start(page), [*data, *settings], told, **PRIVATE)
+    started = start.click(_start(page, form), form.inputs(), [told, which], js=form.with_captions(), **PRIVATE)
     started.then(watch, which, watched, **PRIVATE)
     stop.click(_stop(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
     resume.click(_resume(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
+    which.input(watch, which, watched, **PRIVATE)
     return watch, [which], watched
-
-
-def _build_data() -> list[Any]:
-    """The pictures and the prompts, in the order of `_start`'s first arguments."""
-    source = gr.Radio([_BUILT_IN, _UPLOAD, _PATH], value=_BUILT_IN, label="Pictures", elem_id="source")
-    files = gr.File(
-        label=f"{', '.join(KINDS)} and, for captions, {CAPTIONS_FILE} or .txt",
-        file_count="multiple",
-        visible=False,
-        file_types=[*KINDS, ".jsonl", ".txt"],
-        elem_id="upload",
-    )
-    caption = gr.Textbox(
-        label="Caption of pictures without one", info="Left empty: the file's name in words.", visible=False
-    )
-    path = gr.Textbox(label=f"Folder with {CAPTIONS_FILE} or .txt files", visible=False, elem_id="path")
-    prompts = gr.Textbox(
-        label="Validation prompts, one a line",
-        lines=4,
-        value=BUILT_IN.prompts,
-        placeholder="Left empty with the embedded model: some of the captions.",
-        elem_id="prompts",
-    )
-    source.change(
-        lambda one: (gr.File(visible=one == _UPLOAD), *(gr.Textbox(visible=one == kind) for kind in (_UPLOAD, _PATH))),
-        source,
-        [files, caption, path],
-        **PRIVATE,
-    )
-    return [source, files, caption, path, prompts]
-
-
-def _suggest(source: str, model: str, *typed: Any) -> tuple[Any, ...]:
-    """Prompts, steps, rate and interval that fit these pictures on the embedded model; what was typed stays."""
-    if model.strip() != EMBEDDED:
-        return typed
-    before, now = (OWN, BUILT_IN) if source == _BUILT_IN else (BUILT_IN, OWN)
-    pairs = zip(typed, astuple(before), astuple(now), strict=True)
-    return tuple(new if one == old else one for one, old, new in pairs)
-
-
-def _build_settings() -> list[Any]:
-    """Components in the order of `_start`'s last arguments."""
-    default = TrainingRequest("first")
-    with gr.Column(min_width=300):
-        name = gr.Textbox(default.name, label="Name", elem_id="training-name", max_length=48)
-        methods = gr.CheckboxGroup(list(METHODS), value=list(default.methods), label="Methods, equal in all else")
-        model = gr.Textbox(default.model, label="Base model", info=f"{EMBEDDED}, a name on the Hub, or a folder")
-        with gr.Row():
-            steps = gr.Number(default.steps, label="Steps", precision=0, min_width=90, elem_id="training-steps")
-            batch = gr.Number(default.batch, label="Batch size", precision=0, min_width=90)
-            rate = gr.Number(default.learning_rate, label="Learning rate", min_width=90, step=0.0001)
-        with gr.Row():
-            rank = gr.Number(default.rank, label="Rank", precision=0, min_width=90)
-            seed = gr.Number(default.seed, label="Seed", precision=0, min_width=90)
-            every = gr.Number(
-                default.validation_steps, label="Pictures every", precision=0, min_width=90, elem_id="training-every"
-            )
-    return [name, methods, model, steps, batch, rate, rank, seed, every]
 
 
 def _build_live() -> tuple[gr.Image, gr.LinePlot]:
@@ -126,44 +59,61 @@ def _build_live() -> tuple[gr.Image, gr.LinePlot]:
     return sheet, plot
 
 
-def _start(page: Page) -> Any:
-    def start(
-        source: str,
-        files: list[str] | None,
-        caption: str,
-        path: str,
-        prompts: str,
-        name: str,
-        methods: list[str],
-        model: str,
-        steps: float | None,
-        batch: float | None,
-        rate: float | None,
-        rank: float | None,
-        seed: float | None,
-        every: float | None,
-    ) -> str:
+def _start(page: Page, form: train_form.Form) -> Any:
+    def start(*values: Any) -> tuple[Any, Any]:
+        asked = form.read(values)
         try:
-            request = TrainingRequest(
-                name.strip(),
-                tuple(methods),
-                prompts=tuple(line.strip() for line in prompts.splitlines() if line.strip()),
-                model=_model(page, model.strip()),
-                steps=_whole("number of steps", steps),
-                batch=_whole("batch size", batch),
-                learning_rate=_given("learning rate", rate),
-                rank=_whole("rank", rank),
-                seed=_whole("seed", seed),
-                validation_steps=_whole("distance of validation pictures", every),
-                checkpointing_steps=_whole("distance of checkpoints", every),
-                pictures=_pictures(page, source, files, caption, path, name.strip()),
-            )
-            training.start(request, page.trainings)
+            request = _request(page, asked)
+            said = f"Started {' and '.join(request.methods)} in {page.trainings / request.name}."
+            try:
+                training.start(request, page.trainings, lambda folder: _save(asked, folder))
+            except training.Started:
+                said = f"{request.name} was started with these settings already. For another, change its name."
         except (ValueError, OSError) as error:
-            return message(str(error), "bad")
-        return message(f"Started {' and '.join(methods)} in {page.trainings / request.name}.", "good")
+            return message(str(error), "bad"), gr.skip()
+        shown = f"{request.name}/{request.methods[0]}"
+        return message(said, "good"), gr.Dropdown(choices=list(dict.fromkeys([shown, *_names(page)])), value=shown)
 
     return start
+
+
+def _save(asked: dict[str, Any], folder: Path) -> None:
+    save_uploads(asked["picked"], folder, asked["caption"], train_form.read_typed(asked["typed"]))
+
+
+def _request(page: Page, asked: dict[str, Any]) -> TrainingRequest:
+    name, source, prompts = asked["name"].strip(), asked["source"], asked["prompts"]
+    pictures = None
+    if source == train_form.UPLOAD:
+        check_name(name)
+        pictures = page.trainings.resolve() / name / training.PICTURES
+        if prompts == asked["taken"]:  # captions were edited since
+            typed = train_form.read_typed(asked["typed"])
+            prompts = train_form.prompts_of(asked["picked"], asked["caption"], typed)
+    elif source == train_form.FOLDER:
+        pictures = _allowed(page, asked["path"].strip())
+    fractions = {"lora_alpha", "snr_gamma", "validation_guidance_scale"}
+    extras: dict[str, Any] = {
+        flag: _typed(what, asked[flag]) if flag in fractions else _whole(what, _typed(what, asked[flag]))
+        for flag, (what, _, _) in EXTRAS.items()
+        if asked[flag].strip()
+    }
+    return TrainingRequest(
+        name,
+        tuple(asked["methods"]),
+        prompts=tuple(line.strip() for line in prompts.splitlines() if line.strip()),
+        model=_model(page, asked["model"].strip()),
+        steps=_whole("number of steps", asked["steps"]),
+        batch=_whole("batch size", asked["batch"]),
+        learning_rate=_given("learning rate", asked["rate"]),
+        rank=_whole("rank", asked["rank"]),
+        seed=_whole("seed", asked["seed"]),
+        validation_steps=_whole("distance of validation pictures", asked["every"]),
+        checkpointing_steps=_whole("distance of checkpoints", asked["every"]),
+        pictures=pictures,
+        lr_scheduler=None if asked["schedule"] in (None, train_form.OWN_SCHEDULE) else asked["schedule"],
+        **extras,
+    )
 
 
 def _given(what: str, number: float | None) -> float:
@@ -173,21 +123,18 @@ def _given(what: str, number: float | None) -> float:
     return float(number)
 
 
+def _typed(what: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"The {what} is {text!r:.40}. Type a number, or leave it empty.") from None
+
+
 def _whole(what: str, number: float | None) -> int:
-    return int(_given(what, number))
-
-
-def _pictures(page: Page, source: str, files: Sequence[str] | None, caption: str, path: str, name: str) -> Path | None:
-    if source == _BUILT_IN:
-        return None
-    if source == _PATH:
-        return _allowed(page, path.strip())
-    check_name(name)  # before anything is written in a folder of that name
-    folder = page.trainings / name / "pictures"
-    if folder.exists():
-        raise ValueError(f"{folder} holds pictures already. Choose another name.")
-    save_uploads([Path(file) for file in files or []], folder, caption)
-    return folder
+    given = _given(what, number)
+    if not given.is_integer():
+        raise ValueError(f"The {what} is {given}. Type a whole number.")
+    return int(given)
 
 
 def _model(page: Page, name: str) -> str:
@@ -226,9 +173,13 @@ def _named(page: Page, name: str | None) -> Path:
 def _stop(page: Page) -> Any:
     def stop(name: str | None) -> str:
         try:
-            asked = training.stop(_named(page, name))
+            path = _named(page, name)
+            state = training.status(read_run(path))
+            asked = training.stop(path)
         except ValueError as error:
             return message(str(error), "bad")
+        if state.state == "finishing":
+            return message(f"{name} has done its steps, and finishes by itself ({state.detail}).")
         return message(f"{name} ends after its step, with a checkpoint." if asked else f"{name} is not running.")
 
     return stop
@@ -245,10 +196,15 @@ def _resume(page: Page) -> Any:
     return resume
 
 
+def _names(page: Page) -> list[str]:
+    """The latest trainings."""
+    paths = training.trainings(page.trainings)[:_MOST_SHOWN]
+    return [str(path.relative_to(page.trainings)) for path in paths]
+
+
 def _watch(page: Page) -> Any:
     def watch(which: str | None) -> tuple[Any, ...]:
-        paths = training.trainings(page.trainings)[:12]
-        runs = {str(path.relative_to(page.trainings)): read_run(path) for path in paths}
+        runs = {name: read_run(page.trainings / name) for name in _names(page)}
         rows = "".join(_row(name, training.status(run)) for name, run in runs.items())
         kept = which if which in runs else next(iter(runs), None)
         latest = {name: run for name, run in sorted(runs.items()) if kept and name.split("/")[0] == kept.split("/")[0]}

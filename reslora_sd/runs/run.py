@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -89,6 +90,11 @@ class Run:
         """The merge approach of the exported LoRA; empty without a report."""
         approach = self.report.get("approach")
         return approach if isinstance(approach, str) else ""
+
+    @functools.cached_property
+    def variants(self) -> frozenset[str]:
+        """What its pictures were drawn with: `base`, `unmerged`, merge approaches."""
+        return frozenset(key.variant for key in self.pictures)
 
     @property
     def last_step(self) -> int:

@@ -97,3 +97,17 @@ def picture(page: Any, name: str) -> None:
     """Keeps a screenshot of the whole page as an artefact of the tests."""
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+def barriers(page: Any) -> list[str]:
+    """What axe-core finds that keeps people out: serious and critical, contrast and size of targets among them."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run({ resultTypes: ['violations'], rules: { 'target-size': { enabled: true } } })")
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

@@ -7,6 +7,8 @@ from PIL import Image, ImageSequence
 
 from app.grids import animation, chosen_steps, describe, grid
 from app.library import Library
+from app.synthetic import make_run
+from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
@@ -71,3 +73,11 @@ def test_a_grid_is_told_in_words(runs):
     assert describe(runs, ["rocket"], 42, "unmerged") == (
         'lora and reslora_is side by side at steps 5 to 20, unmerged, for "rocket" with seed 42'
     )
+
+
+def test_a_run_that_never_drew_a_prompt_has_no_row_of_empty_cells(tmp_path):
+    prompts = {name: tuple(f"{name} {number}" for number in range(4)) for name in ("lora", "reslora_is")}
+    runs = {name: read_run(make_run(tmp_path / name, name, 4, 2, mine, side=8)) for name, mine in prompts.items()}
+    sheet = grid(runs, [*prompts["lora"], *prompts["reslora_is"]], 42, "unmerged", cell=16)
+    one = grid({"lora": runs["lora"]}, prompts["lora"], 42, "unmerged", cell=16)
+    assert sheet.height - 44 == 2 * (one.height - 44)  # 44 of them are the head

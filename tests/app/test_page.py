@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 from playwright.sync_api import TimeoutError
 
 from app import training
-from tests.app.browser import chromium, open_page, picture, serving, show_tab
+from tests.app.browser import barriers, chromium, open_page, picture, serving, show_tab
 from tests.app.conftest import PROMPTS
 
 
@@ -101,6 +101,41 @@ def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
     assert page.locator("b", has_text=re.compile("^bold$")).count() == 0
 
 
+def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browser, address):
+    page.wait_for_url("**/?run=lora&run=reslora_is&a=lora&b=reslora_is&prompt=red+apple&seed=42&*step=4&tab=compare")
+    choose(page, "Prompt", PROMPTS[1])
+    page.wait_for_url("**prompt=a+*")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**step=2&*")
+    show_tab(page, "Curves")
+    page.wait_for_url("**tab=curves")
+    page.go_back()
+    page.wait_for_selector("[role=tab][aria-selected=true]:text-is('Compare')")
+    wait_for_step(page, 2)
+    assert "bold" in alts(page)[0]
+    page.go_back()
+    page.wait_for_selector("#side-0 img[alt*='red apple']")
+    wait_for_step(page, 4)
+    there = page.url.replace("step=4", "step=2").replace("tab=compare", "tab=adapter")
+    other = browser.new_context().new_page()
+    other.goto(there)
+    other.wait_for_selector("[role=tab][aria-selected=true]:text-is('Inside the adapter')")
+    show_tab(other, "Compare")
+    other.wait_for_selector("#side-1 img[alt*='reslora_is at step 2,']")
+    other.goto(f"{address}/?run=gone&prompt=gone&seed=x&step=99999999&tab=gone&a=gone")
+    other.wait_for_selector("#side-1 img[alt*='at step 4,']")
+    other.context.close()
+
+
+def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
+    assert "dark" not in page.evaluate("document.body.className")
+    page.get_by_role("button", name="Light or dark").click()
+    assert "dark" in page.evaluate("document.body.className")
+    page.reload()
+    page.wait_for_selector("#side-1 img")
+    assert "dark" in page.evaluate("document.body.className")
+
+
 def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page):
     show_tab(page, "Wipe")
     page.wait_for_selector("#wipe img[alt*='reslora_is']")
@@ -148,6 +183,7 @@ def test_curves_of_all_runs_are_on_one_plot_with_the_step_and_the_figure(page):
 
 def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
     show_tab(page, "Inside the adapter")
+    page.wait_for_selector("#inside-summary >> text=Reading the run")
     page.wait_for_selector("#plan svg[aria-label^='Link plan of reslora_is: 88 blocks, 64 with a residual path']")
     page.wait_for_selector("#heat svg[aria-label*='in reslora_is minus that in lora']")
     page.wait_for_selector("#end >> text=least_squares (exported) >> visible=true")
@@ -227,6 +263,32 @@ def test_a_second_drawing_takes_the_place_of_the_first(page):
     assert [text.rsplit(" ", 1)[1] for text in alts(page, "#tried")] == ["7"] * 3
 
 
+def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_takes_none_with_it(page, tmp_path):
+    for name, side in (("a", 40), ("b", 40), ("large", 400)):
+        Image.effect_noise((side, side), 90).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "captions.txt").write_text("a.png: grey sand\n")
+    page.evaluate("window.mostBytes = 100000")
+    show_tab(page, "Train here")
+    page.get_by_text("Upload pictures").click()
+    page.locator("#upload input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+    page.wait_for_selector("#picked textarea >> nth=1")
+    assert "large.png" in page.locator("#too-large").inner_text()
+    assert "2 pictures to train on." in page.locator("#upload-said").inner_text()
+    assert "'broken.png' is no whole picture" in page.locator("#upload-said").inner_text()
+    captions = page.locator("#picked textarea")
+    assert [captions.nth(0).input_value(), captions.nth(1).get_attribute("placeholder")] == ["grey sand", "b"]
+    assert page.locator("#prompts textarea").input_value() == "grey sand\nb"
+    captions.nth(1).fill("white noise")
+    page.get_by_role("textbox", name="Name", exact=True).fill("own")
+    page.get_by_role("button", name="More settings").click()
+    page.locator("#training-resolution textarea").fill("30000")
+    page.locator("#start-training").click()
+    page.wait_for_selector("#train-said >> text=Resolution is 30000")
+    assert barriers(page) == []
+    picture(page, "upload-1440-light")
+
+
 def test_stop_says_so_where_nothing_is_drawn(page):
     show_tab(page, "Try it")
     page.locator("#stop-drawing").click()
@@ -243,7 +305,9 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     page.wait_for_selector(".training.running >> nth=1", timeout=180_000)
     page.wait_for_selector("#live-loss >> text=Training loss", timeout=60_000)
     picture(page, "train-1440-light")
-    choose(page, "Training", "first/lora")
+    assert page.locator("#which-training input").input_value() == "first/lora"
+    page.locator("#start-training").click()  # once more
+    page.wait_for_selector("#train-said .good >> text=first was started with these settings already")
     page.locator("#stop-training").click()
     page.wait_for_selector(".training.stopped >> text=first/lora", timeout=120_000)
     page.context.close()  # nothing is lost: another visitor finds both
@@ -269,7 +333,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
         pytest.param(1440, "light", marks=pytest.mark.slow),
     ],
 )
-def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address, width, scheme):
+def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_and_dark(browser, address, width, scheme):
     page = open_page(browser, address, width, 900, scheme)
     page.wait_for_selector("#side-1 img")
     assert ("dark" in page.evaluate("document.body.className")) == (scheme == "dark")
@@ -284,6 +348,7 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_light_and_dark(browser, address
         page.wait_for_selector(ready)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        assert barriers(page) == [], tab
         picture(page, f"{tab.split()[0].lower()}-{width}-{scheme}")
     assert page.strays == []
     page.context.close()

@@ -1,5 +1,6 @@
 """Opening pictures of runs, and telling them in words."""
 
+import dataclasses
 import json
 import os
 import struct
@@ -12,6 +13,7 @@ from PIL import Image
 from app.library import Library
 from app.pictures import MERGED, decode, open_picture, reference_view, steps_of, store, variants, view, views
 from reslora_sd.runs.reader import read_run
+from reslora_sd.runs.run import PictureKey
 
 
 def pair(made_up_pair):
@@ -116,3 +118,21 @@ def test_a_stored_picture_is_the_same_to_the_last_pixel(tmp_path):
     image = Image.effect_noise((20, 30), 50).convert("RGB")
     with Image.open(store(image, tmp_path, "x")) as stored:
         assert stored.tobytes() == image.tobytes()
+
+
+def test_base_and_merges_are_named_and_a_run_without_a_merge_shows_its_exact_one(made_up):
+    run = read_run(made_up)
+    drawn = next(iter(run.pictures.values()))
+
+    def titled(variants, asked):
+        keys = [PictureKey("cat face", 42, variant, 20) for variant in variants]
+        other = dataclasses.replace(run, pictures=dict.fromkeys(keys, drawn))
+        found = view("lora", other, "cat face", 42, asked, 20)
+        assert not found.missing
+        return found.title
+
+    assert titled(["base"], "base") == "base model, drawn by lora"
+    assert titled(["unmerged"], "unmerged") == "lora, step 20"
+    assert titled(["exact", "weights"], "weights") == "lora, step 20, merged (weights)"
+    assert titled(["exact"], MERGED) == "lora, step 20, merged (exact)"
+    assert titled(["exact"], "least_squares") == "lora, step 20, merged (exact), as it has no least_squares"

@@ -94,11 +94,11 @@ def upload(address, name, data, **headers):
         return json.loads(answer.read())
 
 
-def test_a_file_above_20_megabytes_is_not_taken(address):
+def test_a_file_above_100_megabytes_is_not_taken(address):
     token = {"X-Reslora-Token": token_of(address)}
     assert upload(address, "small.png", b"x" * 1000, **token)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        upload(address, "large.png", b"x" * 21_000_000, **token)
+        upload(address, "large.png", b"x" * 101_000_000, **token)
     assert caught.value.code == 413
 
 

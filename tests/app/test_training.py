@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
 
-from app import training
+from app import progress, training
 from app.training import find_process, last_message, resume, start, status, stop, trainings
 from app.training_request import TrainingRequest
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
@@ -82,6 +83,8 @@ def test_all_methods_get_equal_flags_but_for_method_and_folder(tmp_path):
         ({"learning_rate": float("nan")}, "learning rate is nan"),
         ({"model": "--push_to_hub"}, "base model is '--push_to_hub'"),
         ({"prompts": ("/etc/passwd.txt",)}, "none of them a file name"),
+        ({"resolution": 30_000}, "Resolution is 30000"),
+        ({"lr_scheduler": "--push_to_hub"}, "schedule is '--push_to_hub'"),
     ],
 )
 def test_a_request_that_cannot_be_is_refused(change, said):
@@ -92,14 +95,37 @@ def test_a_request_that_cannot_be_is_refused(change, said):
 def test_two_trainings_run_beside_each_other_and_either_can_be_stopped(idle):
     lora, other = start(TrainingRequest("first"), idle)
     running = wait_for("running", lora)
-    assert (running.step, running.steps) == (2, 5) and running.detail.startswith("loss 0.4000, 0.10 s a step")
+    assert (running.step, running.steps) == (2, 5)
+    assert running.detail == "loss 0.4000, 0.10 s a step, a few seconds left, merging included"
     wait_for("running", other)
     assert stop(lora)
     assert wait_for("stopped", lora).detail == "checkpoint-2 can be resumed"
     assert status(read_run(other)).state == "running" and not stop(lora)
     assert set(trainings(idle)) == {lora, other}
-    with pytest.raises(ValueError, match="holds lora, reslora_is already"):
+    with pytest.raises(training.Started):  # pressed a second time
         start(TrainingRequest("first"), idle)
+    with pytest.raises(ValueError, match="such as first-2"):
+        start(TrainingRequest("first", steps=7), idle)
+
+
+def test_a_training_that_is_finishing_is_not_cut_off(idle):
+    (run,) = start(TrainingRequest("first", methods=("lora",)), idle)
+    wait_for("running", run)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "loss": 0.3, "seconds": 4.0}\n')
+    assert wait_for("finishing", run).detail == "merging, measuring and drawing: about 30 s left"
+    assert not stop(run) and find_process(run) is not None
+
+
+def test_the_time_that_is_left_counts_pictures_between_steps_and_the_merge(made_up):
+    run = read_run(made_up)
+    began = (made_up / "run.json").stat().st_mtime
+    os.utime(made_up / "log.jsonl", (began + 400, began + 400))  # 20 steps of half a second, and pictures
+    run = dataclasses.replace(run, settings={**run.settings, "steps": 40})
+    said = progress.tell(run, began - 50, 0)
+    assert said.endswith("0.50 s a step, about 7 min left, merging included")  # 20 steps of 20 s, and 10 s
+    assert progress.tell(run, began, 10).endswith("about 14 min left, merging included")  # it went on from step 10
+    assert progress.say_time(7000) == "about 1.9 h"
 
 
 def test_another_server_finds_and_stops_a_training_by_its_folder_alone(idle):
@@ -114,7 +140,7 @@ def test_a_training_outlives_the_server_that_started_it(idle, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from app import training
+from app import progress, training
 from app.training_request import TrainingRequest
 training.SCRIPT = Path({str(training.SCRIPT)!r})
 training.start(TrainingRequest("first", methods=("lora",)), Path({str(idle)!r}))
@@ -179,6 +205,7 @@ def test_a_stopped_training_goes_on_and_a_running_one_does_not_start_twice(idle)
         ({"learning_rate": float("inf")}, "setting learning_rate is None"),  # as JSON has no infinity
         ({"name": "../../elsewhere"}, "The name is"),
         ({"prompts": [1]}, "setting prompts is"),
+        ({"resolution": "512"}, "setting resolution is"),
         ({"pictures": "/etc"}, "names /etc, which this page may not use"),
     ],
 )
@@ -220,7 +247,7 @@ def test_of_two_that_press_at_once_one_starts(idle, call):
     def press(_):
         try:
             start(request, idle) if call == "start" else resume(run)
-        except ValueError as error:
+        except (ValueError, training.Started) as error:
             return str(error)
         return "started"
 
@@ -233,3 +260,13 @@ def test_of_two_that_press_at_once_one_starts(idle, call):
 def test_settings_survive_their_file(tmp_path):
     request = TrainingRequest("first", prompts=("a cat",), pictures=tmp_path, learning_rate=1)
     assert TrainingRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    before = {name: value for name, value in request.to_dict().items() if name != "max_timestep"}
+    assert TrainingRequest.from_dict(before) == request  # a file of a page that had no such field
+
+
+def test_what_the_page_sets_beyond_the_usual_reaches_the_script(tmp_path):
+    extras: dict[str, Any] = {"resolution": 64, "lora_alpha": 8.0, "lr_scheduler": "cosine", "max_timestep": 500}
+    found = to_arguments(
+        parse_settings(dataclasses.replace(TrainingRequest("first"), **extras).flags(tmp_path, "lora"))
+    )
+    assert {name: found[name] for name in extras} == extras

@@ -1,0 +1,58 @@
+"""What is shown stands in the page's address, so that back, reload and a link lead to it again."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlencode
+
+_LONGEST = 20_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an address asks for; `None` and nothing where it doesn't say."""
+
+    runs: tuple[str, ...] = ()
+    a: str | None = None
+    b: str | None = None
+    prompt: str | None = None
+    seed: int | None = None
+    variant: str | None = None
+    step: int | None = None
+    tab: str | None = None
+
+
+def write(runs: Sequence[str], a: str | None, b: str | None, prompt: str, seed: int, variant: str, step: int) -> str:
+    """For a script of the page, which adds the tab and puts it into the address bar."""
+    pairs = [*(("run", run) for run in runs), *(("a", a), ("b", b), ("prompt", prompt), ("seed", seed))]
+    pairs += [("pictures", variant), ("step", step)]
+    query = urlencode([(name, value) for name, value in pairs if value is not None])
+    return f'<i data-address="{html.escape(query, quote=True)}"></i>'
+
+
+def read(search: str | None) -> Place:
+    """What comes after the question mark; whatever isn't as we write it counts as not said."""
+    try:
+        found = parse_qs((search or "")[:_LONGEST].removeprefix("?"), max_num_fields=100)
+    except ValueError:
+        return Place()
+
+    def text(name: str) -> str | None:
+        return found[name][0] if name in found else None
+
+    def number(name: str) -> int | None:
+        said = text(name) or ""
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 16 else None
+
+    return Place(
+        tuple(found.get("run", ())),
+        text("a"),
+        text("b"),
+        text("prompt"),
+        number("seed"),
+        text("pictures"),
+        number("step"),
+        text("tab"),
+    )

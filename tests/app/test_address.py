@@ -1,0 +1,22 @@
+"""What stands in the address bar, written and read."""
+
+import html
+import re
+
+import pytest
+
+from app.tabs.address import Place, read, write
+
+
+def test_what_is_written_is_read_again():
+    said = write(["lora", "a & b"], "lora", None, 'a <b>"cat"', 42, "unmerged", 7)
+    found = re.fullmatch(r'<i data-address="(.*)"></i>', said)
+    assert found is not None and "<b>" not in said
+    assert read("?" + html.unescape(found[1]) + "&tab=curves") == Place(
+        ("lora", "a & b"), "lora", None, 'a <b>"cat"', 42, "unmerged", 7, "curves"
+    )
+
+
+@pytest.mark.parametrize("search", [None, "", "?", "?seed=-1&step=1e3", "?seed=9" + "9" * 30, "&".join("a" * 200)])
+def test_an_address_that_is_not_ours_says_nothing(search):
+    assert read(search) == Place()
