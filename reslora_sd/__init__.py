@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adapter.adapter import ResLoRAAdapter, add_reslora, load_reslora
-    from .adapter.text import ResLoRALinear
+    from .adapter.layers import ResLoRALinear
     from .adapter.unet import ResLoRAAttnProcessor
     from .config import ResLoRAConfig
     from .merging.merge import merge
@@ -24,7 +24,7 @@ _MODULES = {
     "ResLoRAAdapter": "adapter.adapter",
     "ResLoRAAttnProcessor": "adapter.unet",
     "ResLoRAConfig": "config",
-    "ResLoRALinear": "adapter.text",
+    "ResLoRALinear": "adapter.layers",
     "add_reslora": "adapter.adapter",
     "collect_statistics": "merging.statistics",
     "load_reslora": "adapter.adapter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ from tests.unets import small_unet, small_vae
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_imports() -> None:
+    """What was imported so far is not looked through again: accelerate collects garbage at each training's end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.convert.converting import convert
 from reslora_sd.convert.inspecting import as_table, inspect
 from reslora_sd.convert.settings import Conversion, ConvertSettings
+from reslora_sd.diffusion.adapters import Adapters
 from reslora_sd.diffusion.arguments import parse_settings, prompts_in
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.folders import open_folder
@@ -163,7 +164,7 @@ class _Training:
         optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.01)
         self.schedule = get_scheduler("cosine", optimizer, num_warmup_steps=3, num_training_steps=9)
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        register_adapter(self.accelerator, self.adapter, self.schedule)
+        register_adapter(self.accelerator, Adapters(self.adapter), self.schedule)
 
     def step(self) -> None:
         """One step, so that the optimizer has a state."""

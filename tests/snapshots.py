@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 
 _CLOCKS = (
-    *("seconds", "memory", "seconds_per_step", "peak_memory_mb"),
+    *("seconds", "waiting", "memory", "seconds_per_step", "peak_memory_mb"),
     *("modelspec.date", "ss_training_started_at", "ss_training_finished_at", "sshs_legacy_hash"),
 )
 _COMMAND = ("output_dir", "resume_from_checkpoint", "overwrite_output_dir")

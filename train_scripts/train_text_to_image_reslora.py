@@ -27,29 +27,26 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    ProjectConfiguration,
-    set_seed,
-)
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
 
-from reslora_sd import ResLoRAAdapter, add_reslora
+from reslora_sd.diffusion.adapters import Adapters, add_adapters
 from reslora_sd.diffusion.arguments import parse_settings, to_arguments
 from reslora_sd.diffusion.batches import BatchMaker, KeptOut, batches_kept_out, length_of, training_batches
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.diffusion.conditioning import chunks_of
-from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.effort import effort_of
+from reslora_sd.diffusion.emphasis import emphasis_of
+from reslora_sd.diffusion.encodings import encodings_of
 from reslora_sd.diffusion.export import exporter_of
 from reslora_sd.diffusion.finish import finish
 from reslora_sd.diffusion.forecast import Forecast, forecast_of
-from reslora_sd.diffusion.framing import framing_of, say_shapes
+from reslora_sd.diffusion.framing import say_shapes
 from reslora_sd.diffusion.loss import diffusion_loss
 from reslora_sd.diffusion.models import Parts, load_parts
 from reslora_sd.diffusion.optimizer import make_optimizer, make_schedule
 from reslora_sd.diffusion.precision import fit_threads, frozen_dtype
+from reslora_sd.diffusion.preparing import prepare_data
 from reslora_sd.diffusion.reference_pictures import save_reference_pictures
 from reslora_sd.diffusion.reports import check_services, describe, finite, print_result, push_to_hub
 from reslora_sd.diffusion.resuming import as_it_began, find_resumed
@@ -106,7 +103,7 @@ class OptimizerStep:
     unet: torch.nn.Module
     """As accelerate prepared it."""
     parts: Parts
-    adapter: ResLoRAAdapter
+    adapters: Adapters
     optimizer: Any
     lr_scheduler: Any
     batches: BatchMaker
@@ -118,7 +115,7 @@ class OptimizerStep:
     def __call__(self, step: int) -> dict[str, float | None]:
         """Trains step `step`, counted from 0; gives its row for the log."""
         accelerator, accumulated = self.accelerator, self.training.gradient_accumulation_steps
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.batches.waited
         loss_sum = torch.zeros((), device=accelerator.device)
         row: dict[str, float | None] = {}
         for micro in range(step * accumulated, (step + 1) * accumulated):
@@ -132,19 +129,23 @@ class OptimizerStep:
                     batch.noise,
                     batch.timesteps,
                     self.training.snr_gamma,
+                    batch.weights,
                 )
                 loss_sum += loss.detach() / accumulated
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
+                    self.adapters.share_gradients(accelerator)
                     mean = float(accelerator.reduce(loss_sum, "mean"))
                     check_loss(mean, step + 1, self.folder, "a broken picture")
-                    norm = accelerator.clip_grad_norm_(list(self.adapter.parameters()), self.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(list(self.adapters.parameters()), self.max_grad_norm)
                     row = {"loss": mean, "lr": self.lr_scheduler.get_last_lr()[0], "grad_norm": finite(norm)}
                 self.optimizer.step()
                 if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                     self.lr_scheduler.step()
                 self.optimizer.zero_grad()
-        return {**row, "seconds": round(time.perf_counter() - started, 4), "memory": peak_memory_mb()}
+        seconds = time.perf_counter() - started
+        row |= {"seconds": round(seconds, 4), "waiting": round((self.batches.waited - waited) / seconds, 4)}
+        return {**row, "memory": peak_memory_mb()}
 
 
 @as_only_writer(lambda settings: settings.output.output_dir)
@@ -164,8 +165,6 @@ def main(settings: UnetSettings) -> None:
     torch.backends.cuda.matmul.allow_tf32 = training.allow_tf32
     if training.enable_xformers_memory_efficient_attention:
         logger.warning("xformers isn't used: PyTorch's scaled_dot_product_attention saves the same memory.")
-    if training.dataloader_num_workers:
-        logger.warning("--dataloader_num_workers isn't used: batches are made from what is in memory.")
     model = settings.model
     started = time.perf_counter()
     parts = load_parts(model.pretrained_model_name_or_path, **model.to_load())
@@ -174,29 +173,27 @@ def main(settings: UnetSettings) -> None:
     resolution = settings.data.resolution or parts.resolution
     parts.check_resolution(resolution)
     parts.chunks = chunks_of(parts, settings.data.max_token_length)
-    split = load_split(settings, resolution)
+    parts.to(accelerator.device, frozen_dtype(accelerator))
+    parts.encodings = encodings_of(model.cache_dir, parts)
+    split, framing = prepare_data(settings, parts, resolution, accelerator, run, checkpoint)
     images = split.training
-    framing = framing_of(settings.data, resolution, images, parts)
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
-    parts.to(accelerator.device, frozen_dtype(accelerator))
     fit_threads(parts.unet, accelerator.device)
-    adapter = add_reslora(parts.unet, settings.method.adapter())
-    start.check(adapter)
-    if training.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
+    adapters = add_adapters(parts, settings, accelerator.distributed_type)
+    start.check(adapters.unet)
     processes, rank = accelerator.num_processes, accelerator.process_index
-    batches = training_batches(settings, parts, images, framing, processes, rank, quiet)
+    batches = training_batches(settings, parts, images, framing, processes, rank, quiet, accelerator.wait_for_everyone)
     kept_out = KeptOut()
     if accelerator.is_main_process:
-        kept_out = batches_kept_out(training, parts, split, framing)
+        kept_out = batches_kept_out(training, parts, split, framing, emphasis_of(settings.data))
     held = kept_out.validation
 
     # 3. Steps and schedule are counted in optimizer steps of all processes together
     pictures_a_step = training.train_batch_size * training.gradient_accumulation_steps * accelerator.num_processes
     total, steps_of_epoch = length_of(training, batches, pictures_a_step)
-    about_start = start.into(adapter, parts, batches, total * training.gradient_accumulation_steps)
-    optimizer = make_optimizer(settings.optimizer, adapter, pictures_a_step)
+    about_start = start.into(adapters, parts, batches, total * training.gradient_accumulation_steps)
+    optimizer = make_optimizer(settings.optimizer, adapters, pictures_a_step)
     lr_scheduler = make_schedule(settings.optimizer, optimizer, total)
     validation, every = validation_of(settings, images, steps_of_epoch, resolution)
     exporter = exporter_of(settings, parts, images, total, pictures_a_step, resolution)
@@ -206,31 +203,33 @@ def main(settings: UnetSettings) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = training.train_batch_size
     unet, optimizer = accelerator.prepare(parts.unet, optimizer)
     check_prepared_accumulation(accelerator, training.gradient_accumulation_steps)
-    register_adapter(accelerator, adapter, lr_scheduler)
+    register_adapter(accelerator, adapters, lr_scheduler)
     done = 0
     if checkpoint is not None:
         with own_rates(optimizer, lr_scheduler):
             done = load_checkpoint(accelerator, checkpoint)
     if accelerator.is_main_process:
-        run.start({**describe(settings, parts, adapter, images, total), **about_start}, checkpoint)
+        run.start({**describe(settings, parts, adapters, images, total), **about_start}, checkpoint)
         if validation:
             save_reference_pictures(run, validation.prompts, images, split.kept_out, resolution)
-        logger.info("%s: %s", settings.method.method, adapter.link_plan().summary())
+        logger.info("%s: %s", settings.method.method, adapters.summary())
         shapes = say_shapes(images, framing)
-        logger.info("%s trainable parameters, %d pictures%s", f"{adapter.num_parameters():,}", len(images), shapes)
+        logger.info("%s trainable parameters, %d pictures%s", f"{adapters.num_parameters():,}", len(images), shapes)
     if accelerator.log_with:
         config = {name: str(value) for name, value in to_arguments(settings).items()}
         accelerator.init_trackers(TRACKER, config=config)
     if validation and every and done == 0 and accelerator.is_main_process:
         draw(validation, parts, run, 0, forecast)
     check_every = every or steps_of_epoch
-    saver = LoRASaver(save_every(settings, steps_of_epoch), adapter, parts, batches, exporter, run, settings)
+    saver = LoRASaver(save_every(settings, steps_of_epoch), adapters, parts, batches, exporter, run, settings)
 
     # 4. The loop
     unet.train()
-    max_norm = settings.optimizer.max_grad_norm
+    adapters.train()
+    accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
+    batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
     train_step = OptimizerStep(
-        accelerator, unet, parts, adapter, optimizer, lr_scheduler, batches, training, max_norm, run.path
+        accelerator, unet, parts, adapters, optimizer, lr_scheduler, batches, training, max_norm, run.path
     )
     bar = tqdm(range(done, total), initial=done, total=total, desc=settings.method.method, disable=quiet)
     for step in until_stopped(bar, asked_anywhere(accelerator)):
@@ -246,7 +245,8 @@ def main(settings: UnetSettings) -> None:
         if accelerator.is_main_process:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and row["lr"]:
-            check_learning(adapter, now)
+            for one in adapters.by_component.values():
+                check_learning(one, now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             draw(validation, parts, run, now, forecast)
         if accelerator.is_main_process:
@@ -263,10 +263,10 @@ def main(settings: UnetSettings) -> None:
 
     # 5. Merge, export, prove
     accelerator.wait_for_everyone()
-    drawn = max(done, total) * training.gradient_accumulation_steps
+    drawn = max(done, total) * accumulated
     if accelerator.is_main_process:
         result = finish(
-            adapter,
+            adapters,
             parts,
             batches,
             kept_out,

@@ -18,9 +18,12 @@ from ..blocks.tape import branch_strength
 from ..config import ResLoRAConfig
 from ..plan.links import LinkPlan, link_sites
 from ..plan.text import trace_text
+from ..plan.transformer import TRANSFORMERS, trace_transformer
 from ..plan.unet import trace_unet
-from .text import ResLoRALinear, attach_linears
+from .layers import ResLoRAConv1x1, ResLoRALinear
+from .text import attach_linears
 from .training_form import read_training_form, write_training_form
+from .transformer import attach_transformer
 from .unet import attach_processors, check_processors
 
 if TYPE_CHECKING:
@@ -153,33 +156,36 @@ class ResLoRAAdapter:
 
 
 def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
-    """Puts a block beside every target of a U-Net or a text model, freezes all else and links the blocks.
+    """Puts a block beside every target of a U-Net, transformer or text model, freezes all else and links the blocks.
 
     A new adapter changes no output, as `lora_B` is zero. `lora_A` is drawn from torch's global generator in execution
     order: with equal seed, rank and targets, every residual starts from the same blocks.
 
     Args:
-        model: a diffusers `UNet2DConditionModel` without special attention processors, or a transformers model
-            (a causal LM, a sequence classifier, an encoder) whose targets are plain `nn.Linear`; no other adapters.
+        model: a diffusers `UNet2DConditionModel` without special attention processors, an `SD3Transformer2DModel` or
+            `FluxTransformer2DModel`, or a transformers model (a causal LM, a sequence classifier, an encoder) whose
+            targets are plain `nn.Linear`; no other adapters.
         config: the settings. Default `target_modules` are the U-Net's; `reslora_sd.text.models` has those of others.
 
     Raises:
-        TypeError: `model` is neither.
+        TypeError: `model` is none of these.
         ValueError: targets match nothing or no linear, or the model has an adapter or processors that would be lost.
     """
-    is_unet = hasattr(model, "attn_processors") and hasattr(model, "set_attn_processor")
-    if not is_unet and not hasattr(model, "get_input_embeddings"):
+    is_transformer = type(model).__name__ in TRANSFORMERS
+    is_unet = not is_transformer and hasattr(model, "attn_processors") and hasattr(model, "set_attn_processor")
+    if not is_transformer and not is_unet and not hasattr(model, "get_input_embeddings"):
         raise TypeError(
-            "add_reslora takes a diffusers U-Net (pipeline.unet) or a transformers text model, not a "
+            "add_reslora takes a diffusers U-Net (pipeline.unet), the transformer of Stable Diffusion 3 or FLUX "
+            "(pipeline.transformer) or a transformers text model, not a "
             f"{type(model).__name__}."
         )
-    if any(isinstance(module, ResLoRALinear) for module in model.modules()):
+    if any(isinstance(module, ResLoRALinear | ResLoRAConv1x1) for module in model.modules()):
         raise ValueError("The model has a ResLoRA adapter already. Call its remove() before adding another.")
     if is_unet:
         check_processors(model)
         sites = trace_unet(cast("UNet2DConditionModel", model), config)
     else:
-        sites = trace_text(model, config)
+        sites = trace_transformer(model, config) if is_transformer else trace_text(model, config)
     plan = link_sites(sites, config)
     blocks = make_blocks(plan)
     for name, block in blocks.items():
@@ -188,7 +194,7 @@ def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:
         block.to(weight.device)
 
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    attach = attach_processors if is_unet else attach_linears
+    attach = attach_processors if is_unet else attach_transformer if is_transformer else attach_linears
     restore, handles = attach(model, blocks, config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in trainable)  # the blocks' are new

@@ -1,4 +1,4 @@
-"""The linear that puts a ResLoRA branch beside a frozen projection of a text model, and how its tape gets there.
+"""How blocks get into a text model, and a tape to them.
 
 A text model hands nothing down to its projections but their input, so that the tape of a forward pass lies in a context
 variable: set when the model's forward begins, reset when it ends, and brought back by `checkpoint_contexts` where
@@ -11,46 +11,15 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock
-from ..blocks.branch import add_branches
 from ..blocks.tape import checkpoint_contexts, current_tape, end_tape, enter_tape, leave_tape, new_tape
 from ..config import ResLoRAConfig
+from .layers import put_in, take_out
 
 _CHECKPOINTING_FLAGS = ("is_activation_checkpointing", "is_gradient_checkpointing")
-
-
-class ResLoRALinear(nn.Linear):
-    """W x + b + s B (middle) by Eqs. 1 to 4.  (..., in) -> (..., out)
-
-    Shares weight and bias with the linear whose place it takes, so that their names in `state_dict()` stay and
-    nothing is copied; the trainable pair is `block.lora_A` and `block.lora_B`.
-
-    Args:
-        linear: the frozen linear.
-        block: its block, with predecessors.
-        config: the adapter's settings.
-    """
-
-    def __init__(self, linear: nn.Linear, block: LoRABlock, config: ResLoRAConfig) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would draw a weight
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        self.block = block
-        self.config = config
-        self.train(linear.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)
-
-        Raises:
-            RuntimeError: no forward pass of the whole model is under way, or a predecessor was skipped.
-        """
-        output = F.linear(x, self.weight, self.bias)
-        return add_branches([self.block], x, [output], self.config, current_tape())[0]
 
 
 def attach_linears(
@@ -62,36 +31,21 @@ def attach_linears(
         what puts the linears back into the model, and the hooks' handles. After an error the model is as it was.
     """
     handles: list[RemovableHandle] = []
-    put: list[str] = []
+    put_in(model, blocks, config)
     try:
-        for name, block in blocks.items():
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            model.set_submodule(name, ResLoRALinear(linear, block, config))
-            put.append(name)
         handles.append(model.register_forward_pre_hook(_begin))
         handles.append(model.register_forward_hook(_end, always_call=True))
     except BaseException:
         for handle in handles:
             handle.remove()
-        _restore_linears(tuple(put), model)
+        take_out(tuple(blocks), model)
         raise
-    return functools.partial(_restore_linears, tuple(blocks)), handles
+    return functools.partial(take_out, tuple(blocks)), handles
 
 
 def gradient_checkpointing_kwargs() -> dict[str, Any]:
     """What `model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=...)` needs with ResLoRA in the model."""
     return {"use_reentrant": False, "context_fn": checkpoint_contexts}
-
-
-def _restore_linears(names: tuple[str, ...], model: nn.Module) -> None:
-    for name in names:
-        ours = model.get_submodule(name)
-        assert isinstance(ours, ResLoRALinear)
-        linear = nn.Linear(1, 1, bias=False, device="meta")
-        linear.in_features, linear.out_features = ours.in_features, ours.out_features
-        linear.weight, linear.bias = ours.weight, ours.bias
-        model.set_submodule(name, linear.train(ours.training))
 
 
 def _begin(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -100,7 +54,7 @@ def _begin(module: nn.Module, args: tuple[Any, ...]) -> None:
     recomputes = flag is not None and bool(getattr(module, flag)) and module.training
     if recomputes:
         _check_checkpointing(module)
-    enter_tape(new_tape(keep=recomputes))
+    enter_tape(new_tape(keep=recomputes, model=module))
 
 
 def _end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

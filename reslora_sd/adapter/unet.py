@@ -1,11 +1,15 @@
-"""The attention processor that puts ResLoRA's branches beside q, k, v and o of a diffusers `Attention`, and how it gets
-into a U-Net.
+"""The attention processor that puts ResLoRA's branches beside q, k, v and o of a diffusers `Attention`, and how it and
+the layers of `layers.py` get into a U-Net.
+
+Attention gets the tape as an argument. What else a transformer runs gets only its input: there the tape is the thread's
+current one, while the transformer or one of its blocks runs, which take it from the argument. So it is there, too, when
+gradient checkpointing runs a block again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch.nn.functional as F
@@ -14,13 +18,15 @@ from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock
 from ..blocks.branch import add_branches
-from ..blocks.tape import TAPE, Tape, end_tape, new_tape
+from ..blocks.tape import TAPE, Tape, current_tape, end_tape, enter_tape, leave_tape, new_tape
 from ..config import ResLoRAConfig
+from .layers import put_in, take_out
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 _PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+_HOLDERS = ("Transformer2DModel", "BasicTransformerBlock")
 _SLOTS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 
 
@@ -129,31 +135,39 @@ def check_processors(unet: nn.Module) -> None:
 def attach_processors(
     unet: nn.Module, blocks: Mapping[str, LoRABlock], config: ResLoRAConfig
 ) -> tuple[Callable[[nn.Module], None], list[RemovableHandle]]:
-    """Gives every `Attention` its processor, and the U-Net the hooks that make the tape.
+    """Gives every `Attention` its processor, other layers with a block their branch, and the U-Net the tape's hooks.
 
     Returns:
-        what puts the processors back into the U-Net, and the hooks' handles. After an error the U-Net is as it was.
+        what puts the processors and layers back into the U-Net, and the hooks' handles. After an error the U-Net is as
+        it was.
     """
     before = dict(cast(Any, unet).attn_processors)
-    processors = {
-        name: ResLoRAAttnProcessor(_blocks_of(name.removesuffix(".processor"), blocks), config).train(unet.training)
-        for name in before
-    }
+    own = {name: _blocks_of(name.removesuffix(".processor"), blocks) for name in before}
+    processors = {name: ResLoRAAttnProcessor(own[name], config).train(unet.training) for name in before}
+    attended = {block.name for inside in own.values() for block in inside.values()}
+    others = {name: block for name, block in blocks.items() if name not in attended}
     handles: list[RemovableHandle] = []
+    put_in(unet, others, config)
+    restore = functools.partial(_restore, before, tuple(others))
     try:
         cast(Any, unet).set_attn_processor(processors)
         handles.append(unet.register_forward_pre_hook(_hand_out_tape, with_kwargs=True))
         handles.append(unet.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True))
+        for name, module in unet.named_modules():
+            if type(module).__name__ in _HOLDERS and any(other.startswith(f"{name}.") for other in others):
+                handles.append(module.register_forward_pre_hook(_enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(_leave, always_call=True))
     except BaseException:
         for handle in handles:
             handle.remove()
-        _restore_processors(before, unet)
+        restore(unet)
         raise
-    return functools.partial(_restore_processors, before), handles
+    return restore, handles
 
 
-def _restore_processors(processors: Mapping[str, Any], unet: nn.Module) -> None:
+def _restore(processors: Mapping[str, Any], layers: Sequence[str], unet: nn.Module) -> None:
     cast(Any, unet).set_attn_processor(dict(processors))  # it empties the dict that it is given
+    take_out(layers, unet)
 
 
 def _blocks_of(attention: str, blocks: Mapping[str, LoRABlock]) -> dict[str, LoRABlock]:
@@ -166,7 +180,7 @@ def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     given = args[position] if len(args) > position else kwargs.get("cross_attention_kwargs")
     strength = (given or {}).get("scale", 1.0)  # diffusers' own switch for the strength of a LoRA
     recomputes = bool(getattr(module, "is_gradient_checkpointing", False))
-    handed = {**(given or {}), TAPE: new_tape(strength, recomputes)}
+    handed = {**(given or {}), TAPE: new_tape(strength, recomputes, module)}
     if len(args) > position:
         return (*args[:position], handed, *args[position + 1 :]), kwargs
     return args, {**kwargs, "cross_attention_kwargs": handed}
@@ -175,3 +189,20 @@ def _hand_out_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 def _take_back_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     handed = args[6] if len(args) > 6 else kwargs["cross_attention_kwargs"]
     end_tape(handed[TAPE])
+
+
+def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Makes the tape that a transformer or a block of one is called with the current one."""
+    if getattr(module, "_chunk_size", None) is not None:
+        raise RuntimeError(
+            "Forward chunking runs a feed-forward layer several times in one pass, which the paths of its block don't "
+            "allow. Turn it off (block.set_chunk_feed_forward(None)), or leave ff out of target_modules."
+        )
+    handed = next(value for value in (*args, *kwargs.values()) if isinstance(value, dict) and TAPE in value)
+    enter_tape(handed[TAPE])
+
+
+def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    tape = current_tape()
+    if tape is not None:  # the pre-hook itself may have failed
+        leave_tape(tape)

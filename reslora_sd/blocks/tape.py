@@ -77,12 +77,17 @@ class Tape:
 _strength: ContextVar[float] = ContextVar("reslora_strength", default=1.0)
 _running: ContextVar[tuple[Tape, ...]] = ContextVar("reslora_tapes", default=())
 """Tapes of the text models' forward passes that run in this thread, one inside the other."""
-_listener: ContextVar[Callable[[dict[str, Tensor]], None] | None] = ContextVar("reslora_listener", default=None)
+_listener: ContextVar[tuple[Callable[[dict[str, Tensor]], None], object] | None] = ContextVar(
+    "reslora_listener", default=None
+)
+"""Who listens, and to which model."""
 
 
-def new_tape(strength: float = 1.0, keep: bool = False) -> Tape:
-    """A tape for the forward pass that starts now, in this thread."""
-    return Tape(strength * _strength.get(), {} if _listener.get() is not None else None, keep)
+def new_tape(strength: float = 1.0, keep: bool = False, model: object = None) -> Tape:
+    """A tape for the forward pass of `model` that starts now, in this thread."""
+    heard = _listener.get()
+    listens = heard is not None and (heard[1] is None or heard[1] is model)
+    return Tape(strength * _strength.get(), {} if listens else None, keep)
 
 
 def end_tape(tape: Tape) -> None:
@@ -90,7 +95,7 @@ def end_tape(tape: Tape) -> None:
     tape.close()
     listener = _listener.get()
     if listener is not None and tape.inputs is not None:
-        listener(tape.inputs)
+        listener[0](tape.inputs)
 
 
 @contextmanager
@@ -104,9 +109,13 @@ def branch_strength(value: float) -> Iterator[None]:
 
 
 @contextmanager
-def listening(listener: Callable[[dict[str, Tensor]], None]) -> Iterator[None]:
-    """Calls `listener` with {block name: its input (..., in)} after every forward pass in this thread."""
-    token = _listener.set(listener)
+def listening(listener: Callable[[dict[str, Tensor]], None], model: object = None) -> Iterator[None]:
+    """Calls `listener` with {block name: its input (..., in)} after every forward pass in this thread.
+
+    Args:
+        model: whose passes count, where several run, such as a U-Net and its text encoders; left out: all.
+    """
+    token = _listener.set((listener, model))
     try:
         with torch.no_grad():
             yield

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapter.adapter import ResLoRAAdapter, load_reslora
+from ..adapter.adapter import load_reslora
 from ..adapter.training_form import read_training_form
 from ..assets import DEFAULT_MODEL
-from ..files.lora_file import UNET, Origin
+from ..files.lora_file import Origin
 from ..files.lora_metadata import PREDICTION_TYPE, family_of, prediction_of
 from ..files.storage import reason
 from ..files.unet_names import topology_of
-from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
-from ..merging.statistics import Statistics, collect_statistics
+from ..merging.statistics import Statistics
 from ..runs.names import (
     ADAPTER_FILE,
     APPROACHES,
@@ -41,6 +40,7 @@ from .settings import ConvertSettings
 from .sources import Source
 
 if TYPE_CHECKING:
+    from ..diffusion.adapters import Adapters
     from ..diffusion.models import Parts
 
 
@@ -54,7 +54,11 @@ class Merged:
     @property
     def error(self) -> float | None:
         """The largest relative error of a branch; `None` where the approach can't say."""
-        errors = [report.error for report in self.plain.reports.values() if report.error is not None]
+        reports = [
+            *self.plain.reports.values(),
+            *(one for of in self.plain.text_reports.values() for one in of.values()),
+        ]
+        errors = [report.error for report in reports if report.error is not None]
         return max(errors, default=None)
 
 
@@ -77,12 +81,12 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     if settings.calibrate:
         if run is None:
             raise ValueError(f"There is no {RUN_FILE} beside {file}, so --calibrate can't know which pictures to take.")
-        unet, adapter, statistics, details = _calibrated(file, run, base, settings)
+        unet, adapters, statistics, details = _calibrated(file, run, base, settings)
     else:
-        unet, details, statistics = _unet(base, run, settings), {}, None
-        adapter = load_reslora(unet, file)
-    plain = merge(adapter, approach, statistics, alpha_from=alpha_from_of(approach, asked))
-    adapter.remove()
+        unet, adapters = _loaded(file, run, base, settings)
+        statistics, details = None, {}
+    plain = adapters.merge(approach, statistics, alpha_from=alpha_from_of(approach, asked))
+    adapters.remove()
     details |= {"base_model": Path(public_name(base)).name, "ss_sd_model_name": public_name(base)}
     if run is not None:
         name = kohya_name(run.path).removesuffix(".safetensors")
@@ -91,7 +95,7 @@ def merge_adapter(path: Path, settings: ConvertSettings) -> Merged:
     family = family_of(unet_config, details.get(PREDICTION_TYPE))
     origin = Origin(plain.config, plain.approach)
     topology = topology_of(unet_config)
-    return Merged(Source({UNET: plain.blocks}, "diffusers", origin, details, topology, family, base), plain)
+    return Merged(Source(plain.components, "diffusers", origin, details, topology, family, base), plain)
 
 
 def _training_form(path: Path) -> Path:
@@ -137,6 +141,21 @@ def _base_of(run: Run | None, file: Path) -> str:
     return str(DEFAULT_MODEL) if embedded else base
 
 
+def _loaded(file: Path, run: Run | None, base: str, settings: ConvertSettings) -> tuple[Any, Adapters]:
+    """The U-Net with its adapter; the whole model only where text encoders were trained, too."""
+    from ..diffusion.adapters import Adapters, load_adapters, text_adapter_files
+    from ..diffusion.models import load_parts
+
+    if not text_adapter_files(file):
+        unet = _unet(base, run, settings)
+        return unet, Adapters(load_reslora(unet, file))
+    arguments = run.arguments if run and settings.base is None else {}
+    more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir", "tokenizer_name")}
+    # the prediction type decides nothing about weights, and this one is possible for every schedule
+    parts = load_parts(base, prediction_type="v_prediction", model_config=settings.model_config, **more)
+    return parts.unet, load_adapters(parts, file)
+
+
 def _unet(base: str, run: Run | None, settings: ConvertSettings) -> Any:
     """The U-Net alone: SDXL's too."""
     from ..diffusion.models import load_unet
@@ -155,8 +174,9 @@ def _unet(base: str, run: Run | None, settings: ConvertSettings) -> Any:
 
 def _calibrated(
     file: Path, run: Run, base: str, settings: ConvertSettings
-) -> tuple[Any, ResLoRAAdapter, Statistics, dict[str, str]]:
-    """The U-Net with its adapter, and statistics on the batches after those that the run used."""
+) -> tuple[Any, Adapters, dict[str, Statistics], dict[str, str]]:
+    """The U-Net, the adapters, and statistics on the batches after those that the run used."""
+    from ..diffusion.adapters import load_adapters
     from ..diffusion.calibration import calibration_batches, calibration_settings, predict
     from ..diffusion.effort import effort_of
     from ..diffusion.models import load_parts
@@ -174,8 +194,8 @@ def _calibrated(
     drawn = steps * training.gradient_accumulation_steps
     pictures = settings.calibration_samples or effort_of(of_run, drawn).calibration
     count = max(1, pictures // training.train_batch_size)
+    adapters = load_adapters(parts, file)
     batches = calibration_batches(of_run, parts, drawn, count)
-    adapter = load_reslora(parts.unet, file)
     with stage("statistics", count) as bar:
 
         def counted() -> Iterator[Any]:
@@ -183,5 +203,5 @@ def _calibrated(
                 yield batch
                 bar.update()
 
-        statistics = collect_statistics(adapter, counted(), lambda batch: predict(parts.unet, parts, batch))
-    return parts.unet, adapter, statistics, prediction_of(parts.scheduler.config.prediction_type)
+        statistics = adapters.statistics(counted(), lambda batch: predict(parts.unet, parts, batch))
+    return parts.unet, adapters, statistics, prediction_of(parts.scheduler.config.prediction_type)

@@ -13,6 +13,7 @@ from .arguments import settings_of
 from .batches import Batch, BatchMaker
 from .conditioning import chunks_of
 from .data import load_split
+from .emphasis import emphasis_of
 from .encoded import EncodedImages
 from .framing import framing_of
 from .models import Parts
@@ -22,6 +23,8 @@ from .wording import WORDING_FLAGS, wording_of
 _NEWER = (
     *("dataset_config", "buckets", "bucket_step", "bucket_min", "bucket_max", "bucket_upscale"),
     *("trigger_word", "max_token_length", *WORDING_FLAGS),
+    *("with_prior_preservation", "class_data_dir", "class_prompt", "num_class_images", "prior_loss_weight"),
+    *("masked_loss", "mask_data_dir", "unmasked_weight"),
 )
 """What runs of earlier versions don't say, and didn't have."""
 _NEEDED = (
@@ -65,6 +68,7 @@ def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count:
             quiet=True,
             check=False,
             wording=wording_of(settings.data),
+            emphasis=emphasis_of(settings.data),
         ),
         settings.training.train_batch_size,
         seed,

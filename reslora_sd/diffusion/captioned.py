@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import io
 import os
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from .folders import PLACE, REPEATS
-from .pictures import check_depth, enable_heic, upright_size
+from .pictures import check_depth, enable_heic, has_alpha, upright_size
 from .wording import Wording
 
-_COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
+_OF_A_PICTURE = ("captions", "places", "repeats", "looks", "priors", "files", "masks")
+"""Names of the lists that say something of each picture."""
 Found = TypeVar("Found")
 CHECKED_UP_TO = 20_000
 """Larger data sets are decoded as they are used, and not all of them before."""
@@ -71,6 +73,12 @@ class CaptionedImages:
         self.looks = [Look()] * len(captions)
         self.every_look: tuple[Look, ...] = (Look(),)
         """Those of the whole data set, in each of its parts."""
+        self.priors = [False] * len(captions)
+        """Whether a picture is one of the class, which is there to keep what the model knows of it."""
+        self.files: list[str | None] = [None] * len(captions)
+        """Where each picture is, if it is a file of its own."""
+        self.masks: list[str | None] = [None] * len(captions)
+        """The file that says which parts of it count."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -101,6 +109,14 @@ class CaptionedImages:
         """Where a picture's caption stands, else its number."""
         return self.places[index].removeprefix(", ") or f"number {index}"
 
+    def without(self, rows: Collection[int]) -> CaptionedImages:
+        """The other pictures."""
+        return self._subset([index for index in range(len(self)) if index not in rows])
+
+    def subjects(self) -> CaptionedImages:
+        """The pictures without those of the class."""
+        return self.without({index for index, prior in enumerate(self.priors) if prior})
+
     def plainly(self) -> CaptionedImages:
         """The same, each picture once in an epoch, with its captions as they are."""
         part = self._subset(range(len(self)))
@@ -111,6 +127,29 @@ class CaptionedImages:
     def image(self, index: int) -> Image.Image:
         """The picture as it was stored."""
         return self._opened(index, self._read, _loaded)
+
+    def has_alpha(self, index: int) -> bool:
+        """Whether the picture says by itself which parts of it are clear; nothing is decoded."""
+        return self._opened(index, self._glance, has_alpha)
+
+    def content(self, index: int) -> str:
+        """A name for what is stored of a picture: equal for copies, wherever they are."""
+        return hashlib.sha256(self._stored(index)).hexdigest()
+
+    def stored_size(self, index: int) -> int:
+        """In bytes."""
+        file = self.files[index]
+        return os.stat(file).st_size if file else len(self._stored(index))
+
+    def _stored(self, index: int) -> bytes:
+        file = self.files[index]
+        if file:
+            return Path(file).read_bytes()
+        image = self._opened(index, self._glance, lambda image: image)
+        held = getattr(image, "fp", None)
+        return (
+            held.getvalue() if isinstance(held, io.BytesIO) else f"{image.mode}{image.size}".encode() + image.tobytes()
+        )
 
     def check(self) -> CaptionedImages:
         """Decodes all pictures of a data set that isn't very large, so that a damaged one is found before training.
@@ -137,8 +176,12 @@ class CaptionedImages:
             ) from error
 
     def some_captions(self, count: int) -> list[str]:
-        """At most `count` different captions, evenly from all over the data: the first, and no picture's second one."""
-        different = list(dict.fromkeys(captions[0] for captions in self.captions))
+        """At most `count` different captions, evenly from all over the data: the first, and no picture's second one.
+
+        Those of the class don't count.
+        """
+        mine = zip(self.captions, self.priors, strict=True)
+        different = list(dict.fromkeys(captions[0] for captions, prior in mine if not prior))
         count = min(count, len(different))
         return [different[place * len(different) // count] for place in range(count)]
 
@@ -158,10 +201,8 @@ class CaptionedImages:
         part = copy.copy(self)  # its captions are checked already
         part._read = lambda index: self._read(indices[index])
         part._glance = lambda index: self._glance(indices[index])
-        part.captions = [self.captions[index] for index in indices]
-        part.places = [self.places[index] for index in indices]
-        part.repeats = [self.repeats[index] for index in indices]
-        part.looks = [self.looks[index] for index in indices]
+        for name in _OF_A_PICTURE:
+            setattr(part, name, [getattr(self, name)[index] for index in indices])
         if "sizes" in vars(self):
             part.sizes = [self.sizes[index] for index in indices]
         return part
@@ -186,10 +227,18 @@ def joined(parts: Sequence[CaptionedImages], name: str, order: Sequence[int] | N
 
     whole = CaptionedImages([part.captions[place] for part, place in places], read, name, None, glance)
     whole.places = [part.places[place] or f", {part.name}" for part, place in places]
-    whole.repeats = [part.repeats[place] for part, place in places]
-    whole.looks = [part.looks[place] for part, place in places]
+    for name in ("repeats", "looks", "priors", "files", "masks"):
+        setattr(whole, name, [getattr(part, name)[place] for part, place in places])
     whole.every_look = tuple(dict.fromkeys(look for part in parts for look in part.every_look))
     return whole
+
+
+def copies(images: CaptionedImages, others: CaptionedImages) -> set[int]:
+    """Rows of pictures that are among the others, too."""
+    sizes = {others.stored_size(row) for row in range(len(others))}
+    alike = [row for row in range(len(images)) if images.stored_size(row) in sizes]
+    known = {others.content(row) for row in range(len(others))} if alike else set()
+    return {row for row in alike if images.content(row) in known}
 
 
 def _loaded(image: Image.Image) -> Image.Image:
@@ -207,54 +256,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels; make it smaller"
     return (str(error) or type(error).__name__).rstrip(".")
-
-
-def captioned_images(
-    rows: Any, name: str, image_column: str | None = None, caption_column: str | None = None
-) -> CaptionedImages:
-    """The pictures and captions of an opened data set.
-
-    Raises:
-        ValueError: a column is not there, or as `CaptionedImages`.
-    """
-    import datasets
-
-    columns = [column for column in rows.column_names if column not in (PLACE, REPEATS)]
-    image_column = _column("image", image_column, columns, name)
-    caption_column = _column("text", caption_column, columns, name)
-    if not isinstance(rows.features[image_column], datasets.Image):
-        rows = rows.cast_column(image_column, datasets.Image())
-    images = rows.select_columns([image_column])
-    stored = images.cast_column(image_column, datasets.Image(decode=False))
-    places = list(rows[PLACE]) if PLACE in rows.column_names else None
-
-    def read(index: int) -> Any:
-        return images[index][image_column]
-
-    def glance(index: int) -> Any:
-        where = stored[index][image_column] or {}
-        held, path = where.get("bytes"), where.get("path") or ""
-        if held is None and not os.path.isfile(path):
-            return read(index)
-        return Image.open(io.BytesIO(held) if held is not None else path)
-
-    found = CaptionedImages(list(rows[caption_column]), read, name, places, glance)
-    if REPEATS in rows.column_names:
-        found.repeats = list(rows[REPEATS])
-    return found
-
-
-def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:
-    flag = "image_column" if kind == "image" else "caption_column"
-    if asked is not None and asked not in columns:
-        raise ValueError(f"--{flag} is {asked!r}, but {name} has the columns {', '.join(columns)}.")
-    found = asked or next((column for column in _COLUMNS[kind] if column in columns), None)
-    if found is None:
-        raise ValueError(
-            f"{name} has the columns {', '.join(columns)}, none named like {kind}. Rename one to {kind!r}, "
-            f"or choose one with --{flag} where a script has it."
-        )
-    return found
 
 
 def _captions(value: Any, index: int, name: str) -> list[str]:

@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapter.adapter import ResLoRAAdapter
-from ..adapter.training_form import load_adapter_state
 from ..files.pickles import check_pickles
 from ..runs.atomic import write_json
 from ..runs.checkpoints import refusal, step_of, unfinished
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
-from ..runs.names import ADAPTER_FILE, MANIFEST_FILE, SCHEDULE_FILE, checkpoint_name
+from ..runs.names import MANIFEST_FILE, SCHEDULE_FILE, checkpoint_name
+from .adapters import Adapters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("reslora_sd")
 
 
-def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter, lr_scheduler: Any) -> None:
-    """Makes accelerate's checkpoints hold the adapter in the place of the whole U-Net, and the schedule as JSON.
+def register_adapter(accelerator: Accelerator, adapters: Adapters, lr_scheduler: Any) -> None:
+    """Makes accelerate's checkpoints hold the adapters in the place of the whole U-Net, and the schedule as JSON.
 
     Registered with accelerate itself, the schedule would be a pickle that executes what it holds; prepared by it, it
     would step once a process.
@@ -31,7 +30,7 @@ def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter, lr_sched
 
     def save(models: list[Any], weights: list[Any], folder: str) -> None:
         if accelerator.is_main_process:
-            adapter.save(Path(folder) / ADAPTER_FILE)
+            adapters.save(Path(folder))
             write_json(Path(folder) / SCHEDULE_FILE, lr_scheduler.state_dict())
         while weights:  # what accelerate would write as the model
             weights.pop()
@@ -39,7 +38,7 @@ def register_adapter(accelerator: Accelerator, adapter: ResLoRAAdapter, lr_sched
     def load(models: list[Any], folder: str) -> None:
         models.clear()
         _load_schedule(lr_scheduler, Path(folder) / SCHEDULE_FILE)
-        adapter.load_state_dict(load_adapter_state(Path(folder) / ADAPTER_FILE, adapter.config), folder)
+        adapters.load(Path(folder))
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from ..modes import evaluating
 
 if TYPE_CHECKING:
     from .models import Parts
@@ -26,6 +29,10 @@ class Words(NamedTuple):
     """(tokens, dim); of SDXL, both encoders' side by side."""
     pooled: Tensor | None = None
     """(dim of the second encoder,); SDXL's alone."""
+
+    def cpu(self) -> Words:
+        """The same there."""
+        return Words(self.tokens.cpu(), None if self.pooled is None else self.pooled.cpu())
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,31 @@ class Conditioning:
         return {"encoder_hidden_states": self.embeddings, "added_cond_kwargs": added}
 
 
+@dataclass(frozen=True)
+class LateConditioning:
+    """Of a batch whose text encoders are trained: captions are encoded when they're used, by the encoders of then.
+
+    With gradients where these are on; without, the encoders are in eval mode for the time.
+    """
+
+    parts: Parts
+    captions: tuple[str, ...]
+    time_ids: Tensor | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LateConditioning:
+        """Moves the time ids; the rest is made on the encoders' device."""
+        return replace(self, time_ids=None if self.time_ids is None else self.time_ids.to(device))
+
+    def arguments(self) -> dict[str, Any]:
+        """For the U-Net's forward."""
+        with ExitStack() as stack:
+            if not torch.is_grad_enabled():
+                for encoder in self.parts.text_encoders.values():
+                    stack.enter_context(evaluating(encoder))
+            words = _encode(self.parts, list(self.captions))
+        return conditioning_of(words, self.time_ids).arguments()
+
+
 def conditioning_of(words: Sequence[Words], time_ids: Tensor | None = None) -> Conditioning:
     """Of a batch's captions, in their order, and of its frames."""
     pooled = [one.pooled for one in words if one.pooled is not None]
@@ -74,6 +106,13 @@ def chunks_of(parts: Parts, tokens: int | None) -> int:
             f"{_MOST_CHUNKS * once}."
         )
     return tokens // once
+
+
+def bytes_of_words(parts: Parts) -> int:
+    """What the embeddings of a caption take, in the precision of the run."""
+    encoders = [parts.text_encoder, *([parts.text_encoder_2] if parts.text_encoder_2 is not None else [])]
+    width = sum(int(encoder.config.hidden_size) for encoder in encoders)
+    return parts.chunks * int(parts.tokenizer.model_max_length) * width * parts.dtype.itemsize
 
 
 def warn_of_long(parts: Parts, captions: Sequence[str]) -> None:
@@ -101,9 +140,9 @@ def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) 
     if not quiet:
         warn_of_long(parts, captions)
     found: dict[str, Words] = {}
-    for start in tqdm(range(0, len(captions), _BATCH), desc="Encoding captions", disable=quiet):
+    for start in tqdm(range(0, len(captions), _BATCH), desc="Encoding captions", disable=quiet or not captions):
         batch = list(captions[start : start + _BATCH])
-        found.update(zip(batch, _encode(parts, batch), strict=True))
+        found.update(zip(batch, (words.cpu() for words in _encode(parts, batch)), strict=True))
     return found
 
 
@@ -111,12 +150,12 @@ def _encode(parts: Parts, captions: list[str]) -> list[Words]:
     chunks = parts.chunks
     if parts.text_encoder_2 is None or parts.tokenizer_2 is None:
         states = parts.text_encoder(_ids(parts.tokenizer, captions, parts.text_encoder, chunks))[0]
-        return [Words(tokens) for tokens in _joined(states, chunks).cpu()]
+        return [Words(tokens) for tokens in _joined(states, chunks)]
     # diffusers, StableDiffusionXLPipeline.encode_prompt: the last layer but one of both, and the second's projection
     both = [(parts.tokenizer, parts.text_encoder), (parts.tokenizer_2, parts.text_encoder_2)]
     outputs = [encoder(_ids(words, captions, encoder, chunks), output_hidden_states=True) for words, encoder in both]
     states = torch.cat([_joined(output.hidden_states[-2], chunks) for output in outputs], dim=-1)
-    return [Words(*pair) for pair in zip(states.cpu(), outputs[1].text_embeds[::chunks].cpu(), strict=True)]
+    return [Words(*pair) for pair in zip(states, outputs[1].text_embeds[::chunks], strict=True)]
 
 
 def _ids(tokenizer: Any, captions: list[str], encoder: Any, chunks: int) -> Tensor:

@@ -5,6 +5,7 @@ Everything is read and checked before training starts, so that a bad picture cos
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,18 @@ from PIL import Image
 
 from ..runs.names import OPENMOJI, STYLES
 from .captioned import CaptionedImages as CaptionedImages
-from .captioned import Look, joined, none_left
-from .captioned import captioned_images as captioned_images
+from .captioned import Look, copies, joined, none_left
 from .folders import open_folder, root_cause
+from .masks import check_masks, find_masks
 from .openmoji import load_openmoji, openmoji_names
+from .prior import with_class
+from .rows import captioned_images as captioned_images
 from .settings import DataSettings, UnetSettings
-from .sources import Source, sources_of
+from .sources import Source, class_source, sources_of
 from .styles import TRAIN, UNSEEN, load_style
 from .wording import wording_of
+
+logger = logging.getLogger("reslora_sd")
 
 
 class Split(NamedTuple):
@@ -54,7 +59,7 @@ def load_pictures(
     data: DataSettings, resolution: int = 512, seed: int = 0, cache_dir: str | None = None
 ) -> CaptionedImages:
     """As `load_images`, and no picture is decoded."""
-    return _load(data, resolution, seed, cache_dir, 0)[0]
+    return with_class(_load(data, resolution, seed, cache_dir, 0)[0], _of_class(data, cache_dir))
 
 
 def _load(
@@ -73,7 +78,7 @@ def _load(
         if most is not None and most < len(pairs):
             pairs = random.Random(seed).sample(pairs, most)
         return _in_memory(pairs, data.dataset_name), None
-    opened = [_open(source, cache_dir) for source in sources_of(data)]
+    opened = [_open(source, cache_dir) for source in sources_of(data) if not source.is_reg]
     name = data.dataset_config or opened[0].name
     rest, apart = _apart(sum(len(one.rows) for one in opened), test, name)
     if most is not None:  # as `datasets` shuffles
@@ -89,14 +94,30 @@ def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
     return [index for index in range(total) if index not in apart], sorted(apart)
 
 
-def load_split(settings: UnetSettings, resolution: int) -> Split:
+def load_split(settings: UnetSettings, resolution: int, of_class: bool = True) -> Split:
     """The pictures of a run to train on, and those that it keeps out of training, if any. None is decoded yet.
 
-    A style keeps out none of its own, but has pictures of other names for that.
+    A style keeps out none of its own, but has pictures of other names for that. Pictures of the class are trained on.
+
+    Args:
+        of_class: whether these are loaded, too.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
     """
+    cache_dir = settings.model.cache_dir
+    split = _split(settings, resolution)
+    if len(sources_of(settings.data)) > 1:
+        split = _without_copies(split)
+    whole = with_class(split.training, _of_class(settings.data, cache_dir)) if of_class else split.training
+    if settings.data.masked_loss:
+        count = check_masks(whole)
+        others = "; the others count as a whole" * (count < len(whole))
+        logger.info("%d of %d pictures have a mask%s.", count, len(whole), others)
+    return split._replace(training=whole)
+
+
+def _split(settings: UnetSettings, resolution: int) -> Split:
     seed, validation = settings.training.seed, settings.validation
     images, test = _load(settings.data, resolution, seed, settings.model.cache_dir, validation.test_samples)
     if images.name in STYLES:
@@ -104,6 +125,33 @@ def load_split(settings: UnetSettings, resolution: int) -> Split:
     if not validation.validation_samples:
         return Split(images, None, test)
     return Split(*images.split(validation.validation_samples, seed), test)
+
+
+def _without_copies(split: Split) -> Split:
+    """The split without the pictures of its training that are kept out, too, since several folders have them."""
+    training = split.training
+    for apart in (split.test, split.kept_out):
+        twins = copies(training, apart) if apart else set()
+        if len(twins) == len(training):
+            raise ValueError(f"All pictures of {training.name} have copies among those kept out. Keep fewer out.")
+        if twins:
+            logger.warning("%d pictures are copies of pictures that are kept out, and aren't trained on.", len(twins))
+            training = training.without(twins)
+    return split._replace(training=training)
+
+
+def _of_class(data: DataSettings, cache_dir: str | None) -> list[CaptionedImages]:
+    """The pictures of each folder that keeps what the model knows of the class."""
+    found = []
+    for source in [one for one in sources_of(data) if one.is_reg] if data.dataset_config else []:
+        found.append(_all_of(_open(source, cache_dir), data))
+    named = class_source(data)
+    if named is not None:
+        part = _all_of(_open(named, cache_dir), data)
+        if data.class_prompt:
+            part.captions = [[data.class_prompt] for _ in range(len(part))]
+        found.append(part)
+    return found
 
 
 def _unseen(style: str, count: int, test: int) -> tuple[CaptionedImages | None, CaptionedImages | None]:
@@ -150,6 +198,10 @@ def _open(source: Source, cache_dir: str | None) -> _Opened:
     return _Opened(source, rows, name)
 
 
+def _all_of(opened: _Opened, data: DataSettings) -> CaptionedImages:
+    return _picked([opened], range(len(opened.rows)), opened.name, data)
+
+
 def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str, data: DataSettings) -> CaptionedImages:
     """The pictures at these places of all sources one after the other, in this order."""
     parts, order, start, before = [], dict[int, int](), 0, 0
@@ -172,4 +224,6 @@ def _as_described(images: CaptionedImages, source: Source, data: DataSettings) -
     images.captions = [source.worded(captions) for captions in images.captions]
     look = Look(source.resolution, source.flip, source.wording(wording_of(data)))
     images.looks, images.every_look = [look] * len(images), (look,)
+    if source.mask and data.masked_loss:
+        images.masks = find_masks(Path(source.mask), images.files, Path(str(source.path)))
     return images

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm.auto import tqdm
 
-from .conditioning import Conditioning, conditioning_of, encode_captions, warn_of_long
+from .ahead import in_order
+from .captioned import CHECKED_UP_TO
+from .conditioning import (
+    Conditioning,
+    LateConditioning,
+    conditioning_of,
+    warn_of_long,
+)
 from .data import CaptionedImages
+from .emphasis import Emphasis
+from .encoded_captions import IN_MEMORY, Captions, Share
+from .encodings import Encodings
 from .framing import Frame, Framing, WrongSizeError
+from .masks import mask_of
 from .models import Parts
 from .wording import Wording
 
-_BATCH = 16
+logger = logging.getLogger("reslora_sd")
+
+
+class Prepared(NamedTuple):
+    """A picture as far as it is known without the device."""
+
+    pixels: Tensor | None = None
+    """(3, height, width)"""
+    moments: Tensor | None = None
+    """Mean and deviation of the VAE's posterior, (2 c, h, w), float32 on the CPU."""
+    mask: Tensor | None = None
+    """(1, h, w) in latents."""
+    key: str | None = None
+    """Where moments and mask are to be kept on disk, once they are made."""
+    noted: Mapping[str, list[Any]] = {}
+    """Contents of files that a worker read."""
 
 
 class EncodedImages:
     """A data set as the U-Net takes it: latents and embeddings by row, kept where nothing random forbids it.
+
+    With `parts.encodings`, what was made is on disk; up to `IN_MEMORY` bytes of it are in memory, too.
 
     Args:
         parts: the frozen model; its VAE and text encoder run on their own device, in float32 for the VAE's moments.
@@ -27,11 +58,13 @@ class EncodedImages:
         check: whether all pictures are decoded once, where they aren't for the cache.
         wording: how captions change each time, where their folder says nothing of it. Those with many forms are encoded
             batch by batch.
+        emphasis: which pictures and parts of them count how much.
+        share: of the work of a cache on disk.
 
     Memory of the cache: two float32 numbers for each latent number, 128 KiB for a picture of 512 pixels.
     """
 
-    _wording = Wording()
+    _wording, _emphasis = Wording(), Emphasis()
 
     def __init__(
         self,
@@ -42,38 +75,112 @@ class EncodedImages:
         quiet: bool = False,
         check: bool = True,
         wording: Wording | None = None,
+        emphasis: Emphasis | None = None,
+        share: Share | None = None,
     ) -> None:
         self.parts, self.images, self.framing = parts, images, framing
+        self._disk: Encodings | None = parts.encodings
+        self._share = share or Share()
+        self._emphasis = emphasis or Emphasis()
         self._wording = wording or Wording()
+        self._kept: dict[int, Prepared] = {}
         pictures = range(len(images))
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
-        self._words = encode_captions(parts, sorted(fixed | {""}), quiet)
+        late = parts.adapted_text
+        at_first = self._disk is None or len(images) <= CHECKED_UP_TO
+        self._words = Captions(parts, [] if late else sorted(fixed | {""}) if at_first else [""], quiet, self._share)
         if not quiet:
             warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
-        self._moments: dict[int, Tensor] = {}
-        if cache:
-            with tqdm(total=len(images), desc="Encoding pictures", disable=quiet) as bar:
-                for bucket in self.buckets():
-                    for start in range(0, len(bucket), _BATCH):
-                        rows = bucket[start : start + _BATCH]
-                        self._moments.update(zip(rows, self._encode(rows, self._still_frames(rows)), strict=True))
-                        bar.update(len(rows))
+        if cache and at_first:
+            self._encode_all(quiet)
+        elif check and at_first and self._disk is not None and self._have_few_forms:
+            self._fill(list(pictures), quiet)  # mirrored ones are made when they are met
         elif check:
             images.check()
 
-    def latents(self, rows: Sequence[int], frames: Sequence[Frame], noise: Tensor) -> Tensor:
-        """Samples of the VAE's posterior, scaled.  rows of one bucket, (batch, c, h, w) -> (batch, c, h, w)"""
-        moments = torch.stack([self._moments[row] for row in rows]) if self._moments else self._encode(rows, frames)
-        mean, deviation = moments.chunk(2, dim=1)
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing is read or decoded any more."""
+        return len(self._kept) == len(self.images)
+
+    @property
+    def _have_few_forms(self) -> bool:
+        return all(self._framing(row).has_few_forms(size) for row, size in enumerate(self.images.sizes))
+
+    def _encode_all(self, quiet: bool) -> None:
+        rows = [row for bucket in self.buckets() for row in bucket]
+        if self._disk is not None:
+            self._fill(rows, quiet)
+            area = sum(channels * height * width for channels, height, width in map(self.latent_shape, rows))
+            if 2 * 4 * area > IN_MEMORY:
+                return
+        read = self._disk is not None
+        todo = in_order(self._still, rows, 0 if read else self._share.workers)
+        for row, found in tqdm(zip(rows, todo, strict=True), "Encoding pictures", len(rows), disable=quiet or read):
+            self._kept[row] = Prepared(moments=self._moments(found), mask=found.mask)
+
+    def _fill(self, rows: Sequence[int], quiet: bool) -> None:
+        """Puts on disk what isn't there; processes share the pictures, and wait for each other."""
+        assert self._disk is not None
+        mine = rows[self._share.rank :: self._share.processes]
+        missing = [row for row in mine if not self._is_there(row)]
+        todo = in_order(self._still, missing, self._share.workers)
+        for found in tqdm(todo, "Encoding pictures", len(missing), disable=quiet or not missing):
+            self._moments(found)
+        self._disk.disk.remember()
+        self._share.wait()
+        if not quiet:
+            count, size = self._disk.disk.size()
+            said = f"{len(missing)} of {len(mine)} pictures were encoded, the others were in"
+            logger.info("%s %s: %d entries, %.2f GiB.", said, self._disk.disk.folder, count, size / 2**30)
+
+    def _still(self, row: int) -> Prepared:
+        return self._prepared(row, self.frame(row, random.Random(0)))
+
+    def prepared(self, rows: Sequence[int], frames: Sequence[Frame]) -> list[Prepared]:
+        """The pictures of a batch, without the VAE's work where it isn't done yet."""
+        if self._kept:
+            return [self._kept[row] for row in rows]
+        return [self._prepared(row, frame) for row, frame in zip(rows, frames, strict=True)]
+
+    def _is_there(self, row: int) -> bool:
+        """Whether the cache on disk has the picture, whole or damaged."""
+        key = self._key(row, self.frame(row, random.Random(0)))
+        return self._disk is not None and key is not None and self._disk.disk.has(key)
+
+    def _key(self, row: int, frame: Frame) -> str | None:
+        """Where the disk has the picture, or would have it; one of many random crops isn't kept."""
+        framing = self._framing(row)
+        if self._disk is None or not framing.has_few_forms(self.images.sizes[row]):
+            return None
+        return self._disk.of_picture(self.images, row, frame, framing.interpolation, self._emphasis.masked)
+
+    def _prepared(self, row: int, frame: Frame) -> Prepared:
+        key = self._key(row, frame)
+        if self._disk is None or key is None:
+            return self._decoded(row, frame)
+        noted = self._disk.disk.drained()
+        found = self._disk.disk.get(key)
+        if found is None or "moments" not in found:
+            return self._decoded(row, frame)._replace(key=key, noted=noted)
+        return Prepared(moments=found["moments"], mask=found.get("mask"), noted=noted)
+
+    def latents(self, prepared: Sequence[Prepared], noise: Tensor) -> Tensor:
+        """Samples of the VAE's posterior, scaled.  pictures of one bucket, (batch, c, h, w) -> (batch, c, h, w)"""
+        mean, deviation = torch.stack([self._moments(one) for one in prepared]).chunk(2, dim=1)
         sample: Tensor = (mean + deviation * noise) * self.parts.vae.config.scaling_factor
         return sample
 
-    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning:
+    def weights(self, rows: Sequence[int], prepared: Sequence[Prepared]) -> Tensor | None:
+        """How much each part of each picture counts; `None` where all count alike."""
+        return self._emphasis.weights([self.images.priors[row] for row in rows], [one.mask for one in prepared])
+
+    def conditioning(self, captions: Sequence[str], frames: Sequence[Frame]) -> Conditioning | LateConditioning:
         """What the U-Net is told of a batch."""
         time_ids = torch.tensor([frame.time_ids for frame in frames])
-        new = list(dict.fromkeys(caption for caption in captions if caption not in self._words))
-        words = self._words | (encode_captions(self.parts, new, quiet=True) if new else {})
-        return conditioning_of([words[caption] for caption in captions], time_ids)
+        if self.parts.adapted_text:
+            return LateConditioning(self.parts, tuple(captions), time_ids)
+        return conditioning_of(self._words(captions), time_ids)
 
     def wording(self, row: int) -> Wording:
         """How the captions of a picture change."""
@@ -100,22 +207,32 @@ class EncodedImages:
     def _framing(self, row: int) -> Framing:
         return self.framing.of(self.images.looks[row])
 
-    def _still_frames(self, rows: Sequence[int]) -> list[Frame]:
-        return [self.frame(row, random.Random(0)) for row in rows]
-
-    def _pixels(self, row: int, frame: Frame) -> Tensor:
+    def _decoded(self, row: int, frame: Frame) -> Prepared:
+        image, framing = self.images.image(row), self._framing(row)
         try:
-            return self._framing(row).pixels(self.images.image(row), frame)
+            pixels = framing.pixels(image, frame)
         except WrongSizeError as error:
             raise ValueError(f"Picture {row} of {self.images.name}{self.images.places[row]}: {error}") from error
+        mask = mask_of(self.images, row, image) if self._emphasis.masked else None
+        if mask is None:
+            return Prepared(pixels)
+        return Prepared(pixels, None, functional.avg_pool2d(framing.mask(mask, frame), self.parts.pixels_per_latent))
 
     @torch.no_grad()
-    def _encode(self, rows: Sequence[int], frames: Sequence[Frame]) -> Tensor:
-        """Mean and deviation of the posterior.  -> (batch, 2 c, h, w), float32, on the CPU"""
+    def _moments(self, picture: Prepared) -> Tensor:
+        """Mean and deviation of the posterior.  -> (2 c, h, w), float32, on the CPU
+
+        Each picture alone: in a batch, rounding depends on its neighbours.
+        """
+        if self._disk is not None and picture.noted:
+            self._disk.disk.take(picture.noted)
+        if picture.moments is not None:
+            return picture.moments
+        assert picture.pixels is not None
         vae = self.parts.vae
-        found = []
-        for row, frame in zip(rows, frames, strict=True):  # each alone: in a batch, rounding depends on its neighbours
-            pixels = self._pixels(row, frame)[None].to(vae.device, vae.dtype)
-            posterior = vae.encode(pixels).latent_dist
-            found.append(torch.cat([posterior.mean, posterior.std], dim=1).float().cpu())
-        return torch.cat(found)
+        posterior = vae.encode(picture.pixels[None].to(vae.device, vae.dtype)).latent_dist
+        found = torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()[0]
+        if self._disk is not None and picture.key:
+            masks = {} if picture.mask is None else {"mask": picture.mask}
+            self._disk.disk.put(picture.key, {"moments": found, **masks})
+        return found

@@ -119,15 +119,16 @@ def _of_the_model(parts: Parts, family: Family, resolution: int) -> dict[str, st
 def _of_the_data(images: CaptionedImages, framing: Framing) -> dict[str, str]:
     name, shapes = public_name(images.name), shapes_of(images, framing)
     buckets = {str(at): {"resolution": list(shape), "count": shapes[shape]} for at, shape in enumerate(shapes)}
-    phrase = trigger_phrase(images.captions)
+    subjects = images.subjects()
+    phrase = trigger_phrase(subjects.captions)
     return {
-        "ss_num_train_images": str(sum(images.repeats)),
-        "ss_num_reg_images": "0",
-        "ss_dataset_dirs": _json(_folders(name, images)),
+        "ss_num_train_images": str(sum(subjects.repeats)),
+        "ss_num_reg_images": str(sum(images.repeats) - sum(subjects.repeats)),
+        "ss_dataset_dirs": _json(_folders(name, subjects)),
         "ss_bucket_info": _json({"buckets": buckets}),
         "ss_enable_bucket": str(framing.buckets is not None),
         "ss_random_crop": str(not framing.is_centred),
-        "ss_tag_frequency": _json({name: tag_frequency(images.captions)}),
+        "ss_tag_frequency": _json({name: tag_frequency(subjects.captions)}),
         **({"modelspec.trigger_phrase": phrase} if phrase else {}),
     }
 
@@ -157,6 +158,9 @@ def _of_the_training(settings: UnetSettings, steps: int, steps_of_epoch: int, pi
         "ss_min_snr_gamma": training.snr_gamma,
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": (optimizer.text_encoder_lr or optimizer.learning_rate)
+        if settings.method.train_text_encoder
+        else None,
         "ss_lr_scheduler": optimizer.lr_scheduler,
         "ss_lr_warmup_steps": optimizer.lr_warmup_steps,
         "ss_optimizer": kind,

@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapter.adapter import ResLoRAAdapter
-from ..merging.applied import applied
-from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
-from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
-from ..runs.names import ADAPTER_FILE, BASE, DIFFUSERS_FILE, REPORT_FILE, UNMERGED, alpha_from_of
+from ..runs.names import BASE, DIFFUSERS_FILE, REPORT_FILE, UNMERGED, alpha_from_of
 from ..training.checks import check_trained
+from .adapters import Adapters, applied_to
 from .batches import Batch, BatchMaker, KeptOut
 from .calibration import predict
 from .effort import Effort
 from .export import Exported, Exporter
-from .loss import target_of
+from .loss import squared_errors, target_of
 from .models import Parts
 from .precision import use_own_forward
 from .progress import stage
@@ -48,7 +45,7 @@ class Finished:
 
 
 def finish(
-    adapter: ResLoRAAdapter,
+    adapters: Adapters,
     parts: Parts,
     batches: BatchMaker,
     kept_out: KeptOut,
@@ -64,7 +61,7 @@ def finish(
 ) -> Finished:
     """Saves the training form, merges, measures, exports one merge, and loads it as a user would.
 
-    The adapter is taken out of the U-Net; base weights stay as they were.
+    The adapters are taken out of the models; base weights stay as they were.
 
     Args:
         batches: of the training data; calibration uses draws of noise and timesteps that training didn't.
@@ -82,21 +79,21 @@ def finish(
     """
     unet = parts.unet.eval()
     use_own_forward(unet)
-    adapter.save(run.path / ADAPTER_FILE)
+    adapters.save(run.path)
     last = drawn + max(1, effort.calibration // batches.batch_size)
     apart = _apart(parts, kept_out, run.path)
     measured = list(_measured(batches, kept_out, last, effort.measured))
-    plains = _merge_all(adapter, parts, batches, range(drawn, last), approach, rank, effort)
+    plains = _merge_all(adapters, parts, batches, range(drawn, last), approach, rank, effort)
     validation = validation if effort.draw else None
     base_pictures = validation.drawn_at_first(run) if validation else None
     with stage("measuring", len(measured) * (2 + len(plains))) as bar:
         unmerged = _predict(unet, parts, measured, bar)
-        with adapter.disabled():
+        with adapters.unet.disabled():  # of this whole thread
             base = _predict(unet, parts, measured, bar)
             if validation and base_pictures is None:
                 base_pictures = validation.draw(parts.pipeline())
-        adapter.remove()
-        drift, loss = _measure(plains, unet, parts, measured, unmerged, base, bar)
+        adapters.remove()
+        drift, loss = _measure(plains, parts, measured, unmerged, base, bar)
     drawn_by = _draw_others(plains, approach, parts, validation) if validation and effort.draw_others else {}
     exported = exporter(plains[approach], run.path, step)
     largest, active, pictures = _prove(parts, run.path, measured, unmerged, base, plains[approach], validation)
@@ -119,7 +116,6 @@ def _save_pictures(
 
 def _measure(
     plains: dict[str, PlainLoRA],
-    unet: nn.Module,
     parts: Parts,
     batches: Sequence[Batch],
     unmerged: Sequence[Tensor],
@@ -129,8 +125,8 @@ def _measure(
     """Drift of every approach, and losses of all models on the same batches."""
     drift, loss = {}, {BASE: _loss(base, parts, batches), UNMERGED: _loss(unmerged, parts, batches)}
     for name, plain in plains.items():
-        with applied(plain, unet):
-            merged = _predict(unet, parts, batches, bar)
+        with applied_to(plain, parts):
+            merged = _predict(parts.unet, parts, batches, bar)
         drift[name] = _distance(merged, unmerged) / max(_distance(unmerged, base), 1e-30)
         loss[name] = _loss(merged, parts, batches)
     return drift, loss
@@ -143,7 +139,7 @@ def _draw_others(
     found = {}
     for name, plain in plains.items():
         if name != approach:
-            with applied(plain, parts.unet), stage(f"drawing with merge {name}"):
+            with applied_to(plain, parts), stage(f"drawing with merge {name}"):
                 found[name] = validation.draw(parts.pipeline())
     return found
 
@@ -171,7 +167,7 @@ def _measured(batches: BatchMaker, kept_out: KeptOut, start: int, pictures: int)
 
 
 def _merge_all(
-    adapter: ResLoRAAdapter,
+    adapters: Adapters,
     parts: Parts,
     batches: BatchMaker,
     calibration: range,
@@ -180,13 +176,12 @@ def _merge_all(
     effort: Effort,
 ) -> dict[str, PlainLoRA]:
     """The chosen approach, cut to `rank`, and the residual's others where they are wanted; on the same statistics."""
-    residual = adapter.config.residual
+    residual = adapters.unet.config.residual
     wanted = effort.merges(residual, approach)
     statistics = None
     if effort.takes_statistics(residual, approach):
         with stage("statistics", len(calibration)) as bar:
-            statistics = collect_statistics(
-                adapter,
+            statistics = adapters.statistics(
                 batches.between(calibration.start, calibration.stop),
                 lambda batch: _predict(parts.unet, parts, [batch], bar),
             )
@@ -195,7 +190,7 @@ def _merge_all(
         plains = {}
         for name in wanted:
             alpha_from = alpha_from_of(name, effort.alpha_from)
-            plains[name] = merge(adapter, name, statistics, rank=cut.get(name), alpha_from=alpha_from)
+            plains[name] = adapters.merge(name, statistics, rank=cut.get(name), alpha_from=alpha_from)
             bar.update()
     return plains
 
@@ -211,10 +206,13 @@ def _predict(unet: nn.Module, parts: Parts, batches: Sequence[Batch], bar: Any) 
 
 
 def _loss(predictions: Sequence[Tensor], parts: Parts, batches: Sequence[Batch]) -> float:
-    errors = [
-        (prediction - target_of(parts.scheduler, batch.latents, batch.noise, batch.timesteps)).square().mean()
-        for prediction, batch in zip(predictions, batches, strict=True)
-    ]
+    errors = []
+    for prediction, batch in zip(predictions, batches, strict=True):
+        target = target_of(parts.scheduler, batch.latents, batch.noise, batch.timesteps)
+        alike = batch.weights is None
+        errors.append(
+            (prediction - target).square().mean() if alike else squared_errors(prediction, target, batch.weights).mean()
+        )
     return float(torch.stack(errors).mean())
 
 
@@ -238,11 +236,12 @@ def _prove(
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    device, expected = parts.unet.device, len(exported.blocks)
+    device, expected = parts.unet.device, sum(map(len, exported.components.values()))
     parts.unet.to("cpu")  # the fresh U-Net takes its place on the device
     pipeline = parts.pipeline(fresh_unet=True).to(device)
     pipeline.load_lora_weights(str(folder), weight_name=DIFFUSERS_FILE)
-    layers = [module for module in pipeline.unet.modules() if isinstance(module, BaseTunerLayer)]
+    models = [pipeline.unet, *parts.text_encoders.values()]  # the pipeline's own encoders, base models again
+    layers = [module for model in models for module in model.modules() if isinstance(module, BaseTunerLayer)]
     active = sum(bool(layer.active_adapters) and not layer.disable_adapters for layer in layers)
     with stage("proving", len(measured)) as bar:
         merged = _predict(pipeline.unet, parts, measured, bar)
@@ -260,6 +259,7 @@ def _prove(
 
 def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
     summaries = {name: plain.summary()["blocks"] for name, plain in plains.items()}
+    text = plains[finished.approach].summary().get("text_encoders")
     return {
         "approach": finished.approach,
         "exported": finished.exported.to_report(),
@@ -271,5 +271,6 @@ def _report(finished: Finished, plains: dict[str, PlainLoRA]) -> dict[str, Any]:
             "active_linears_in_fresh_pipeline": finished.active_linears,
         },
         "blocks": summaries[finished.approach],
+        **({"text_encoders": text} if text else {}),
         "other_approaches": {name: blocks for name, blocks in summaries.items() if name != finished.approach},
     }

@@ -80,6 +80,10 @@ class Framing:
         flips = any(self.of(look).random_flip for look in set(images.looks))
         return flips or not (self.is_centred or images.all_square)
 
+    def has_few_forms(self, size: Size) -> bool:
+        """Whether a picture of this size becomes one tensor, or two that mirror each other."""
+        return self.is_centred or size[0] == size[1]
+
     def target(self, size: Size) -> Size:
         """Width and height of the tensor of a picture of this upright size."""
         return self.buckets.of(size) if self.buckets else (self.resolution, self.resolution)
@@ -109,6 +113,14 @@ class Framing:
             image = ImageOps.mirror(image)
         pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1  # (height, width, 3)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+    def mask(self, mask: Image.Image, frame: Frame) -> Tensor:
+        """The same part of a picture's mask, which may be of another size.  -> (1, height, width), float32 in [0, 1]"""
+        (width, height), left, top = frame.target, frame.left, frame.top
+        mask = _resized_part(mask, frame.resized, (left, top, left + width, top + height), "box")
+        if frame.flipped:
+            mask = ImageOps.mirror(mask)
+        return torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255)[None]
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """As `pixels`, of a frame that is drawn."""
@@ -143,7 +155,8 @@ def say_shapes(images: CaptionedImages, framing: Framing) -> str:
     Pictures that are enlarged since they are smaller than the smallest bucket are warned of.
     """
     met = sum(images.repeats)
-    again = f", {met} in an epoch" * (met != len(images))
+    known = sum(images.priors)
+    again = f", {known} of them of the class" * bool(known) + f", {met} in an epoch" * (met != len(images))
     if framing.buckets is None:
         return again
     small = too_small(images, framing)

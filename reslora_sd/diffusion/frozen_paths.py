@@ -11,6 +11,7 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.frozen import mapped_blocks
 from ..merging.frozen import freeze_paths
 from ..runs.names import FROZEN_PATHS_KEY
+from .adapters import Adapters
 from .batches import Batch, BatchMaker
 from .calibration import predict
 from .models import Parts
@@ -40,8 +41,8 @@ def path_samples(adapter: ResLoRAAdapter) -> int:
     return max([_LEAST, *(math.ceil(_TOKENS_A_FEATURE * site.in_features / site.tokens) for site in sites)])
 
 
-def measure_paths(adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, pictures: int | None) -> dict[str, Any]:
-    """Measures the maps of a new adapter; nothing is done for other methods.
+def measure_paths(adapters: Adapters, parts: Parts, batches: BatchMaker, pictures: int | None) -> dict[str, Any]:
+    """Measures the maps of new adapters; nothing is done for other methods. Text encoders see the same captions.
 
     Args:
         pictures: `--path_samples`.
@@ -49,6 +50,7 @@ def measure_paths(adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, pi
     Returns:
         for run.json: how many noisy pictures were seen, and what share of each x_{n-1} its x_n explains.
     """
+    adapter = adapters.unet
     if adapter.config.residual != "frozen":
         return {}
     chosen = list(first_batches(batches, pictures or path_samples(adapter)))
@@ -59,4 +61,7 @@ def measure_paths(adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, pi
             bar.update()
 
         explained = freeze_paths(adapter, chosen, forward)
+        for component, one in adapters.text.items():
+            found = freeze_paths(one, chosen, lambda batch: batch.conditioning.arguments())
+            explained |= {f"{component}.{name}": share for name, share in found.items()}
     return {FROZEN_PATHS_KEY: {"pictures": sum(len(batch.timesteps) for batch in chosen), "explained": explained}}

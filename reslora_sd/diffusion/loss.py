@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .conditioning import Conditioning
+from .conditioning import Conditioning, LateConditioning
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -17,10 +17,11 @@ def diffusion_loss(
     unet: nn.Module,
     scheduler: DDPMScheduler,
     latents: Tensor,
-    conditioning: Conditioning,
+    conditioning: Conditioning | LateConditioning,
     noise: Tensor,
     timesteps: Tensor,
     snr_gamma: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the U-Net's prediction, in float32.
 
@@ -30,6 +31,7 @@ def diffusion_loss(
         noise: like latents.
         timesteps: (batch,), whole numbers.
         snr_gamma: min-SNR-gamma weights (https://arxiv.org/abs/2303.09556), or `None`.
+        weights: how much each part of each picture counts (`Emphasis.weights`), or `None`.
 
     Returns:
         A number.
@@ -37,10 +39,17 @@ def diffusion_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps)
     prediction = unet(noisy, timesteps, **conditioning.arguments()).sample
     target = target_of(scheduler, latents, noise, timesteps)
-    errors: Tensor = (prediction.float() - target.float()).square().flatten(1).mean(1)  # (batch,)
+    errors = squared_errors(prediction.float(), target.float(), weights)
     if snr_gamma is not None:
         errors = errors * min_snr_weights(scheduler, timesteps, snr_gamma)
     return errors.mean()
+
+
+def squared_errors(prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean squared error of each picture, by the weights of its parts.  (batch, c, h, w) -> (batch,)"""
+    squares = (prediction - target).square()
+    weighted: Tensor = squares if weights is None else squares * weights
+    return weighted.flatten(1).mean(1)
 
 
 def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

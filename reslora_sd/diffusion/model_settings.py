@@ -26,7 +26,7 @@ class ModelSettings:
     revision: str | None = option(None, "Revision of the model on the Hub.")
     variant: str | None = option(None, "Variant of the model files, for example fp16.")
     prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "Instead of what the scheduler says.")
-    cache_dir: str | None = option(None, "Where Hub models and data sets are kept.")
+    cache_dir: str | None = option(None, "Where Hub models and data sets are kept, and encoded pictures and captions.")
 
     def __post_init__(self) -> None:
         check_choices(self)

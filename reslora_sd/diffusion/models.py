@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+
 logger = logging.getLogger("reslora_sd")
 
 
@@ -46,6 +47,10 @@ class Parts:
     """Whether `scheduler` has another prediction type than diffusers alone samples the model with."""
     chunks: int = 1
     """How many times the tokenizer's length of a caption is read (`chunks_of`)."""
+    encodings: Any = None
+    """The `Encodings` of pictures and captions on disk, or `None`; set once the models are where they run."""
+    adapted_text: bool = False
+    """Whether the text encoders change, so that captions are encoded when they are used (`LateConditioning`)."""
 
     @property
     def resolution(self) -> int:
@@ -64,10 +69,15 @@ class Parts:
         return dtype
 
     @property
+    def text_encoders(self) -> dict[str, Any]:
+        """By their names in a pipeline."""
+        found = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    @property
     def models(self) -> list[Any]:
         """Those with weights."""
-        found = [self.text_encoder, self.text_encoder_2, self.vae, self.unet]
-        return [model for model in found if model is not None]
+        return [*self.text_encoders.values(), self.vae, self.unet]
 
     def check_resolution(self, resolution: int) -> None:
         """Whether the VAE and diffusers' pipeline take pictures of so many pixels a side.

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 
-from ..adapter.adapter import ResLoRAAdapter
+from .adapters import Adapters
 from .optimizer_settings import OptimizerSettings
 
 
-def make_optimizer(settings: OptimizerSettings, adapter: ResLoRAAdapter, pictures_a_step: int) -> torch.optim.Optimizer:
-    """AdamW on the adapter's parameters, which are float32 in every precision.
+def make_optimizer(settings: OptimizerSettings, adapters: Adapters, pictures_a_step: int) -> torch.optim.Optimizer:
+    """AdamW on the adapters' parameters, which are float32 in every precision; text encoders have a rate of their own.
 
     Args:
         pictures_a_step: of all processes and accumulated batches; `--scale_lr` multiplies the rate by it.
@@ -24,9 +24,14 @@ def make_optimizer(settings: OptimizerSettings, adapter: ResLoRAAdapter, picture
         except ImportError:
             raise ImportError("--use_8bit_adam needs bitsandbytes. Run: pip install bitsandbytes") from None
         optimizer_class = bitsandbytes.optim.AdamW8bit
+    factor = pictures_a_step if settings.scale_lr else 1
+    groups: list[dict[str, Any]] = [{"params": list(adapters.unet.parameters())}]
+    if adapters.text:
+        rate = settings.text_encoder_lr or settings.learning_rate
+        groups.append({"params": adapters.text_parameters(), "lr": rate * factor})
     return optimizer_class(
-        list(adapter.parameters()),
-        lr=settings.learning_rate * (pictures_a_step if settings.scale_lr else 1),
+        groups,
+        lr=settings.learning_rate * factor,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.adam_weight_decay,
         eps=settings.adam_epsilon,

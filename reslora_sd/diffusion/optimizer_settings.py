@@ -17,6 +17,7 @@ class OptimizerSettings:
     _argument_group_name: ClassVar[str] = "optimizer and schedule"
 
     learning_rate: float = option(1e-4, "Rate of AdamW (embedded model: 5e-4; a style: 2e-3).")
+    text_encoder_lr: float | None = option(None, "Rate of the text encoders (left out: learning_rate).")
     scale_lr: bool = option(False, "Times processes, accumulation and batch size.")
     lr_scheduler: Schedule = option("constant", "How the rate changes over the steps.")
     lr_warmup_steps: int = option(0, "Optimizer steps (diffusers: 500, unused by 'constant').")
@@ -31,7 +32,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_above_zero(self, ["learning_rate", "adam_epsilon", "max_grad_norm", "lr_power"])
+        check_above_zero(self, ["learning_rate", "text_encoder_lr", "adam_epsilon", "max_grad_norm", "lr_power"])
         check_at_least(self, 0, ["lr_warmup_steps", "adam_weight_decay"])
         check_at_least(self, 1, ["lr_num_cycles"])
         check_finite(self, but=["max_grad_norm"])

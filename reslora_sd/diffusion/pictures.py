@@ -43,6 +43,11 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if turned else image.size
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture has an alpha channel, or one colour that stands for clear."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Upright by its EXIF tag, transparency on white, RGB with 8 bits a channel.
 
@@ -52,7 +57,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion makes nearly all of it white
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if has_alpha(image):
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
@@ -68,6 +73,12 @@ def check_depth(image: Image.Image) -> None:
 def picture_kinds() -> frozenset[str]:
     """Ends of the names of pictures that can be opened here; HEIC is one of them where pillow-heif is installed."""
     enable_heic()
+    return _kinds(len(Image.registered_extensions()))
+
+
+@functools.cache
+def _kinds(known: int) -> frozenset[str]:
+    """Of so many ends that Pillow knows."""
     ends = Image.registered_extensions()
     return frozenset(end for end, kind in ends.items() if kind in Image.OPEN and kind not in _STUBS)
 

@@ -44,7 +44,7 @@ def _find(
     prompt: str, images: CaptionedImages, kept_out: CaptionedImages | None, resolution: int
 ) -> tuple[Image.Image, str] | None:
     wanted = _plain(prompt)
-    for seen, data in (("training", images), ("held out", kept_out)):
+    for seen, data in (("training", images.subjects()), ("held out", kept_out)):
         for index, captions in enumerate(data.captions if data else []):
             if data and any(_plain(caption) == wanted for caption in captions):
                 return data.image(index), seen

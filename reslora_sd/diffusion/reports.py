@@ -14,17 +14,18 @@ from typing import Any
 
 import torch
 
-from ..adapter.adapter import ResLoRAAdapter
 from ..files.storage import reason
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
 from ..runs.names import DIFFUSERS_FILE, KOHYA_KEY, REFERENCES_FILE, RUN_FILE, TRACKER, kohya_name
 from ..runs.paths import public_name
+from .adapters import Adapters
 from .arguments import to_arguments
 from .data import CaptionedImages
 from .finish import Finished
-from .framing import framing_of, shapes_of
+from .framing import framing_of
 from .models import Parts
+from .preparing import describe_pictures
 from .settings import OutputSettings, UnetSettings
 from .sources import sources_of
 
@@ -90,14 +91,17 @@ def without_local_paths(value: Any) -> Any:
 
 
 def describe(
-    settings: UnetSettings, parts: Parts, adapter: ResLoRAAdapter, images: CaptionedImages, steps: int
+    settings: UnetSettings, parts: Parts, adapters: Adapters, images: CaptionedImages, steps: int
 ) -> dict[str, object]:
     """What run.json says."""
     framing = framing_of(settings.data, settings.data.resolution or parts.resolution, images, parts)
-    shapes = {f"{width}x{height}": count for (width, height), count in shapes_of(images, framing).items()}
-    dataset = {"name": images.name, "pictures": len(images), "in_an_epoch": sum(images.repeats), "shapes": shapes}
+    dataset = describe_pictures(images, framing)
     if settings.data.dataset_config:
         dataset["folders"] = [dataclasses.asdict(source) for source in sources_of(settings.data)]
+    text = {
+        component: {"lora_config": one.config.to_dict(), "link_plan": one.link_plan().to_list()}
+        for component, one in adapters.text.items()
+    }
     return {
         "method": settings.method.method,
         "arguments": to_arguments(settings),
@@ -105,10 +109,11 @@ def describe(
         "dataset": dataset,
         "seed": settings.training.seed,
         "steps": steps,
-        "lora_config": adapter.config.to_dict(),
+        "lora_config": adapters.unet.config.to_dict(),
         KOHYA_KEY: kohya_name(Path(settings.output.output_dir)),
-        "trainable_parameters": adapter.num_parameters(),
-        "link_plan": adapter.link_plan().to_list(),
+        "trainable_parameters": adapters.num_parameters(),
+        "link_plan": adapters.unet.link_plan().to_list(),
+        **({"text_encoders": text} if text else {}),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from ..runs.names import RUN_FILE
 from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_place
 from .arguments import to_arguments
 from .settings import UnetSettings
+from .sources import Source, sources_of
 
 FIXED = frozenset(
     """
     method rank lora_alpha lora_dropout pre_num first_block path_samples link across_attention target_modules
+    train_text_encoder
     init_lora init_lora_partial
     pretrained_model_name_or_path pretrained_vae_model_name_or_path model_config tokenizer_name
     revision variant prediction_type
@@ -25,6 +28,8 @@ FIXED = frozenset(
     trigger_word shuffle_caption keep_tokens caption_dropout_rate caption_tag_dropout_rate
     max_token_length
     buckets bucket_step bucket_min bucket_max bucket_upscale
+    with_prior_preservation class_data_dir class_prompt num_class_images prior_loss_weight
+    masked_loss mask_data_dir unmasked_weight
     seed train_batch_size gradient_accumulation_steps snr_gamma noise_offset min_timestep max_timestep
     lr_scheduler lr_warmup_steps lr_num_cycles lr_power use_8bit_adam
     """.split()
@@ -35,7 +40,7 @@ CHANGEABLE = frozenset(
     merge_approach merge_rank alpha_from calibration_samples cache_dir cache_latents
     num_train_epochs max_train_steps gradient_checkpointing mixed_precision allow_tf32 dataloader_num_workers
     enable_xformers_memory_efficient_attention local_rank
-    learning_rate scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
+    learning_rate text_encoder_lr scale_lr adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm
     validation_prompts validation_prompt validation_captions validation_steps validation_epochs num_validation_images
     validation_negative_prompt validation_guidance_scale validation_inference_steps
     output_dir overwrite_output_dir checkpointing_steps checkpoints_total_limit save_lora_steps save_lora_epochs
@@ -51,6 +56,8 @@ _PATHS = (
     "tokenizer_name",
     "train_data_dir",
     "dataset_config",
+    "class_data_dir",
+    "mask_data_dir",
     "init_lora",
 )
 
@@ -66,7 +73,58 @@ def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
     output = settings.output
     checkpoint = checkpoint_to_resume(run, output.resume_from_checkpoint, output.overwrite_output_dir)
     check_unchanged(run, checkpoint, to_arguments(settings), breaks)
+    _check_folders(run, checkpoint, settings)
     return checkpoint
+
+
+def _check_folders(run: RunFolder, checkpoint: Path | None, settings: UnetSettings) -> None:
+    """Whether the file of `--dataset_config` still describes what the run began with."""
+    before = _dataset(run, checkpoint).get("folders")
+    if not isinstance(before, list) or not settings.data.dataset_config:
+        return
+    now = [asdict(source) for source in sources_of(settings.data)]
+    if len(before) != len(now):
+        raise ValueError(_changed(run, f"{settings.data.dataset_config} had {len(before)} folders and has {len(now)}"))
+    plain = asdict(Source())  # of keys that are newer than the run
+    for number, (was, one) in enumerate(zip(before, now, strict=True), 1):
+        was = {**plain, **was} if isinstance(was, dict) else plain
+        for name, value in one.items():
+            if was[name] != value and not (name in ("path", "mask") and is_same_place(was[name], value)):
+                raise ValueError(
+                    _changed(
+                        run,
+                        f"folder {number} of {settings.data.dataset_config} had {name} = {was[name]!r:.100} and has "
+                        f"{value!r:.100}",
+                    )
+                )
+
+
+def check_pictures(run: RunFolder, checkpoint: Path | None, now: Mapping[str, Any]) -> None:
+    """Whether the pictures are as many, met as often and of the same sizes as where the run began.
+
+    Args:
+        now: what run.json would say of them.
+
+    Raises:
+        ValueError: they aren't; the rest of the run would see them in another order.
+    """
+    before = _dataset(run, checkpoint)
+    for name in ("pictures", "in_an_epoch", "shapes"):
+        if name in before and before[name] != now[name]:
+            said = f"its data have changed: {name} was {before[name]!r:.200} and is {now[name]!r:.200}"
+            raise ValueError(_changed(run, said))
+
+
+def _dataset(run: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
+    """What run.json says of the data of a run that goes on; nothing for one that starts."""
+    if checkpoint is None or not run.owns(checkpoint):
+        return {}
+    found = read_object(run.path / RUN_FILE, lambda _: None).get("dataset")
+    return found if isinstance(found, dict) else {}
+
+
+def _changed(run: RunFolder, what: str) -> str:
+    return f"{run.path} can't go on: {what}. Put it back, or start another run in another --output_dir."
 
 
 def as_it_began(run: RunFolder, checkpoint: Path | None, settings: UnetSettings) -> UnetSettings:

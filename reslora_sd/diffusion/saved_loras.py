@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..adapter.adapter import ResLoRAAdapter
-from ..merging.merge import merge
-from ..merging.statistics import collect_statistics
 from ..runs.folder import RunFolder
 from ..runs.names import alpha_from_of, looks_at_data
+from .adapters import Adapters
 from .batches import BatchMaker
 from .calibration import predict
 from .export import Exporter
@@ -25,11 +23,11 @@ step costs three passes on a picture and the statistics one and a half, so that 
 
 @dataclass(frozen=True)
 class LoRASaver:
-    """Merges the adapter as it is after a step. Training goes on as if nothing had happened."""
+    """Merges the adapters as they are after a step. Training goes on as if nothing had happened."""
 
     every: int
     """Optimizer steps; 0 for never."""
-    adapter: ResLoRAAdapter
+    adapters: Adapters
     parts: Parts
     batches: BatchMaker
     exporter: Exporter
@@ -51,13 +49,12 @@ class LoRASaver:
             first, count = step * self.settings.training.gradient_accumulation_steps, self._batches()
             data = f" on {count * self.batches.batch_size} noisy pictures"
             with own_forward(unet):
-                statistics = collect_statistics(
-                    self.adapter,
+                statistics = self.adapters.statistics(
                     self.batches.between(first, first + count),
                     lambda batch: predict(unet, self.parts, batch),
                 )
         alpha_from = alpha_from_of(method.approach, method.alpha_from)
-        plain = merge(self.adapter, method.approach, statistics, rank=method.merge_rank, alpha_from=alpha_from)
+        plain = self.adapters.merge(method.approach, statistics, rank=method.merge_rank, alpha_from=alpha_from)
         folder, kohya_file = self.run.make_lora_folder(step)
         self.exporter(plain, folder, step, kohya_file)
         seconds = time.perf_counter() - started

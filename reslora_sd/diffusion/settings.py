@@ -8,141 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from ..config import ResLoRAConfig
-from ..runs.names import APPROACHES, BUNDLED, METHODS, OPENMOJI, STYLES, default_approach
-from ..training.method import MethodSettings, OurMethod
-from ..training.options import (
-    check_above_zero,
-    check_at_least,
-    check_choices,
-    check_finite,
-    check_shares,
-    option,
-    switch,
-)
+from ..training.options import check_above_zero, check_at_least, check_choices, check_finite, option
+from .data_settings import DataSettings as DataSettings
+from .method_settings import UnetMethod as UnetMethod
 from .model_settings import ModelSettings as ModelSettings
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .output_settings import OutputSettings as OutputSettings
-
-Approach = Literal["exact", "input", "least_squares", "none", "weights"]
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class UnetMethod(MethodSettings):
-    """LoRA or ResLoRA, and how it is merged."""
-
-    _argument_group_name: ClassVar[str] = "method (ours)"
-
-    method: OurMethod = option("reslora_is", "LoRA, ResLoRA by Eq. 2, 3 or 4, or Eq. 2 with frozen paths.")
-    rank: int = option(16, "Rank of every block (diffusers: 4).")
-    lora_alpha: float = option(32.0, "Branches are scaled by lora_alpha / rank.")
-    link: Literal["neighbour", "same_size"] = option("neighbour", "Which earlier block a path comes from.")
-    across_attention: bool = option(False, "One chain through self- and cross-attention in turn.")
-    target_modules: list[str] = option(["to_q", "to_k", "to_v", "to_out.0"], "Ends of module paths.")
-    merge_approach: Approach | None = option(
-        None, "How paths are merged away (left out: least_squares for reslora_is and reslora_ms, else exact)."
-    )
-    path_samples: int | None = option(
-        None,
-        "reslora_frozen: noisy pictures that its paths are measured on, before training (left out: by their tokens).",
-    )
-    calibration_samples: int | None = option(None, "Noisy pictures for statistics (left out: a 16th of those trained).")
-    merge_rank: int | None = option(None, "reslora_bs: cut the exact merge to this rank by SVD.")
-    init_lora: str | None = option(None, "Start from this LoRA: a file, or a folder that one was saved in.")
-    init_lora_partial: bool = option(False, "Leave out what --init_lora has and the adapter has no block for.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, ["merge_rank"])
-        residual = METHODS[self.method]
-        if self.merge_approach is None:
-            object.__setattr__(self, "merge_approach", default_approach(residual))
-        if self.merge_approach not in APPROACHES[residual]:
-            raise ValueError(
-                f"--merge_approach {self.merge_approach} doesn't fit --method {self.method}. "
-                f"Choose one of {', '.join(APPROACHES[residual])}."
-            )
-        if self.merge_rank is not None and (residual, self.merge_approach) != ("block", "exact"):
-            raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
-        if self.init_lora_partial and self.init_lora is None:
-            raise ValueError("--init_lora_partial is given without --init_lora. Name the LoRA to start from.")
-        self.adapter()
-
-    @property
-    def approach(self) -> str:
-        """The merge approach, given or by default."""
-        assert self.merge_approach is not None
-        return self.merge_approach
-
-    def adapter(self) -> ResLoRAConfig:
-        """The adapter's settings."""
-        return self.lora_config(self.target_modules, link=self.link, across_attention=self.across_attention)
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The pictures, and how they are framed."""
-
-    _argument_group_name: ClassVar[str] = "data"
-
-    dataset_name: str | None = option(
-        None,
-        f"Data set of the Hub, an embedded style ({', '.join(STYLES)}), or {OPENMOJI} (without data of your own, "
-        f"embedded model: {STYLES[0]}; other: {OPENMOJI}).",
-    )
-    dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
-    dataset_config: str | None = option(None, "TOML or YAML file that describes several folders and data sets.")
-    train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
-    image_column: str | None = option(None, "Column of pictures (left out: found by name).")
-    caption_column: str | None = option(None, "Column of captions (left out: found by name).")
-    trigger_word: str | None = option(None, "Begin each caption that doesn't have this word with it.")
-    shuffle_caption: bool = option(False, "Bring the tags of captions, between commas, into another order each time.")
-    keep_tokens: int = option(0, "So many tags at the beginning of captions stay where they are (kohya's name).")
-    caption_dropout_rate: float = option(0.0, "Share of times that a picture is met without its caption.")
-    caption_tag_dropout_rate: float = option(0.0, "Share of the tags of a caption that are left out each time.")
-    max_token_length: int | None = option(None, "Read so many tokens of captions, in chunks (left out: one chunk, 75).")
-    max_train_samples: int | None = option(None, "Use at most so many pictures (OpenMoji where no data is given: 576).")
-    resolution: int | None = option(None, "Pixels of a side (left out: the model's own; diffusers: 512).")
-    center_crop: bool = option(False, "Crop the centre instead of a random place (embedded model, own pictures: on).")
-    random_flip: bool = option(False, "Mirror half of the pictures.")
-    image_interpolation_mode: Interpolation = option("lanczos", "How pictures are resized.")
-    buckets: bool | None = switch("Keep the shapes of pictures, in buckets (left out: unless all are square).")
-    bucket_step: int | None = option(None, "Buckets' sides are multiples of it (left out: 64, less below 512 pixels).")
-    bucket_min: int | None = option(None, "Least side of a bucket (left out: half the resolution).")
-    bucket_max: int | None = option(None, "Greatest side of a bucket (left out: twice the resolution).")
-    bucket_upscale: bool = option(False, "Enlarge small pictures to the area of the resolution.")
-    cache_latents: bool | None = switch(
-        "Run the VAE once for each picture (left out: unless crops or flips are random)."
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_at_least(self, 1, ["max_train_samples", "resolution", "bucket_step", "bucket_min", "bucket_max"])
-        check_at_least(self, 0, ["keep_tokens"])
-        check_at_least(self, 1, ["max_token_length"])
-        check_shares(self, ["caption_dropout_rate", "caption_tag_dropout_rate"])
-        if self.trigger_word is not None and not (self.trigger_word.strip() and self.is_own):
-            raise ValueError("--trigger_word is empty, or the pictures aren't your own. Write a word, or leave it out.")
-        others = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
-        more = [name for name in others if getattr(self, name) is not None]
-        if self.dataset_config is not None and more:
-            raise ValueError(f"--{more[0]} is given beside --dataset_config. Write it into that file, or leave it out.")
-        asked = [name for name in ("bucket_step", "bucket_min", "bucket_max", "bucket_upscale") if getattr(self, name)]
-        if self.buckets is False and asked:
-            raise ValueError(f"--{asked[0]} does nothing with --no_buckets. Leave one of the two out.")
-        if self.cache_latents and self.random_flip:
-            raise ValueError("--cache_latents keeps one latent of a picture, which --random_flip forbids. Choose one.")
-
-    @property
-    def is_default(self) -> bool:
-        """Whether no data is given, so that OpenMoji is used."""
-        return self.dataset_name is None and self.train_data_dir is None and self.dataset_config is None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the pictures are none of those that come with this package or its packages."""
-        return not self.is_default and self.dataset_name not in BUNDLED
 
 
 @dataclass(frozen=True)
@@ -171,7 +42,7 @@ class TrainingSettings:
         "Train below this timestep (kohya's name): the highest decide what is where, lower ones how it is drawn. "
         "Left out: all of the schedule; embedded model on OpenMoji: 600.",
     )
-    dataloader_num_workers: int = option(0, "Accepted for old commands: batches are made from what is in memory.")
+    dataloader_num_workers: int = option(0, "Processes that read and decode pictures ahead of the training.")
     enable_xformers_memory_efficient_attention: bool = option(
         False, "Accepted for old commands: PyTorch's own memory-efficient attention is always used."
     )
@@ -271,6 +142,8 @@ class UnetSettings:
         if drawn and not steps and not epochs:
             epochs = 1
         method = self.method
+        if self.optimizer.text_encoder_lr is not None and not method.train_text_encoder:
+            raise ValueError("--text_encoder_lr is given, but no text encoder is trained. Add --train_text_encoder.")
         if method.alpha_from == "inputs" and method.approach != "weights" and self.output.report is False:
             raise ValueError(
                 "--alpha_from inputs changes the merge `weights` alone, and with --no_report nothing but "

@@ -47,6 +47,10 @@ class Source:
     """What stands before each caption, as it is."""
     resolution: int | None = None
     flip: bool | None = None
+    mask: str | None = None
+    """A folder of masks, for `--masked_loss`; as seen from the config file."""
+    is_reg: bool = False
+    """Whether they are pictures of the class, which keep what the model knows of it (kohya's name)."""
     shuffle_caption: bool | None = None
     keep_tokens: int | None = None
     caption_dropout_rate: float | None = None
@@ -104,9 +108,18 @@ def sources_of(data: DataSettings) -> list[Source]:
     """
     if data.dataset_config is not None:
         found = read_sources(Path(data.dataset_config))
-        return [replace(one, trigger_word=one.trigger_word or data.trigger_word) for one in found]
+        word = data.trigger_word
+        return [one if one.is_reg or one.trigger_word else replace(one, trigger_word=word) for one in found]
     names = ("dataset_name", "dataset_config_name", "image_column", "caption_column", "trigger_word")
-    return [Source(path=data.train_data_dir, **{name: getattr(data, name) for name in names})]
+    given = {name: getattr(data, name) for name in names}
+    return [Source(path=data.train_data_dir, mask=data.mask_data_dir, **given)]
+
+
+def class_source(data: DataSettings) -> Source | None:
+    """The folder of `--class_data_dir`. With `--class_prompt`, what stands beside its pictures doesn't count."""
+    if not data.with_prior_preservation:
+        return None
+    return Source(path=data.class_data_dir, captions="folder" if data.class_prompt else "auto", is_reg=True)
 
 
 def read_sources(file: Path) -> list[Source]:
@@ -120,13 +133,17 @@ def read_sources(file: Path) -> list[Source]:
     if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
         raise ValueError(f"{file} has no list of tables named {_FOLDERS!r}. {_EXAMPLE}.")
     shared = _values(table, str(file), (_FOLDERS,))
-    for name in ("path", "dataset_name"):
+    for name in ("path", "dataset_name", "is_reg"):
         if name in shared:
             raise ValueError(f"{file}: {name!r} stands above the folders. Write it into one of {_FOLDERS!r}.")
     found = []
     for number, one in enumerate(listed, 1):
         where = f"{file}, folder {number}"
-        found.append(_source({**shared, **_values(one, where)}, where, file.parent))
+        own = _values(one, where)
+        given = {name: value for name, value in shared.items() if name != "trigger_word" or not own.get("is_reg")}
+        found.append(_source({**given, **own}, where, file.parent))
+    if all(one.is_reg for one in found):
+        raise ValueError(f"{file}: all {_FOLDERS} are is_reg, and none is left to be learned. Write one without.")
     return found
 
 
@@ -139,11 +156,14 @@ def _source(values: Mapping[str, Any], where: str, folder: Path) -> Source:
         raise ValueError(f"{where}: write either 'path' or 'dataset_name'.")
     if source.dataset_name in BUNDLED:
         raise ValueError(f"{where}: dataset_name {source.dataset_name} is not for a config file. Write --dataset_name.")
+    if source.path is None and source.mask is not None:
+        raise ValueError(f"{where}: 'mask' is for pictures of a folder, not of a data set of the Hub. Leave it out.")
     if source.path is None:
         return source
     own = numbered_name(Path(source.path).name)
     repeats = own[0] if own and source.repeats is None else source.repeats
-    return replace(source, path=str(folder / Path(source.path).expanduser()), repeats=repeats)
+    mask = source.mask and str(folder / Path(source.mask).expanduser())
+    return replace(source, path=str(folder / Path(source.path).expanduser()), mask=mask, repeats=repeats)
 
 
 def _values(table: Mapping[str, Any], where: str, others: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..modes import evaluating
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
 from ..runs.names import FROZEN_PATHS_KEY, RUN_FILE
+from .adapters import Adapters
 from .batches import BatchMaker
 from .calibration import predict
 from .frozen_paths import measure_paths
@@ -68,8 +69,8 @@ class Start:
         except ValueError as error:
             raise ValueError(f"--init_lora {self.path}: {error}") from error
 
-    def into(self, adapter: ResLoRAAdapter, parts: Parts, batches: BatchMaker, first: int) -> dict[str, Any]:
-        """Starts the adapter, and tells what was taken.
+    def into(self, adapters: Adapters, parts: Parts, batches: BatchMaker, first: int) -> dict[str, Any]:
+        """Starts the adapters, and tells what was taken.
 
         Args:
             batches: of the training data, where a path can only be approximated.
@@ -80,7 +81,8 @@ class Start:
         """
         if self.resumed:
             return dict(self.known or {})
-        measured_paths = measure_paths(adapter, parts, batches, self.path_samples)
+        adapter = adapters.unet
+        measured_paths = measure_paths(adapters, parts, batches, self.path_samples)
         matched = self._match(adapter)
         if matched is None or self.lora is None:
             return measured_paths

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,8 @@ def validation_loss(unet: nn.Module, scheduler: DDPMScheduler, batches: Iterable
     with evaluating(unet), own_forward(unet):
         for batch in batches:
             batch = batch.to(weight.device, weight.dtype)
-            losses.append(
-                diffusion_loss(unet, scheduler, batch.latents, batch.conditioning, batch.noise, batch.timesteps).item()
-            )
+            given = (batch.latents, batch.conditioning, batch.noise, batch.timesteps)
+            losses.append(diffusion_loss(unet, scheduler, *given, weights=batch.weights).item())
     return sum(losses) / len(losses)
 
 
@@ -64,7 +64,7 @@ class Validation:
         """Pictures in the order of prompts, then seeds. The U-Net is in eval mode for the time."""
         wanted = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
         pictures: list[Image.Image] = []
-        with evaluating(pipeline.unet), own_forward(pipeline.unet):
+        with _evaluating_all(pipeline), own_forward(pipeline.unet):
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
                 pictures += draw_pictures(
@@ -139,6 +139,16 @@ class Validation:
                 len(pictures),
                 step,
             )
+
+
+@contextmanager
+def _evaluating_all(pipeline: Any) -> Iterator[None]:
+    """The U-Net and the text encoders, which may be trained too, in eval mode."""
+    encoders = (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None))
+    with ExitStack() as stack:
+        for model in (pipeline.unet, *(encoder for encoder in encoders if encoder is not None)):
+            stack.enter_context(evaluating(model))
+        yield
 
 
 def validation_of(

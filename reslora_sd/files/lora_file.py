@@ -9,6 +9,8 @@ from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
 
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
+TRANSFORMER = "transformer"
+"""What stands in the place of a U-Net in the pipelines of Stable Diffusion 3 and FLUX; such files are only written."""
 COMPONENTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 """Parts of a pipeline that a LoRA can belong to, as diffusers names them."""
 MODEL = "model"

@@ -23,7 +23,16 @@ from torch import Tensor
 
 from ..config import Precision
 from ..runs.names import DIFFUSERS_FILE
-from .lora_file import DIFFUSERS_METADATA, PEFT_FILE, PEFT_PREFIX, TEXT_ENCODER, TEXT_ENCODER_2, UNET, Blocks
+from .lora_file import (
+    DIFFUSERS_METADATA,
+    PEFT_FILE,
+    PEFT_PREFIX,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    TRANSFORMER,
+    UNET,
+    Blocks,
+)
 from .lora_metadata import with_hashes
 from .rounding import Rounded, rounded
 from .storage import save_tensors
@@ -62,8 +71,11 @@ def write_diffusers(
     for component, blocks in found.components.items():
         tensors.update(_matrices(blocks, f"{component}."))
         # transformers 4 has text_model. before a text encoder's paths, and 5 mostly not; PEFT compares ends of paths
-        names = {name if component == UNET else name.removeprefix("text_model."): blocks[name] for name in blocks}
-        anchor = "^" if component == UNET else ""
+        names = {
+            name if component in (UNET, TRANSFORMER) else name.removeprefix("text_model."): blocks[name]
+            for name in blocks
+        }
+        anchor = "^" if component in (UNET, TRANSFORMER) else ""
         settings.update({f"{component}.{key}": value for key, value in peft_settings(names, anchor).items()})
     return _write(target, tensors, {**metadata, DIFFUSERS_METADATA: json.dumps(settings, sort_keys=True)}, found)
 

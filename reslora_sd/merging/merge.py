@@ -21,6 +21,8 @@ from ..adapter.adapter import ResLoRAAdapter
 from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import ResLoRAConfig
+from ..files.lora_file import TRANSFORMER, UNET
+from ..plan.transformer import TRANSFORMERS
 from ..runs.names import APPROACHES, default_approach, looks_at_data
 from . import rules
 from .plain_lora import BlockReport, PlainLoRA
@@ -75,12 +77,19 @@ def merge(
                 elif residual == "none":
                     found.error = 0.0  # there is no path to lose
             if approach == "weights":
-                merged_norms[name] = rules.merged_norm(_weight(adapter, name), found.A, B, block.scaling)
-            plain[name] = PlainBlock(_own(found.A), _own(B), block.scaling)
+                merged_norms[name] = rules.merged_norm(_weight(adapter, name).flatten(1), found.A, B, block.scaling)
+            plain[name] = _plain(found.A, B, block.scaling, _weight(adapter, name).ndim)
             norm = rules.input_norm(block, statistics) if statistics is not None else None
             explained = rules.explained_share(block, statistics, ridge) if statistics is not None else None
             reports[name] = BlockReport(found.alpha, found.alphas, found.A.shape[0], found.error, norm, explained)
-    return PlainLoRA(plain, adapter.config, approach, reports)
+    of = TRANSFORMER if type(adapter.model).__name__ in TRANSFORMERS else UNET
+    return PlainLoRA(plain, adapter.config, approach, reports, component=of)
+
+
+def _plain(A: Tensor, B: Tensor, scaling: float, dimensions: int) -> PlainBlock:
+    """A convolution of 1 x 1 gets a pair of convolutions, as loaders expect."""
+    A, B = (one.reshape(*one.shape, *(1,) * (dimensions - 2)) for one in (A, B))
+    return PlainBlock(_own(A), _own(B), scaling)
 
 
 def _own(matrix: Tensor) -> Tensor:

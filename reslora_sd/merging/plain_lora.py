@@ -14,7 +14,7 @@ from ..blocks.block import LoRABlock
 from ..blocks.plain import PlainBlock
 from ..config import Precision, ResLoRAConfig
 from ..files import writing
-from ..files.lora_file import MODEL, UNET, Blocks, Origin
+from ..files.lora_file import MODEL, TRANSFORMER, UNET, Blocks, Origin
 from ..files.lora_metadata import PREDICTION_TYPE, describe, family_of
 from ..files.reading import read_lora
 from ..files.unet_names import guess_topology, topology_of
@@ -54,8 +54,12 @@ class PlainLoRA:
     approach: str = "none"
     """How it was merged."""
     reports: Mapping[str, BlockReport] = field(default_factory=dict)
+    component: str = UNET
+    """What of a pipeline `blocks` belong to: `unet`, or `transformer` (Stable Diffusion 3, FLUX)."""
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
-    """What a file of others holds for `text_encoder` and `text_encoder_2`."""
+    """Blocks of `text_encoder` and `text_encoder_2`, by the paths that LoRA files have (`text_model. ...`)."""
+    text_reports: Mapping[str, Mapping[str, BlockReport]] = field(default_factory=dict)
+    """As `reports`, of text encoders that were merged with the U-Net."""
 
     def save_diffusers(
         self,
@@ -85,7 +89,14 @@ class PlainLoRA:
         """Writes one .safetensors file in kohya's naming, for ComfyUI, A1111 and kohya's scripts; gives its path.
 
         Modules of SDXL get the names of Stability AI's code, which kohya's scripts want. Arguments as above.
+
+        Raises:
+            ValueError: the LoRA is of a transformer.
         """
+        if self.component == TRANSFORMER:
+            raise ValueError(
+                "Kohya's names of the layers of Stable Diffusion 3 and FLUX aren't known here. Use save_diffusers."
+            )
         metadata = self._metadata(unet_config, details)
         topology = topology_of(unet_config) if unet_config else guess_topology(self.components)
         return writing.write_kohya(path, self.components, metadata, precision, topology).path
@@ -128,15 +139,20 @@ class PlainLoRA:
     @property
     def components(self) -> dict[str, Blocks]:
         """All blocks by their part of a pipeline: the U-Net's, and those of text encoders."""
-        return {UNET: self.blocks, **self.text_encoders}
+        return {self.component: self.blocks, **self.text_encoders}
 
     def _origin(self) -> Origin:
         return Origin(self.config, self.approach)
 
     def by_component(self) -> dict[str, PlainLoRA]:
         """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them."""
-        alone = {name: replace(self, blocks=blocks, text_encoders={}) for name, blocks in self.text_encoders.items()}
-        return {UNET: replace(self, text_encoders={}), **alone} if self.blocks else alone
+        alone = {
+            name: replace(
+                self, blocks=blocks, reports=self.text_reports.get(name, {}), text_encoders={}, text_reports={}
+            )
+            for name, blocks in self.text_encoders.items()
+        }
+        return {self.component: replace(self, text_encoders={}, text_reports={}), **alone} if self.blocks else alone
 
     def check_alone(self) -> None:
         """Whether the LoRA is of one model.
@@ -190,22 +206,29 @@ class PlainLoRA:
         return {name: _layer(model, name, block) for name, block in self.blocks.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Approach, ranks, errors and ||delta W||_F as plain values, for JSON."""
-        return {
-            "approach": self.approach,
-            "blocks": {
-                name: {
-                    "alpha": report.alpha,
-                    "alphas": list(report.alphas),
-                    "r": report.r,
-                    "error": report.error,
-                    "norm": self.blocks[name].norm(),
-                    "input_norm": report.input_norm,
-                    "explained": report.explained,
-                }
-                for name, report in self.reports.items()
-            },
+        """Approach, ranks, errors and ||delta W||_F as plain values, for JSON; text encoders' only where there are."""
+        text = {
+            name: _summaries(reports, self.text_encoders[name])
+            for name, reports in self.text_reports.items()
+            if reports
         }
+        found = {"approach": self.approach, "blocks": _summaries(self.reports, self.blocks)}
+        return {**found, "text_encoders": text} if text else found
+
+
+def _summaries(reports: Mapping[str, BlockReport], blocks: Blocks) -> dict[str, Any]:
+    return {
+        name: {
+            "alpha": report.alpha,
+            "alphas": list(report.alphas),
+            "r": report.r,
+            "error": report.error,
+            "norm": blocks[name].norm(),
+            "input_norm": report.input_norm,
+            "explained": report.explained,
+        }
+        for name, report in reports.items()
+    }
 
 
 def _layer(model: nn.Module, name: str, block: PlainBlock) -> nn.Linear | nn.Conv2d:

@@ -80,7 +80,7 @@ def match(adapter: ResLoRAAdapter, plain: PlainLoRA, partial: bool = False) -> M
     if left_out and not partial:
         raise ValueError(
             f"The adapter has no block for {len(left_out)} layers of this LoRA: {shown}. Name them in --target_modules "
-            "if they are projections of an attention, or leave them out with --init_lora_partial."
+            "if they are layers of transformers, or leave them out with --init_lora_partial."
         )
     missing = tuple(name for name in adapter.blocks if name not in taken)
     return Match(PlainLoRA(taken, plain.config, plain.approach), tuple(left_out), missing)
@@ -113,7 +113,7 @@ def start_from(
         starts[name] = BlockStart(pair.r, lost)
 
     def listen(sums: StartSums) -> None:
-        with evaluating(adapter.model), applied(plain, adapter.model), listening(sums):
+        with evaluating(adapter.model), applied(plain, adapter.model), listening(sums, adapter.model):
             for batch in batches():
                 forward(batch)
 

@@ -176,7 +176,7 @@ def collect_statistics(
         ValueError: there was no batch, a mask has another shape, or an input holds NaN or infinity.
     """
     collector = _Collector(adapter, window)
-    with evaluating(adapter.model), listening(collector):
+    with evaluating(adapter.model), listening(collector, adapter.model):
         for batch in batches:
             collector.mask = token_mask(batch).bool() if token_mask is not None else None
             forward(batch)

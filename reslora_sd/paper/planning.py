@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from .items import Item, Need, needs_of
+from ..diffusion.defaults import defaults_for
+from .items import PICTURES, Item, Need, needs_of
 from .keys import Place, Run, make_run
 from .presets import Preset
 from .reading import kept_loss
@@ -58,6 +59,9 @@ def make_plan(items: Sequence[Item], preset: Preset, place: Place) -> Plan:
     """The plan, with the rates that the runs in the output folder have chosen so far.
 
     Sweeps come first, as `choosing_seeds` of each rate; then the runs that are reported, seed by seed.
+
+    Raises:
+        ValueError: there are several rates, and no rows that would choose one.
     """
     plan = Plan(preset, place)
     needs = needs_of(items)
@@ -83,6 +87,14 @@ def _choose(plan: Plan, need: Need, names: Sequence[str]) -> None:
     if len(rates) == 1:
         plan.rates[need] = rates[0]
         return
+    flags = plan.preset.flags(need.chooses)
+    kept = (defaults_for(flags) | flags if need.task == PICTURES else flags).get("validation_samples")
+    if not kept:
+        raise ValueError(
+            f"The preset {plan.preset.name} has {len(rates)} rates for {need.method} on {need.task}, and keeps no rows "
+            f"to choose one by. Add validation_samples to the flags (--set {need.task}.validation_samples=64), or give "
+            "one rate."
+        )
     means: dict[float, float] = {}
     for rate in rates:
         losses = []

@@ -6,72 +6,129 @@ order of a chain is taken from one forward pass on the `meta` device, never from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..config import ResLoRAConfig
 from .links import Site, matches
+from .targets import ATTENTION, FEED_FORWARD, PROJECTIONS
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+_TAKEN = f"the linear layers {', '.join((*ATTENTION, *FEED_FORWARD))}, and {' and '.join(PROJECTIONS)}"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What ran: an attention, or one of the other layers."""
+
+    name: str
+    tokens: int
+    is_attention: bool
+    reads_text: bool = False
 
 
 def trace_unet(unet: UNet2DConditionModel, config: ResLoRAConfig) -> list[Site]:
     """Sites of a diffusers U-Net in execution order, from one forward pass of a weightless copy.
 
+    Sites lie in its attentions and, of its transformers, in the feed-forward layers and the projections in and out.
+
     Raises:
-        ValueError: `target_modules` matches none of the attention projections, or something that isn't one.
+        ValueError: `target_modules` matches none of these, or something that isn't one.
     """
-    calls: list[tuple[str, int, bool]] = []  # attention, its tokens, reads the text
+    calls: list[_Call] = []
     with torch.device("meta"):
         twin = type(unet).from_config(unet.config)
+    others = {name for name in _other_layers(twin) if matches(name, config.target_modules)}
     for name, module in twin.named_modules():
         if type(module).__name__ == "Attention":
-            module.register_forward_pre_hook(_recorder(name, calls), with_kwargs=True)
+            module.register_forward_pre_hook(_attention_recorder(name, calls), with_kwargs=True)
+        elif name in others:
+            module.register_forward_pre_hook(_layer_recorder(name, calls))
     with torch.no_grad():
         twin(**_meta_inputs(unet))
     sites = []
-    for name, tokens, reads_text in calls:
-        attention = unet.get_submodule(name)
-        for projection in _PROJECTIONS:
-            path = f"{name}.{projection}"
-            if not matches(path, config.target_modules):
-                continue
-            linear = attention.get_submodule(projection)
-            if not isinstance(linear, torch.nn.Linear):
-                raise ValueError(
-                    f"{path} is a {type(linear).__name__}, not a linear layer. Remove other adapters from the U-Net "
-                    "first (unet.unload_lora()), or leave this module out of target_modules."
-                )
-            sites.append(
-                Site(
-                    name=path,
-                    chain=projection if config.across_attention else f"{name.rsplit('.', 1)[-1]}.{projection}",
-                    in_features=linear.in_features,
-                    out_features=linear.out_features,
-                    tokens=tokens,
-                    input_name=_input_name(name, projection, reads_text),
-                    reads_text=reads_text and projection in ("to_k", "to_v"),
-                )
-            )
+    for call in calls:
+        sites += list(_attention_sites(unet, call, config)) if call.is_attention else [_other_site(unet, call)]
     _check_targets(unet, config, sites)
     return sites
 
 
-def _recorder(name: str, calls: list[tuple[str, int, bool]]) -> Any:
+def _other_layers(unet: nn.Module) -> Iterator[str]:
+    """Paths of a transformer's layers outside of its attentions that can have blocks."""
+    for name, module in unet.named_modules():
+        ends = {"Transformer2DModel": PROJECTIONS, "BasicTransformerBlock": FEED_FORWARD}.get(type(module).__name__, ())
+        present = {path for path, _ in module.named_modules()} if ends else set()
+        yield from (f"{name}.{end}" for end in ends if end in present)
+
+
+def _attention_sites(unet: nn.Module, call: _Call, config: ResLoRAConfig) -> Iterator[Site]:
+    attention = unet.get_submodule(call.name)
+    for projection in ATTENTION:
+        path = f"{call.name}.{projection}"
+        if not matches(path, config.target_modules):
+            continue
+        linear = attention.get_submodule(projection)
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(_no_plain_layer(path, linear))
+        yield Site(
+            name=path,
+            chain=projection if config.across_attention else f"{call.name.rsplit('.', 1)[-1]}.{projection}",
+            in_features=linear.in_features,
+            out_features=linear.out_features,
+            tokens=call.tokens,
+            input_name=_input_name(call.name, projection, call.reads_text),
+            reads_text=call.reads_text and projection in ("to_k", "to_v"),
+        )
+
+
+def _other_site(unet: nn.Module, call: _Call) -> Site:
+    layer = unet.get_submodule(call.name)
+    if type(layer) is nn.Linear:
+        size = layer.in_features, layer.out_features
+    elif type(layer) is nn.Conv2d and layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1:
+        size = layer.in_channels, layer.out_channels
+    else:
+        raise ValueError(_no_plain_layer(call.name, layer))
+    chain = next(end for end in (*FEED_FORWARD, *PROJECTIONS) if call.name.endswith(f".{end}"))
+    return Site(call.name, chain, *size, tokens=call.tokens, input_name=f"{call.name}:input")
+
+
+def _no_plain_layer(path: str, layer: nn.Module) -> str:
+    return (
+        f"{path} is a {type(layer).__name__}, not a linear layer. Remove other adapters from the U-Net "
+        "first (unet.unload_lora()), or leave this module out of target_modules."
+    )
+
+
+def _attention_recorder(name: str, calls: list[_Call]) -> Any:
     def record(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         text = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
         tokens = hidden.shape[1] if hidden.ndim == 3 else hidden.shape[2] * hidden.shape[3]
-        if any(seen == name for seen, _, _ in calls):
-            raise ValueError(f"{name} runs twice in one forward pass, so that its predecessor isn't defined.")
-        calls.append((name, tokens, text is not None))
+        _note(calls, _Call(name, tokens, is_attention=True, reads_text=text is not None))
 
     return record
+
+
+def _layer_recorder(name: str, calls: list[_Call]) -> Any:
+    def record(_module: object, args: tuple[Any, ...]) -> None:
+        hidden = args[0]  # (batch, tokens, in), or (batch, in, height, width)
+        tokens = hidden.shape[1] if hidden.ndim == 3 else hidden.shape[2] * hidden.shape[3]
+        _note(calls, _Call(name, tokens, is_attention=False))
+
+    return record
+
+
+def _note(calls: list[_Call], call: _Call) -> None:
+    if any(seen.name == call.name for seen in calls):
+        raise ValueError(f"{call.name} runs twice in one forward pass, so that its predecessor isn't defined.")
+    calls.append(call)
 
 
 def _input_name(attention: str, projection: str, reads_text: bool) -> str:
@@ -104,24 +161,26 @@ def _meta_inputs(unet: UNet2DConditionModel) -> dict[str, Any]:
     return inputs
 
 
-def _check_targets(unet: torch.nn.Module, config: ResLoRAConfig, sites: Sequence[Site]) -> None:
-    """Every target has to match something, and whatever matches has to be an attention projection."""
+def _check_targets(unet: nn.Module, config: ResLoRAConfig, sites: Sequence[Site]) -> None:
+    """Every target has to match something, and whatever matches has to be a layer that can have a block."""
     found = {site.name for site in sites}
-    stray = [
-        name
+    stray = {
+        name: module
         for name, module in unet.named_modules()
-        if isinstance(module, torch.nn.Linear) and matches(name, config.target_modules) and name not in found
-    ]
+        if isinstance(module, nn.Linear | nn.Conv2d) and matches(name, config.target_modules) and name not in found
+    }
     if stray:
+        first, layer = next(iter(stray.items()))
+        what = f"a convolution of {'x'.join(map(str, layer.kernel_size))}" if isinstance(layer, nn.Conv2d) else "linear"
         raise ValueError(
-            f"target_modules also matches {stray[0]} ({len(stray)} such modules), which is no attention projection. "
-            f"ResLoRA for U-Nets takes {', '.join(_PROJECTIONS)}."
+            f"target_modules also matches {first} ({len(stray)} such modules), which is {what} but no layer of a "
+            f"transformer that can have a block. ResLoRA for U-Nets takes {_TAKEN}. Leave it out."
         )
     targets = [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
     for target in targets:
         rule = target if isinstance(config.target_modules, str) else (target,)
         if not any(matches(name, rule) for name in found):
             raise ValueError(
-                f"target_modules has {target!r}, which matches no attention projection of this U-Net. "
-                f"It may be {', '.join(_PROJECTIONS)}, or the end of a path such as 'attn1.to_q'."
+                f"target_modules has {target!r}, which matches no layer of this U-Net that can have a block. "
+                f"It may be one of {_TAKEN}, or the end of a path such as 'attn1.to_q'."
             )

@@ -29,11 +29,15 @@ from .names import (
     RESULTS_FILE,
     RUN_FILE,
     SHEET_FILES,
+    TEXT_ADAPTER_FILES,
     TRACKER,
     kohya_name,
 )
 
-_FINISHED = (REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, HEAD_FILE, ANSWERS_FILE, *SHEET_FILES)
+_FINISHED = (
+    *(REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, *TEXT_ADAPTER_FILES.values(), HEAD_FILE, ANSWERS_FILE),
+    *SHEET_FILES,
+)
 """Written after the last step; the file that makes a run a finished one goes first."""
 _STEP_FOLDER = re.compile(r"step-(\d{6,12})")
 _PICTURE = re.compile(r"step-\d{6,12}/[a-z_]+-\d{2,}-\d+\.png")

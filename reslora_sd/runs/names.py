@@ -45,6 +45,11 @@ REPORT_FILE = "merge_report.json"
 RESULTS_FILE = "results.json"
 ANSWERS_FILE = "answers.jsonl"
 ADAPTER_FILE = "reslora_adapter.safetensors"
+TEXT_ADAPTER_FILES = {
+    "text_encoder": "reslora_adapter.text_encoder.safetensors",
+    "text_encoder_2": "reslora_adapter.text_encoder_2.safetensors",
+}
+"""The same of text encoders that were trained, by their names in a pipeline."""
 HEAD_FILE = "trained_modules.safetensors"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 OLD_KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
@@ -102,7 +107,11 @@ def kohya_name(folder: Path) -> str:
     name = _UNFIT.sub("_", name).strip(". ").encode()[:_LONGEST_NAME].decode(errors="ignore") or "lora"
     file = f"{name}.safetensors"
     # diffusers takes any file with the end of its own name for its own
-    taken = file.lower().endswith(DIFFUSERS_FILE) or file.lower() in (ADAPTER_FILE, HEAD_FILE)
+    taken = file.lower().endswith(DIFFUSERS_FILE) or file.lower() in (
+        ADAPTER_FILE,
+        HEAD_FILE,
+        *TEXT_ADAPTER_FILES.values(),
+    )
     return f"{name}_kohya.safetensors" if taken else file
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..adapter.text import gradient_checkpointing_kwargs
 from ..files.pickles import check_pickles
@@ -20,15 +21,7 @@ from ..training.resuming import check_unchanged, checkpoint_to_resume, is_same_p
 from .frozen_paths import paths_of
 from .methods import Attached
 from .settings import TextSettings
-from .trainer import (
-    MEASURED,
-    MeasuredEpochs,
-    ResLoRATrainer,
-    ResumedRun,
-    RunTrainer,
-    StepLog,
-    StopWhenAsked,
-)
+from .trainer import MEASURED, MeasuredEpochs, ResLoRATrainer, ResumedRun, RunTrainer, StepLog, StopWhenAsked
 
 logger = logging.getLogger("reslora_sd")
 
@@ -157,10 +150,15 @@ def measure_epochs(trainer: RunTrainer, epochs: Sequence[int], measure: Callable
     """Measures after these epochs of the training that comes; results.json gets the figures as `by_epoch`.
 
     Raises:
-        ValueError: the run ends before one of them.
+        ValueError: the run ends before one of them, or no process has the whole model (ZeRO-3, FSDP).
     """
     if not epochs:
         return
+    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "--measure_epochs measures in one process, which has only a part of the model under ZeRO-3 or FSDP. Leave "
+            "it out, or train with ZeRO-2 or without sharding."
+        )
     rows = len(trainer.train_dataset)
     whole = total_steps(trainer.args, rows) / max(1, steps_of_epoch(trainer.args, rows))
     if max(epochs) > whole:

@@ -5,7 +5,7 @@ from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
 from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages, load_split
-from reslora_sd.diffusion.encoded import EncodedImages
+from reslora_sd.diffusion.encoded import EncodedImages, Prepared
 from reslora_sd.diffusion.framing import Framing, framing_of
 from reslora_sd.diffusion.models import load_parts
 
@@ -21,8 +21,11 @@ class FakeEncoder(EncodedImages):
     def latent_shape(self, row):
         return 1, 2, 2
 
-    def latents(self, rows, frames, noise):
-        return torch.tensor(rows)[:, None, None, None].expand(-1, 1, 2, 2)
+    def prepared(self, rows, frames):
+        return [Prepared(mask=torch.tensor(row)) for row in rows]
+
+    def latents(self, prepared, noise):
+        return torch.tensor([one.mask for one in prepared])[:, None, None, None].expand(-1, 1, 2, 2)
 
     def conditioning(self, captions, frames):
         return Conditioning(torch.zeros(len(captions), 1, 1), None, torch.tensor([frame.time_ids for frame in frames]))

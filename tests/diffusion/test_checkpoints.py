@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 
 from reslora_sd import ResLoRAConfig, add_reslora
+from reslora_sd.diffusion.adapters import Adapters
 from reslora_sd.diffusion.checkpoints import load_checkpoint, register_adapter, save_checkpoint
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.names import MANIFEST_FILE
@@ -31,7 +32,7 @@ class Training:
         optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.01)
         self.schedule = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=9)
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        register_adapter(self.accelerator, self.adapter, self.schedule)
+        register_adapter(self.accelerator, Adapters(self.adapter), self.schedule)
 
     def step(self):
         self.prepared(ids_for(1)).square().mean().backward()

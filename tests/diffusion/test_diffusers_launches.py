@@ -1,7 +1,6 @@
 """The launches with which diffusers tests its own LoRA script, restated for ours with local files.
 
-Source: huggingface/diffusers, examples/text_to_image/test_text_to_image_lora.py. Ours trains SDXL by the same script,
-and its text encoders not at all, so that the launch with --train_text_encoder has no counterpart yet.
+Source: huggingface/diffusers, examples/text_to_image/test_text_to_image_lora.py. Ours trains SDXL by the same script.
 """
 
 from __future__ import annotations
@@ -60,11 +59,23 @@ def test_a_limit_given_on_resuming_removes_several_checkpoints(launch):
 
 
 @pytest.mark.slow
-def test_sdxl_trains_by_the_same_script(train, tmp_path):
+@pytest.mark.parametrize("text", [False, True])
+def test_sdxl_trains_by_the_same_script_with_and_without_its_text_encoders(train, tmp_path, text):
     small_pipeline("sdxl").save_pretrained(tmp_path / "xl")
-    flags = ("--resolution", 64, "--train_batch_size", 1, "--max_train_steps", 6, "--checkpointing_steps=2")
+    flags: tuple[object, ...] = (
+        "--resolution",
+        64,
+        "--train_batch_size",
+        1,
+        "--max_train_steps",
+        6,
+        "--checkpointing_steps=2",
+    )
+    flags += ("--train_text_encoder",) if text else ()
     run = train(*flags, "--checkpoints_total_limit=2", "--scale_lr", model=tmp_path / "xl")
     assert steps(run) == [1, 2, 3, 4, 5, 6] and checkpoints(run) == {"checkpoint-4", "checkpoint-6"}
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "xl")
     pipeline.load_lora_weights(str(run))
     assert pipeline.get_active_adapters()
+    components = {"unet", "text_encoder", "text_encoder_2"} if text else {"unet"}
+    assert pipeline.get_list_adapters().keys() == components

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from reslora_sd.diffusion import finish
+from reslora_sd.diffusion import adapters
 from reslora_sd.diffusion.validation import Validation
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.jsonl import read_jsonl
@@ -33,7 +33,7 @@ def draws(monkeypatch):
 
 @pytest.mark.parametrize("method", ["lora", "reslora_bs"])
 def test_exact_merges_collect_no_statistics_and_the_end_says_what_to_do(train, method, monkeypatch, draws, capsys):
-    monkeypatch.setattr(finish, "collect_statistics", None)
+    monkeypatch.setattr(adapters, "collect_statistics", None)
     run = train("--method", method, *PROMPTS)
     report = json.loads((run / "merge_report.json").read_text())
     others = {"lora": set(), "reslora_bs": {"none"}}[method]

@@ -121,6 +121,22 @@ def test_the_trigger_word_is_for_all_folders_of_a_file_that_have_none(tmp_path):
     assert load_images(data).captions == [["rex, a dog"], ["tom, a cat"]]
 
 
+def test_a_picture_that_two_folders_have_is_trained_or_kept_out(tmp_path, caplog):
+    for number in range(6):
+        put(tmp_path, f"a/{number}.png", f"first {number}", colour=(40 * number, 0, 0))
+    (tmp_path / "b").mkdir()
+    for file in (tmp_path / "a").glob("*.png"):
+        (tmp_path / "b" / f"copy{file.name}").write_bytes(file.read_bytes())
+        (tmp_path / "b" / f"copy{file.stem}.txt").write_text(f"second {file.stem}")
+    (tmp_path / "set.toml").write_text('[[folders]]\npath = "a"\n[[folders]]\npath = "b"\n')
+    words = ["--dataset_config", str(tmp_path / "set.toml"), "--validation_samples", "3", "--test_samples", "2"]
+    training, kept_out, test = load_split(parse_settings(words), 16)
+    assert kept_out is not None and test is not None and (len(kept_out), len(test)) == (3, 2)
+    seen = [{images.image(row).tobytes() for row in range(len(images))} for images in (training, kept_out, test)]
+    assert len(training) > 0 and not seen[0] & (seen[1] | seen[2])
+    assert "are copies of pictures that are kept out" in caplog.text
+
+
 def test_numbered_names():
     assert numbered_name("10_sks_dog") == (10, "sks dog") and numbered_name("7_x") == (7, "x")
     others = [
@@ -213,4 +229,4 @@ def test_a_run_tells_what_it_was_trained_on(train_only, tmp_path):
     about = json.loads((run / "run.json").read_text())["dataset"]
     assert (about["pictures"], about["in_an_epoch"]) == (2, 10)
     assert about["folders"][0]["repeats"] == 5 and about["folders"][0]["path"] == str(tmp_path / "5_mine")
-    assert len((run / "log.jsonl").read_text().splitlines()) == 6  # 5 a bucket, 2 a batch
+    assert len((run / "log.jsonl").read_text().splitlines()) == 5  # 10 pictures, 2 a batch

@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_design_says(train, method):
     }
     rows = read_jsonl(run / "log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "memory"} for row in rows)
+    assert all(set(row) == {"step", "loss", "lr", "grad_norm", "seconds", "waiting", "memory"} for row in rows)
     index = read_jsonl(run / "validation" / "index.jsonl")
     assert {row["step"] for row in index if row["merge_approach"] == "unmerged"} == {0, 2, 4}
     approach = "least_squares" if method in ("reslora_is", "reslora_ms") else "exact"
@@ -354,8 +354,9 @@ def command(tiny, pictures, output, *more):
     ]
 
 
+@pytest.mark.parametrize("text", [(), pytest.param(("--train_text_encoder",), marks=pytest.mark.slow)])
 def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
-    train, tiny_pipeline_folder, picture_folder, tmp_path
+    train, tiny_pipeline_folder, picture_folder, tmp_path, text
 ):
     flags = (
         "--method",
@@ -366,6 +367,7 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(
         "linear",
         "--checkpointing_steps",
         "3",
+        *text,
     )
     # accelerate launch starts one process where there is no GPU; torchrun starts as many as it is told
     launch = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslora_sd.diffusion import encoded
+from reslora_sd.diffusion import encoded, encoded_captions
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import batches_kept_out, training_batches
 from reslora_sd.diffusion.captioned import CaptionedImages
@@ -127,20 +127,20 @@ def test_processes_share_the_words_of_one_with_the_joined_batch(tagged, parts, m
 def test_what_a_caption_has_been_encoded_as_is_the_same_in_the_batch_and_in_the_cache(tagged, parts, monkeypatch):
     words, batches = met(maker(tagged, parts, *VARIED), range(3), monkeypatch)
     for captions, batch in zip(words, batches, strict=True):
-        alone = encoded.encode_captions(parts, captions, quiet=True)
+        alone = encoded_captions.encode_captions(parts, captions, quiet=True)
         wanted = torch.stack([alone[caption].tokens for caption in captions])
         torch.testing.assert_close(batch.conditioning.embeddings, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_only_captions_of_one_form_are_encoded_beforehand(tagged, parts, monkeypatch):
     seen = []
-    encode = encoded.encode_captions
+    encode = encoded_captions.encode_captions
 
     def note(parts, captions, quiet):
         seen.append(captions)
         return encode(parts, captions, quiet)
 
-    monkeypatch.setattr(encoded, "encode_captions", note)
+    monkeypatch.setattr(encoded_captions, "encode_captions", note)
     maker(tagged, parts, *VARIED)
     maker(tagged, parts, "--caption_dropout_rate", "0.5")
     assert [len(captions) for captions in seen] == [1, 7]

@@ -8,7 +8,7 @@ import yaml
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.paper.items import Need, all_items, needs_of
 from reslora_sd.paper.keys import Place, make_run
-from reslora_sd.paper.planning import Plan, Planned
+from reslora_sd.paper.planning import Plan, Planned, make_plan
 from reslora_sd.paper.presets import FOLDER, load_preset, preset_names
 from reslora_sd.paper.running import training_of
 from reslora_sd.text.arguments import CLASSIFICATION, GENERATION
@@ -139,3 +139,18 @@ def test_the_key_is_of_all_that_matters_and_of_nothing_else(tmp_path):
     (tmp_path / "a" / "rows.jsonl").write_text("22")
     others.append(make_run(preset, place, need, 1e-3, 1))
     assert len({key, *(one.key for one in others)}) == 6
+
+
+@pytest.mark.parametrize(("task", "part"), [("svamp", "nlg"), ("rte", "nlu"), ("pictures", "pictures")])
+def test_several_rates_need_rows_that_choose_one(tmp_path, task, part):
+    """Without them the sweep would never end."""
+    rates = {"any": [1e-3, 2e-3]}
+    values = yaml.safe_load((FOLDER / "small.yaml").read_text(encoding="utf-8"))
+    values["tasks"][task]["rates"] = rates
+    if task == "pictures":
+        values["families"][part]["flags"]["validation_samples"] = 0  # a style keeps some unless told
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    items = [item for item in all_items().values() if any(need.task == task for need in item.needs)]
+    with pytest.raises(ValueError, match=rf"has 2 rates for \w+ on {task}, and keeps no rows to choose one by"):
+        make_plan(items, load_preset(str(tmp_path / "mine.yaml")), PLACE)
+    make_plan(items, load_preset(str(tmp_path / "mine.yaml"), [f"{task}.validation_samples=8"]), PLACE)

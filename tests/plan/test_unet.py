@@ -6,6 +6,7 @@ import torch
 
 from reslora_sd import ResLoRAConfig
 from reslora_sd.plan.links import link_sites, matches
+from reslora_sd.plan.targets import expand_targets
 from reslora_sd.plan.unet import trace_unet
 from tests.unets import SD1, SD2, SDXL, SMALL, small_unet, weightless
 
@@ -130,11 +131,33 @@ def test_targets_choose_attention_and_projection():
 
 @pytest.mark.parametrize(
     ("targets", "words"),
-    [(("to_q", "query"), "'query'"), ("attn1", "'attn1'"), (("ff.net.2",), "no attention projection")],
+    [
+        (("to_q", "query"), "'query'"),
+        ("attn1", "'attn1'"),
+        (("time_emb_proj",), "down_blocks.0.resnets.0.time_emb_proj .* is linear but no layer of a transformer"),
+        (("to_q", "conv1"), "conv1 .* is a convolution of 3x3 .* ResLoRA for U-Nets takes .*to_q.*Leave it out"),
+    ],
 )
 def test_targets_that_match_nothing_are_an_error(targets, words):
     with pytest.raises(ValueError, match=words):
         trace_unet(weightless(SD1), ResLoRAConfig(target_modules=targets))
+
+
+# By hand: 16 transformers of 1 block, or 11 of 70 blocks in all; a chain of the plan above starts once.
+@pytest.mark.parametrize(
+    ("config", "blocks", "linked"), [(SD1, 192, 108), pytest.param(SDXL, 722, 686, marks=pytest.mark.slow)]
+)
+def test_feed_forward_layers_and_projections_follow_the_same_sizes(config, blocks, linked):
+    targets = expand_targets(["attention", "ff", "proj_in", "proj_out"])
+    assert targets == expand_targets(["kohya"]) and len(set(targets)) == 8
+    settings = ResLoRAConfig(target_modules=targets)
+    plan = link_sites(trace_unet(weightless(config), settings), settings)
+    assert (len(plan), sum(bool(link.predecessors) for link in plan)) == (blocks, linked)
+    for end in ("0.proj", "2"):
+        assert chains_of(plan, "ff.net", end) == (SDXL_PLAN if config is SDXL else SD_PLAN)
+    projections = [len(chain) for chain in plan.chains() if chain[0].endswith("proj_out")]
+    assert projections == ([2, 6, 3] if config is SDXL else [2, 2, 2, 1, 3, 3, 3])
+    assert all(link.predecessors == () or link.site.chain in link.predecessors[0] for link in plan)
 
 
 def test_tracing_needs_no_memory_and_leaves_the_model_alone():

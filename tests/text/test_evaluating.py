@@ -1,12 +1,15 @@
 """Evaluation while training, on the rows kept apart, and the best weights at the end."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl
+from reslora_sd.text import session
 from reslora_sd.text.arguments import CLASSIFICATION, GENERATION
 from reslora_sd.text.trainer import RunTrainer
 from tests.texts import save_small_bert, save_small_llama, write_glue, write_svamp
@@ -122,6 +125,15 @@ def test_what_was_measured_before_a_stop_is_there_after_it_and_the_last_epoch_is
     assert {key: straight["results"]["unmerged"][key] for key in ("accuracy", "unreadable")} == {
         key: last[key] for key in ("accuracy", "unreadable")
     }
+
+
+@pytest.mark.parametrize("sharded", ["fsdp", "zero3"])
+def test_one_process_measures_no_model_that_it_has_a_part_of(sharded, monkeypatch):
+    """It would wait for the others for ever."""
+    monkeypatch.setattr(session, "is_deepspeed_zero3_enabled", lambda: sharded == "zero3")
+    trainer: Any = SimpleNamespace(is_fsdp_enabled=sharded == "fsdp")
+    with pytest.raises(ValueError, match="only a part of the model under ZeRO-3 or FSDP"):
+        session.measure_epochs(trainer, [1], dict)
 
 
 def test_an_epoch_after_the_end_or_before_the_start_is_refused(train):

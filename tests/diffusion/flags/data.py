@@ -23,6 +23,18 @@ COLUMNS = ("--image_column", "drawing", "--caption_column", "words")
 SET = ("--train_data_dir", None, "--dataset_name", "@data_set", "--dataset_config_name", "second", *COLUMNS)
 
 elsewhere(dataset_config="test_sources.py::test_a_run_tells_what_it_was_trained_on")
+elsewhere(
+    **dict.fromkeys(
+        ("with_prior_preservation", "class_data_dir", "class_prompt", "num_class_images"),
+        "test_prior.py::test_missing_pictures_are_drawn_once_counted_and_a_stopped_drawing_goes_on",
+    ),
+    prior_loss_weight="test_prior.py::test_folders_of_the_class_are_never_kept_out_and_get_no_trigger_word",
+    mask_data_dir="test_masks.py::test_a_mask_is_cropped_flipped_and_scaled_as_its_picture_is",
+    **dict.fromkeys(
+        ("masked_loss", "unmasked_weight"),
+        "test_masks.py::test_alpha_is_a_mask_and_a_picture_without_one_counts_as_a_whole",
+    ),
+)
 elsewhere(cache_latents="test_train_script.py::test_random_crops_forbid_the_cache")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.diffusion.flags.seen import Seen
-from tests.diffusion.flags.table import row
+from tests.diffusion.flags.table import elsewhere, row
 
 ADAM: dict[str, float] = {
     "learning_rate": 5e-3,
@@ -50,6 +50,9 @@ def is_what_adamw_does(it: Seen, flag: str) -> None:
     after = it.updates[-1].after
     torch.testing.assert_close(after, adamw(it, ADAM), rtol=1e-4, atol=1e-7)
     assert (after - adamw(it, ADAM | {flag: USUAL[flag]})).abs().max() > 1e-5
+
+
+elsewhere(text_encoder_lr="test_text_encoders.py::test_a_resumed_run_is_the_straight_run")
 
 
 @row("learning_rate", *STEPPED)

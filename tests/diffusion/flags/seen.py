@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from reslora_sd.diffusion import encoded
+from reslora_sd.diffusion import encoded_captions
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.runs.jsonl import read_jsonl, read_object
@@ -166,10 +166,10 @@ SENT: list[tuple[str, Mapping[str, Any]]] = []
 def _watched(script: Any, seen: Seen, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Notes what loss, VAE, text encoder, pipeline and optimizer get."""
     loss, encode, draw = script.diffusion_loss, AutoencoderKL.encode, StableDiffusionPipeline.__call__
-    encode_captions = encoded.encode_captions
+    encode_captions = encoded_captions.encode_captions
 
     def note_loss(unet: Any, scheduler: Any, *tensors: Any) -> Tensor:
-        names = ("latents", "conditioning", "noise", "timesteps", "snr_gamma")
+        names = ("latents", "conditioning", "noise", "timesteps", "snr_gamma", "weights")
         given = dict(zip(names, tensors, strict=True))
         seen.losses.append(
             given
@@ -194,7 +194,7 @@ def _watched(script: Any, seen: Seen, patch: pytest.MonkeyPatch) -> Iterator[Non
 
     patch.setattr(script, "diffusion_loss", note_loss)
     patch.setattr(AutoencoderKL, "encode", note_pixels)
-    patch.setattr(encoded, "encode_captions", note_captions)
+    patch.setattr(encoded_captions, "encode_captions", note_captions)
     patch.setattr(StableDiffusionPipeline, "__call__", note_drawing)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

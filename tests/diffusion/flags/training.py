@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from tests.diffusion.flags.seen import Seen
-from tests.diffusion.flags.table import row
+from tests.diffusion.flags.table import elsewhere, row
 
 LOSS = (
     *("--snr_gamma", 0.5, "--noise_offset", 0.5, "--min_timestep", 300, "--max_timestep", 400),
@@ -15,11 +15,13 @@ LOSS = (
 )
 THREE = ("--max_train_steps", 3)
 OLD = (
-    *("--gradient_checkpointing", "--allow_tf32", "--dataloader_num_workers", 8, "--local_rank", 0),
+    *("--gradient_checkpointing", "--allow_tf32", "--local_rank", 0),
     "--enable_xformers_memory_efficient_attention",
 )
 EPOCHS = ("--num_train_epochs", 2, "--max_train_steps", None, "--train_batch_size", 4)
 ADDED = ("--gradient_accumulation_steps", 3, "--train_batch_size", 1, "--max_train_steps", 3)
+
+elsewhere(dataloader_num_workers="test_disk_cache.py::test_a_run_says_what_was_cached_and_how_long_it_waited")
 
 
 @row("seed", "--seed", 7)
@@ -60,11 +62,6 @@ def the_u_net_recomputes_and_trains_the_same(it: Seen, plain: Seen) -> None:
 @row("allow_tf32", *OLD)
 def pytorch_may_use_tf32_in_training(it: Seen, plain: Seen) -> None:
     assert all(call["tf32"] for call in it.losses)
-
-
-@row("dataloader_num_workers", *OLD)
-def an_old_command_is_told_that_batches_are_in_memory(it: Seen, plain: Seen) -> None:
-    assert "--dataloader_num_workers isn't used" in it.said
 
 
 @row("enable_xformers_memory_efficient_attention", *OLD)

@@ -1,0 +1,176 @@
+"""How fast pictures come to the U-Net, and what many of them cost before the first step.
+
+    python -m reslora_sd.diffusion.data_benchmark                 # 32 photos of 3 million pixels
+    python -m reslora_sd.diffusion.data_benchmark --many 10000    # small pictures: seconds and memory to the first step
+
+The photos are made up, in a temporary folder. The first form prints, for every way to keep and to prepare them,
+pictures a second of batches alone, with the VAE's work in them, and what share of a step waits for data; the second,
+what each stage before the first step takes, with an empty and with a full cache, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..assets import DEFAULT_MODEL
+from .arguments import parse_settings
+from .batches import BatchMaker, training_batches
+from .data import load_split
+from .encodings import encodings_of
+from .framing import framing_of
+from .models import load_parts
+
+WAYS: dict[str, tuple[list[str], bool, bool]] = {
+    "decoded in the loop": (["--no_cache_latents"], False, False),
+    "decoded by workers": (["--no_cache_latents"], False, True),
+    "cache on disk, first time": ([], True, False),
+    "cache on disk, full": ([], True, False),
+    "cache on disk, full, workers": ([], True, True),
+    "latents in memory": (["--cache_latents"], False, False),
+}
+"""Flags, whether there is a cache on disk, and whether there are workers."""
+
+_WITH_A_DEVICE = 6
+
+
+def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """JPEGs with captions: photos of smooth shapes and some noise, so that they take as long to decode as real ones."""
+    folder.mkdir(parents=True)
+    width, height = size
+    rng = np.random.default_rng(0)
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    smooth = np.stack([across / width, down / height, (across + down) / (width + height)], -1) * 200
+    pixels = np.clip(smooth + rng.normal(20, 12, smooth.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "0.jpg", quality=90)
+    data = (folder / "0.jpg").read_bytes()
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(data + number.to_bytes(4, "big"))  # the same picture, another content
+        (folder / f"{number}.txt").write_text(f"made-up picture number {number}")
+    return folder
+
+
+def maker_of(words: Sequence[str], cache: Path | None, tell: Any = lambda name: None) -> BatchMaker:
+    """Batches as the script makes them; `tell` is called after each stage."""
+    settings = parse_settings([*words, "--method", "lora"])
+    parts = load_parts(settings.model.pretrained_model_name_or_path)
+    parts.encodings = encodings_of(None if cache is None else str(cache), parts)
+    tell("model loaded")
+    resolution = settings.data.resolution or parts.resolution
+    images = load_split(settings, resolution).training
+    tell("data set read")
+    framing = framing_of(settings.data, resolution, images, parts)
+    found = training_batches(settings, parts, images, framing, quiet=True)
+    tell("sizes read, captions and pictures encoded")
+    return found
+
+
+def speeds(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, float, float]]:
+    """For every way: seconds before the first batch, pictures a second, and the share of a step that waits for them."""
+    data = make_pictures(folder / "photos", args.pictures, (args.width, args.height))
+    plain = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", str(data)]
+    plain += ["--resolution", str(args.resolution), "--train_batch_size", "4"]
+    for name, (flags, cached, worked) in WAYS.items():
+        started = time.perf_counter()
+        workers = args.workers if worked else 0
+        words = [*plain, *flags, "--dataloader_num_workers", str(workers)]
+        maker = maker_of(words, folder / "cache" if cached else None)
+        before = time.perf_counter() - started
+        steps = max(2, args.pictures // 4)
+        maker.ahead(0, steps, workers)
+        started = time.perf_counter()
+        for step in range(steps):
+            maker(step)
+        speed = steps * 4 / (time.perf_counter() - started)
+        maker.ahead(steps, steps + _WITH_A_DEVICE, workers)
+        maker(steps)
+        started, maker.waited = time.perf_counter(), 0.0
+        for step in range(steps + 1, steps + _WITH_A_DEVICE):
+            time.sleep(args.step_seconds)  # a device is at work, and needs no core
+            maker(step)
+        yield name, before, speed, maker.waited / (time.perf_counter() - started)
+
+
+def first_step(args: argparse.Namespace) -> dict[str, Any]:
+    """What comes before the first step: seconds by clock and of this process; and the peak of memory in MiB."""
+    told: dict[str, Any] = {}
+    started = time.perf_counter(), time.process_time()
+
+    def tell(name: str) -> None:
+        nonlocal started
+        now = time.perf_counter(), time.process_time()
+        told[name] = [after - before for after, before in zip(now, started, strict=True)]
+        started = now
+
+    words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", args.of, "--resolution", "64"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    maker = maker_of([*words, "--train_batch_size", "4", "--buckets"], Path(args.cache), tell)
+    maker(0)
+    tell("first batch")
+    return {**told, "memory": [before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]}
+
+
+def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """`first_step` with an empty cache, and with what that left."""
+    data = make_pictures(folder / "many", args.many, (96, 64))
+    for name in ("cache empty", "again"):
+        words = ["--of", str(data), "--cache", str(folder / "cache"), "--base_model", args.base_model]
+        done = subprocess.run(
+            [sys.executable, "-m", "reslora_sd.diffusion.data_benchmark", *words], stdout=subprocess.PIPE, check=True
+        )
+        yield name, json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def temporary(asked: str | None) -> Iterator[Path]:
+    """A folder that is removed afterwards, below the one that is asked for."""
+    with tempfile.TemporaryDirectory(dir=asked) as folder:
+        yield Path(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--width", type=int, default=2000)
+    parser.add_argument("--height", type=int, default=1500)
+    parser.add_argument("--step_seconds", type=float, default=1.0, help="Of a training step beside its data.")
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--many", type=int, help="Measure so many small pictures up to the first step instead.")
+    parser.add_argument("--base_model", default=str(DEFAULT_MODEL))
+    parser.add_argument("--folder", help="Where the temporary folder is made.")
+    parser.add_argument("--of", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.of:
+        print(json.dumps(first_step(args)))
+        return
+    with temporary(args.folder) as folder:
+        if args.many:
+            for name, told in many(args, folder):
+                before, peak = told.pop("memory")
+                print(f"{args.many} pictures, {name}: {peak:.0f} MiB at most, {before:.0f} MiB of it before all data")
+                for stage, (seconds, own) in told.items():
+                    print(f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core")
+            return
+        print(f"{'':30} seconds before   pictures a second   waiting in steps of {args.step_seconds:g} s")
+        for name, before, speed, waiting in speeds(args, folder):
+            print(f"{name:30} {before:14.1f} {speed:19.1f} {waiting:26.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

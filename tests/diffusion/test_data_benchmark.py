@@ -1,0 +1,29 @@
+"""The benchmark of the data's way: its two forms, small."""
+
+import json
+
+from reslora_sd.diffusion import data_benchmark
+
+
+def test_it_says_for_every_way_how_fast_pictures_come_and_what_waits(capsys, monkeypatch, tiny_pipeline_folder):
+    monkeypatch.setattr(data_benchmark, "_WITH_A_DEVICE", 2)
+    size = ["--pictures", "4", "--width", "40", "--height", "30", "--resolution", "16", "--workers", "1"]
+    data_benchmark.main([*size, "--step_seconds", "0", "--base_model", str(tiny_pipeline_folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:30].strip() for line in lines[1:]] == list(data_benchmark.WAYS)
+    assert all(float(line[30:].split()[1]) > 0 for line in lines[1:])
+
+
+def test_what_comes_before_the_first_step_is_told_by_stages(capsys, tmp_path, tiny_pipeline_folder):
+    data = data_benchmark.make_pictures(tmp_path / "many", 5, (32, 16))
+    words = ["--of", str(data), "--cache", str(tmp_path / "cache"), "--base_model", str(tiny_pipeline_folder)]
+    data_benchmark.main(words)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(told) == [
+        "model loaded",
+        "data set read",
+        "sizes read, captions and pictures encoded",
+        "first batch",
+        "memory",
+    ]
+    assert told["memory"][1] >= told["memory"][0] > 0
