@@ -1,9 +1,7 @@
 """Cards, the blind test, the grid of Try it, and exported comparisons, in Debian's Chromium, on copies of real runs."""
 
-import io
 import json
 import shutil
-import zipfile
 
 import pytest
 from PIL import Image
@@ -67,6 +65,7 @@ def test_a_blind_test_names_nobody_until_its_end(page):
     assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
 
 
+@pytest.mark.slow
 def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(page):
     show_tab(page, "Try it")
     page.wait_for_selector("#draw:not([disabled])")
@@ -167,13 +166,10 @@ def test_an_exported_prompt_is_never_html_and_no_run_makes_it_wider_than_a_phone
 def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
     show_tab(page, "Runs")
     page.wait_for_selector(".card h2:text-is('lora')")
-    for what, ending in (("diffusers", ".safetensors"), ("peft", ".zip"), ("settings", ".json")):
+    for what, ending in (("diffusers", ".safetensors"), ("settings", ".json")):  # PEFT's is tested without a browser
         with page.expect_download() as download:
             page.locator(f"#get-{what}").click()
         assert download.value.suggested_filename.endswith(ending)
-        if what == "peft":
-            names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
-            assert names == ["adapter_config.json", "adapter_model.safetensors"]
     assert page.locator(".card img").count() >= 4
     picture(page, "runs-1440-light")
     page.locator("#run-title input, #run-title textarea").fill("First try")
