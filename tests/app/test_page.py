@@ -344,6 +344,8 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_an
         ("Curves", "#curve-memory svg"),
         ("Inside the adapter", "#plan svg"),
         ("Try it", "#draw"),
+        ("Blind test", "#start-blind"),
+        ("Runs", ".card h2"),
         ("Train here", "#start-training"),
     ):
         show_tab(page, tab)
