@@ -47,6 +47,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of LoRA files made elsewhere (diffusers, kohya, PEFT), to draw with under Try it",
     )
+    add(
+        "--export",
+        type=Path,
+        metavar="OUT",
+        help="write a comparison of the runs instead of opening the page: one file that needs no server where OUT ends "
+        "in .html, else a folder that is a Space for the Hugging Face Hub",
+    )
     _add_access(parser)
     return parser
 
@@ -107,6 +114,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and serves until Ctrl-C."""
     try:
         args = parse_arguments(argv)
+        if args.export is not None:
+            from .exporting import export
+
+            print(export(args.runs, args.export))
+            return
         from .server import serve
 
         serve(

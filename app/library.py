@@ -37,18 +37,20 @@ class Library:
         if self.more is not None and self.more.is_dir():
             found += [path for path in find_runs(self.more) if path != self.more]
         names: dict[str, Path] = {}
+        pinned: set[Path] = set()
         for path in dict.fromkeys(found):
-            own = self.kept(path).title or self.read(path).method or path.name
+            run, kept = self._entry(path)
+            own = kept.title or run.method or path.name
             whole = f"{own} ({path})"
             numbered = (f"{whole} {number}" for number in itertools.count(2))  # a file may have any method's name
             possible = itertools.chain((own, f"{own} ({path.parent.name}/{path.name})", whole), numbered)
             names[next(name for name in possible if name not in names)] = path
-        return dict(sorted(names.items(), key=lambda one: not self.kept(one[1]).pinned))
+            pinned |= {path} if kept.pinned else set()
+        return dict(sorted(names.items(), key=lambda one: one[1] not in pinned))
 
     def kept(self, path: Path) -> Kept:
         """What somebody keeps about a run of `names`."""
-        self.read(path)
-        return self._read[path][2]
+        return self._entry(path)[1]
 
     def keep(self, name: str, kept: Kept) -> str:
         """Keeps it about a run; gives the run's name from now on.
@@ -94,6 +96,9 @@ class Library:
 
     def read(self, path: Path) -> Run:
         """The run of a folder of `names`."""
+        return self._entry(path)[0]
+
+    def _entry(self, path: Path) -> tuple[Run, Kept]:
         now = signature(path)
         with self._lock:
             before = self._read.get(path)
@@ -102,7 +107,7 @@ class Library:
             before = (now, read_run(path), read_kept(path))
             with self._lock:
                 self._read[path] = before
-        return before[1]
+        return before[1], before[2]
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from reslora_sd.runs.paths import public_name
 from reslora_sd.runs.reader import signature
@@ -47,11 +48,10 @@ ORDERS: dict[str, Callable[[Item], object]] = {
 
 def items(library: Library) -> list[Item]:
     """All runs of the library."""
-    return [_item(library, name) for name in library.names()]
+    return [_item(library, name, path) for name, path in library.names().items()]
 
 
-def _item(library: Library, name: str) -> Item:
-    path = library.find(name)
+def _item(library: Library, name: str, path: Path) -> Item:
     run, kept = library.read(path), library.kept(path)
     held_out = [row["validation_loss"] for row in run.log if "validation_loss" in row]
     trained = [row["loss"] for row in run.log if "loss" in row]

@@ -32,7 +32,13 @@ def table(items: Sequence[Item], total: int, open_card: str | None) -> str:
         return message(f"None of the {total} runs has these words." if total else "There is no run yet.")
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Run", "Method", "State", "Steps", "Loss", "Note"))
     rows = "".join(_row(item, item.name == open_card) for item in items)
-    return f'<table class="list"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return _table("All runs", heads, rows)
+
+
+def _table(what: str, heads: str, rows: str) -> str:
+    """A table that scrolls by itself where it is too wide, also by keyboard."""
+    inner = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{what}"><table class="list">{inner}</table></div>'
 
 
 def _row(item: Item, is_open: bool) -> str:
@@ -125,10 +131,7 @@ def _measures(run: Run) -> str:
         "Changes and distances are root mean squares over all pixels, in % of the range from black to white, as a mean "
         "over the first prompts. They say how much pictures change, not how good they are."
     )
-    return (
-        f'<h3>Measures of its pictures</h3><div class="wide"><table class="list"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{message(rule)}"
-    )
+    return f"<h3>Measures of its pictures</h3>{_table('Measures by step', head, rows)}{message(rule)}"
 
 
 def _share(value: float | None) -> str:
@@ -150,4 +153,4 @@ def settings_table(a: str | None, b: str | None, runs: Mapping[str, Run], only: 
     )
     head = f'<th scope="col">Setting</th><th scope="col">{html.escape(a)}</th><th scope="col">{html.escape(b)}</th>'
     said = message(f"{count} of {len(rows)} settings differ.")
-    return f'{said}<table class="list"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
+    return f"{said}{_table('Settings of two runs', head, cells)}"

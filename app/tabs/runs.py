@@ -12,6 +12,7 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import keeping, run_list
+from . import share
 from .card_html import card, settings_table, table
 from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
@@ -25,13 +26,14 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
         )
         order = gr.Dropdown(list(run_list.ORDERS), value=run_list.NEWEST, label="Order", elem_id="order-runs")
         which = Menu([], label="Card of", elem_id="card-of")
-    listed = gr.HTML(elem_id="run-list", elem_classes="wide")
+    listed = gr.HTML(elem_id="run-list")
     shown = gr.HTML(elem_id="card")
     said = gr.HTML(elem_id="card-said")
     (trash, *fields), changes = _build_keeping(page, chosen, which, said)
     with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
         only = gr.Checkbox(True, label="Only what differs")
-        settings = gr.HTML(elem_id="settings", elem_classes="wide")
+        settings = gr.HTML(elem_id="settings")
+    share.build(page, chosen)
     inputs: list[Any] = [*pair, words, order, which, only]
     outputs: list[Any] = [listed, which, shown, settings, trash]
     draw = _draw(page)

@@ -43,7 +43,12 @@ def build(page: Page, chosen: gr.CheckboxGroup, step: gr.Dropdown) -> None:
             stop = gr.Button("Stop", elem_id="stop-grid", min_width=90)
         told = gr.HTML(elem_id="grid-said")
         sheet = gr.Image(
-            show_label=False, interactive=False, elem_id="tried-grid", format="png", buttons=["fullscreen"]
+            show_label=False,
+            interactive=False,
+            elem_id="tried-grid",
+            format="png",
+            buttons=["fullscreen"],
+            visible=False,
         )
         drawn, ticket = gr.State(None), gr.State("")
         with gr.Row(elem_classes="player"):
@@ -204,7 +209,7 @@ def _shown(page: Page, plan: GridPlan, job: _Job) -> Iterator[tuple[Any, ...]]:
             reports.put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    yield bar("loading the model", 0.0), gr.Image(value=None), None
+    yield bar("loading the model", 0.0), gr.Image(value=None, visible=False), None
     while (progress := reports.get()) is not None:
         if isinstance(progress, BaseException):
             raise progress
@@ -217,7 +222,7 @@ def _shown(page: Page, plan: GridPlan, job: _Job) -> Iterator[tuple[Any, ...]]:
 
 def _sheet(page: Page, plan: GridPlan, pictures: Pictures) -> gr.Image:
     text = f"Grid of {len(plan.cells)} pictures: {plan.x} in columns, {plan.y} in rows, {plan.z} in bands"
-    return gr.Image(value=page.file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text)
+    return gr.Image(value=page.file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text, visible=True)
 
 
 def _save(page: Page) -> Any:

@@ -80,6 +80,7 @@ def test_each_download_loads_where_it_is_for_and_is_called_as_the_run(client, li
         assert all((found[name].delta_weight() - want[name].delta_weight()).abs().max() < 1e-5 for name in want)
 
 
+@pytest.mark.slow  # test_each_download_loads_where_it_is_for reads the same file
 def test_the_three_lines_load_the_download(real_runs, monkeypatch):
     monkeypatch.chdir(real_runs["lora"])
     lines = run_card.code(read_run(real_runs["lora"]))

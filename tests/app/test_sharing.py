@@ -1,14 +1,16 @@
-"""Cards, the blind test and the grid of Try it, in Debian's Chromium, on copies of real runs."""
+"""Cards, the blind test, the grid of Try it, and exported comparisons, in Debian's Chromium, on copies of real runs."""
 
-import io
 import json
 import shutil
-import zipfile
 
 import pytest
 from PIL import Image
 
 from app import keeping
+from app.exporting import comparison
+from app.synthetic import make_run
+from reslora_sd.runs.contents import kohya_file
+from reslora_sd.runs.reader import read_run
 from tests.app.browser import chromium, open_page, picture, serving, show_tab
 
 
@@ -29,49 +31,20 @@ def runs(real_runs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(runs, tmp_path_factory):
     loras = tmp_path_factory.mktemp("loras")
-    shutil.copy(runs / "reslora_is" / "reslora_is.safetensors", loras / "other.safetensors")
+    shutil.copy(runs / "reslora_is" / kohya_file(runs / "reslora_is"), loras / "other.safetensors")
     (loras / "broken.safetensors").write_bytes(b"no tensors")
     with serving([runs], tmp_path_factory.mktemp("server") / "here", "--loras", str(loras)) as address:
         yield address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser, address):
+    """One page for all tests: what one does in its tab, another doesn't see in its own."""
     page = open_page(browser, address)
     page.wait_for_selector("#side-1 img")
     yield page
     assert page.strays == []
     page.context.close()
-
-
-def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
-    show_tab(page, "Runs")
-    page.wait_for_selector(".card h2:text-is('lora')")
-    for what, ending in (("diffusers", ".safetensors"), ("peft", ".zip"), ("settings", ".json")):
-        with page.expect_download() as download:
-            page.locator(f"#get-{what}").click()
-        assert download.value.suggested_filename.endswith(ending)
-        if what == "peft":
-            names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
-            assert names == ["adapter_config.json", "adapter_model.safetensors"]
-    assert page.locator(".card img").count() >= 4
-    picture(page, "runs-1440-light")
-    page.locator("#run-title input, #run-title textarea").fill("First try")
-    page.locator("#note textarea").fill("too dark")
-    page.locator("#keep").click()
-    page.wait_for_selector(".card h2:text-is('First try')")
-    page.wait_for_selector("#runs >> text=First try")
-    assert "too dark" in page.locator("#run-list").inner_text()
-    assert keeping.read_kept(runs / "lora").title == "First try"
-    page.locator("#delete-run").click()
-    page.wait_for_selector("#card-said >> text=First try is in")
-    page.wait_for_selector(".card h2:text-is('reslora_is')")
-    assert not (runs / "lora").exists()
-    page.locator("#bring-back").click()
-    page.wait_for_selector("#card-said >> text=First try is back")
-    page.wait_for_selector(".card h2:text-is('First try')")
-    assert (runs / "lora" / "run.json").is_file()
-    keeping.write_kept(runs / "lora", keeping.Kept())
 
 
 def test_a_blind_test_names_nobody_until_its_end(page):
@@ -92,6 +65,7 @@ def test_a_blind_test_names_nobody_until_its_end(page):
     assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
 
 
+@pytest.mark.slow
 def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(page):
     show_tab(page, "Try it")
     page.wait_for_selector("#draw:not([disabled])")
@@ -117,10 +91,12 @@ def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(p
     assert about["runs"] == ["lora", "reslora_is", "other.safetensors", "broken.safetensors"] and about["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_grid_can_be_stopped_and_one_that_is_too_large_is_not_begun(page):
     show_tab(page, "Try it")
     page.wait_for_selector("#draw:not([disabled])")
-    page.locator("#try-grid > button").click()
+    if not page.locator("#draw-grid").is_visible():
+        page.locator("#try-grid > button").click()
     page.locator("#grid-prompts textarea").fill("rocket")
     page.locator("#grid-seeds input, #grid-seeds textarea").fill(", ".join(map(str, range(13))))
     page.locator("#draw-grid").click()
@@ -131,3 +107,84 @@ def test_a_grid_can_be_stopped_and_one_that_is_too_large_is_not_begun(page):
     page.wait_for_selector("#grid-said progress[aria-label*=': drawing']")
     page.locator("#stop-grid").click()
     page.wait_for_selector("#grid-said >> text=Stopped.")
+
+
+def test_a_comparison_is_made_in_the_page_and_works_from_a_disk_without_any_request(page, browser, tmp_path):
+    show_tab(page, "Runs")
+    page.wait_for_selector(".card h2")
+    page.locator("#share > button").click()
+    page.locator("#share-title input, #share-title textarea").fill("Mine & <i>yours</i>")
+    page.locator("#make-share").click()
+    page.wait_for_selector("#get-share")
+    with page.expect_download() as download:
+        page.locator("#get-share").click()
+    file = tmp_path / "comparison.html"
+    shutil.copy(download.value.path(), file)
+    other, asked = open_file(browser, file)
+    assert other.locator("h1").inner_text() == other.title() == "Mine & <i>yours</i>"
+    assert other.locator("#sides img").count() == 3
+    assert (
+        other.locator("#sides img").first.get_attribute("alt")
+        == 'lora, step 4, for the prompt "red apple" with seed 42'
+    )
+    other.locator("#step").focus()
+    other.keyboard.press("ArrowLeft")
+    assert other.locator("#step-text").inner_text() == "Step 2, of 0 to 4"
+    assert other.locator("#wipe img").last.get_attribute("alt") == "reslora_is, step 2"
+    other.locator("#place").fill("80")
+    assert other.locator("#wipe img").last.evaluate("one => one.style.clipPath") == "inset(0px 0px 0px 80%)"
+    assert all(other.eval_on_selector_all("img", "found => found.map(one => one.complete && one.naturalWidth > 0)"))
+    assert asked == [file.as_uri()]
+    picture(other, "exported-1440-light")
+    other.close()
+
+
+def open_file(browser, file, width=1440):
+    """A page of a file, and what it has asked for that is not in it."""
+    page, asked = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
+    page.on("pageerror", lambda error: asked.append(f"script: {error}"))
+    page.goto(file.as_uri())
+    page.wait_for_selector("#sides figure")
+    return page, asked
+
+
+def test_an_exported_prompt_is_never_html_and_no_run_makes_it_wider_than_a_phone(browser, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)><!--<script>" + "x" * 300
+    runs = {f"{name} {evil}": read_run(make_run(tmp_path / name, prompts=(evil,), steps=3)) for name in "ab"}
+    file = tmp_path / "evil.html"
+    file.write_text(comparison(runs, evil), encoding="utf-8")
+    page, asked = open_file(browser, file, 390)
+    page.on("dialog", lambda dialog: asked.append(dialog.message))
+    page.wait_for_timeout(300)
+    assert page.locator("h1").inner_text() == evil and page.locator("img[src=x]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert asked == [file.as_uri()]
+    page.close()
+
+
+def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
+    show_tab(page, "Runs")
+    page.wait_for_selector(".card h2:text-is('lora')")
+    for what, ending in (("diffusers", ".safetensors"), ("settings", ".json")):  # PEFT's is tested without a browser
+        with page.expect_download() as download:
+            page.locator(f"#get-{what}").click()
+        assert download.value.suggested_filename.endswith(ending)
+    assert page.locator(".card img").count() >= 4
+    picture(page, "runs-1440-light")
+    page.locator("#run-title input, #run-title textarea").fill("First try")
+    page.locator("#note textarea").fill("too dark")
+    page.locator("#keep").click()
+    page.wait_for_selector(".card h2:text-is('First try')")
+    page.wait_for_selector("#runs >> text=First try")
+    assert "too dark" in page.locator("#run-list").inner_text()
+    assert keeping.read_kept(runs / "lora").title == "First try"
+    page.locator("#delete-run").click()
+    page.wait_for_selector("#card-said >> text=First try is in")
+    page.wait_for_selector(".card h2:text-is('reslora_is')")
+    assert not (runs / "lora").exists()
+    page.locator("#bring-back").click()
+    page.wait_for_selector("#card-said >> text=First try is back")
+    page.wait_for_selector(".card h2:text-is('First try')")
+    assert (runs / "lora" / "run.json").is_file()
+    keeping.write_kept(runs / "lora", keeping.Kept())
