@@ -20,6 +20,8 @@ METRICS = {
 SMOOTHED = ("loss", "grad_norm", "seconds")
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#d946ef", "#eab308", "#06b6d4")
 _MOST_POINTS = 300
+_LEAST_SPAN = 0.25
+"""Of an axis, of the largest value on it."""
 
 
 def series(run: Run, metric: str) -> tuple[list[int], list[float]]:
@@ -48,9 +50,22 @@ def table(runs: Mapping[str, Run], metric: str, weight: float = 0.9, step: int |
         kept = [place for place in range(len(steps)) if place % every == 0 or place == len(steps) - 1]
         rows += [(steps[place], values[place], name) for place in kept]
     if rows and step is not None:
-        low, high = min(value for _, value, _ in rows), max(value for _, value, _ in rows)
-        rows += [(step, low, mark(step)), (step, high if high > low else low + 1e-9, mark(step))]
+        low, high = limits([value for _, value, _ in rows])
+        rows += [(step, low, mark(step)), (step, high, mark(step))]
     return pd.DataFrame(rows, columns=["step", "value", "run"])
+
+
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis for these values, at least a quarter of their size apart: 1 % doesn't look like a cliff then."""
+    low, high = min(values), max(values)
+    least = _LEAST_SPAN * max(abs(low), abs(high)) or 1.0
+    more = max(0.0, least - (high - low)) / 2
+    return (max(0.0, low - more) if low >= 0 else low - more), high + more
+
+
+def axis(shown: pd.DataFrame) -> list[float | None]:
+    """Ends of the axis of a `table`."""
+    return [0.0, 1.0] if shown.empty else [*limits(list(shown["value"]))]
 
 
 def mark(step: int) -> str:
@@ -117,4 +132,6 @@ def reach_text(reference: str, other: str, found: Reach | None) -> tuple[str, st
     if found.steps_of_other is None:
         return "not reached", f"{rule} The lowest of {other} so far is {found.lowest:.4f}. One seed proves no method."
     large = f"{found.steps_of_other} steps, against {found.steps_of_reference}"
+    if found.steps_of_other == found.steps_of_reference:
+        large = f"as many: {found.steps_of_other}"
     return large, f"{rule} One seed proves no method."

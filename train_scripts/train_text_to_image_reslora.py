@@ -58,7 +58,7 @@ from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.lock import as_only_writer
 from reslora_sd.runs.names import TRACKER, UNMERGED
 from reslora_sd.runs.stopping import until_stopped
-from reslora_sd.training.checks import check_learning, check_loss, check_trained, peak_memory_mb
+from reslora_sd.training.checks import check_loss, check_trained, peak_memory_mb
 from reslora_sd.training.command import quiet_libraries, run_command
 from reslora_sd.training.distributed import (
     asked_anywhere,
@@ -181,7 +181,7 @@ def main(settings: UnetSettings) -> None:
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once
     fit_threads(parts.unet, accelerator.device)
     adapters = add_adapters(parts, settings, accelerator.distributed_type)
-    start.check(adapters.unet)
+    start.check(adapters)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches = training_batches(settings, parts, images, framing, processes, rank, quiet, accelerator.wait_for_everyone)
     kept_out = KeptOut()
@@ -225,7 +225,6 @@ def main(settings: UnetSettings) -> None:
 
     # 4. The loop
     unet.train()
-    adapters.train()
     accumulated, max_norm = training.gradient_accumulation_steps, settings.optimizer.max_grad_norm
     batches.ahead(done * accumulated, total * accumulated, training.dataloader_num_workers)
     train_step = OptimizerStep(
@@ -245,8 +244,7 @@ def main(settings: UnetSettings) -> None:
         if accelerator.is_main_process:
             run.log(step=now, **row)
         if now - done == _MUST_LEARN_BY and row["lr"]:
-            for one in adapters.by_component.values():
-                check_learning(one, now)
+            adapters.check_learning(now)
         if validation and every and accelerator.is_main_process and (now % every == 0 or now == total):
             draw(validation, parts, run, now, forecast)
         if accelerator.is_main_process:

@@ -13,9 +13,9 @@ from reslora_sd.runs.reader import read_run, signature
 
 from .. import adapter_view, drawings
 from .menus import Menu
-from .shared import PRIVATE, Page, menu, message
+from .shared import FOLLOW, Page, menu, message
 
-_DRAW: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "drawings"}
+_DRAW: dict[str, Any] = {**FOLLOW, "concurrency_limit": 1, "concurrency_id": "drawings"}
 """matplotlib is no friend of threads."""
 
 

@@ -15,7 +15,7 @@ from reslora_sd.runs.names import UNMERGED
 from .. import grids, pictures
 from . import address
 from .menus import Menu, Places
-from .shared import PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
+from .shared import FOLLOW, PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
 
 MOST_SIDES = 6
 PLAY, PAUSE = "Play", "Pause"
@@ -53,7 +53,7 @@ def build(
             draw, inputs, outputs = _build_grid(page, chosen, tab)
 
     grid = when_open(draw, "grid", len(outputs))
-    parts.select(tab_of(_PARTS), None, part, **PRIVATE)
+    parts.select(tab_of(_PARTS), None, part, **FOLLOW)
     part.change(grid, [part, *inputs], outputs, **PRIVATE)
     show = _show(page)
     asked = [chosen, tab.prompt, tab.seed, tab.variant]
@@ -67,13 +67,13 @@ def build(
     }
     menus = [tab.prompt, tab.seed, tab.variant, tab.position, tab.steps, notes]
     for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.variant.input):
-        update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **PRIVATE)
+        update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **FOLLOW)
         update.then(**to_show).then(grid, [part, *inputs], outputs, **PRIVATE)
     tab.position.change(**to_show)
     for one in pair:
         one.change(**to_show)
     _join_player(tab, *buttons)
-    wipe_at.input(lambda share: gr.ImageSlider(slider_position=share), wipe_at, wipe, **PRIVATE)
+    wipe_at.input(lambda share: gr.ImageSlider(slider_position=share), wipe_at, wipe, **FOLLOW)
     return tab
 
 
@@ -139,7 +139,7 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
     draw = _draw_grid(page)
     inputs = [chosen, tab.prompt, tab.seed, tab.variant, every, most]
     for trigger in (every.input, most.release):
-        trigger(draw, inputs, [sheet, png], **PRIVATE)
+        trigger(draw, inputs, [sheet, png], **FOLLOW)
     make.click(
         _animate(page),
         [chosen, tab.prompt, tab.seed, tab.variant, every, form],

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .. import curves
-from .shared import PRIVATE, Page
+from .shared import FOLLOW, Page
 
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
@@ -42,7 +42,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
             plots.append(plot)
     draw = _draw(page)
     inputs: list[Any] = [chosen, *pair, weight, opened]
-    weight.release(draw, inputs, [figure, *plots], **PRIVATE)
+    weight.release(draw, inputs, [figure, *plots], **FOLLOW)
     return draw, inputs, [figure, *plots]
 
 
@@ -54,7 +54,8 @@ def _draw(page: Page) -> Any:
         for metric, title in curves.METRICS.items():
             table = curves.table(runs, metric, weight, step)
             shown = title if not table.empty else f"{title}: no run has it"
-            found.append(gr.LinePlot(value=table, title=shown, color_map=colour, visible=True))
+            ends = curves.axis(table)
+            found.append(gr.LinePlot(value=table, title=shown, color_map=colour, y_lim=ends, visible=True))
         return _figure(page, names, a, b, weight), *found
 
     return draw

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from ..uploads import MOST_BYTES_EACH
 from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
 from .menus import Menu, Ticks
-from .shared import PRIVATE, Page, menu, pair_of, tab_of, when_open
+from .shared import FOLLOW, PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
@@ -98,7 +98,7 @@ def _keep_current(
     chosen.change(_pair(page), [chosen, first, second], [first, second], **PRIVATE)
     clock = gr.Timer(_EVERY)
     clock.tick(_look(page), [seen, chosen, first, second], [chosen, first, second, seen], **PRIVATE)
-    tabs.select(tab_of(_TABS), None, open_tab, **PRIVATE)
+    tabs.select(tab_of(_TABS), None, open_tab, **FOLLOW)
     for name, (draw, inputs, outputs) in drawers.items():
         only_open = when_open(draw, name, len(outputs))
         # a training that starts or ends changes no file of a run

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events of the page alone: no public API, no spinner over what is shown."""
 
+FOLLOW: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
+"""For what follows a choice. By itself Gradio drops a choice that is made while the one before is being answered: on a
+busy machine the grid stayed empty, because its tab's opening was dropped."""
+
 
 @dataclass
 class Page:

@@ -18,7 +18,7 @@ from ..captions import LONGEST
 from ..training_request import BUILT_IN, EMBEDDED, EXTRAS, OWN, SCHEDULES, TrainingRequest
 from ..uploads import KINDS, Picked, pick, texts
 from .menus import Menu
-from .shared import PRIVATE, message
+from .shared import FOLLOW, PRIVATE, message
 
 INCLUDED, UPLOAD, FOLDER = "Included drawings", "Upload pictures", "Folder on this machine"
 OWN_SCHEDULE = "the script's own"
@@ -100,7 +100,7 @@ def _build_data() -> dict[str, Any]:
         elem_id="prompts",
     )
     picked, taken, typed = gr.State([]), gr.State(""), gr.Textbox(visible=False)
-    source.change(_show_source, source, [files, said, thumbnails, caption, path], **PRIVATE)
+    source.change(_show_source, source, [files, said, thumbnails, caption, path], **FOLLOW)
     data = {"source": source, "picked": picked, "typed": typed, "taken": taken, "caption": caption, "path": path}
     files.change(
         _look_at_files,

@@ -18,7 +18,7 @@ from ..training_request import EMBEDDED, EXTRAS, TrainingRequest, check_name
 from ..uploads import save_uploads
 from . import train_form
 from .menus import Menu
-from .shared import PRIVATE, Page, menu, message
+from .shared import FOLLOW, PRIVATE, Page, menu, message
 
 _MOST_SHOWN = 12
 
@@ -37,7 +37,7 @@ def build(page: Page) -> Any:
     started.then(watch, which, watched, **PRIVATE)
     stop.click(_stop(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
     resume.click(_resume(page), which, told, **PRIVATE).then(watch, which, watched, **PRIVATE)
-    which.input(watch, which, watched, **PRIVATE)
+    which.input(watch, which, watched, **FOLLOW)
     return watch, [which], watched
 
 
@@ -219,7 +219,8 @@ def _live(page: Page, runs: dict[str, Run]) -> tuple[Any, Any]:
     prompts = list(dict.fromkeys(prompt for run in shown.values() for prompt in run.prompts()))[:4]
     seed = next((key.seed for run in shown.values() for key in run.pictures), None)
     loss = curves.table(shown, "loss")
-    plot = gr.LinePlot(value=loss, color_map=curves.colours(list(shown), None), visible=not loss.empty)
+    colour = curves.colours(list(shown), None)
+    plot = gr.LinePlot(value=loss, color_map=colour, y_lim=curves.axis(loss), visible=not loss.empty)
     if seed is None:
         return gr.Image(visible=False), plot
     sheet = page.file(grids.grid(shown, prompts, seed, UNMERGED), "live")

@@ -17,7 +17,7 @@ from reslora_sd.runs.run import Run
 
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
 from .menus import Menu
-from .shared import PRIVATE, Page, menu, message
+from .shared import FOLLOW, PRIVATE, Page, menu, message
 
 MOST_RUNS = 4
 """Pictures beside that of the base model."""
@@ -49,7 +49,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     drawn.then(_unread(page), prompts, cut, **PRIVATE)
     for box in prompts:
         box.submit(None, None, None, js="() => document.getElementById('draw').click()")  # nothing where it waits
-        box.blur(_unread(page), prompts, cut, **PRIVATE)
+        box.blur(_unread(page), prompts, cut, **FOLLOW)
     # Gradio's `cancels` would cut the drawing off from the page, so that its last word may be a half-full bar.
     stop.click(stop_drawing(page), None, told, queue=False, **PRIVATE)
     return _menus(page), [chosen, step], [step, draw]

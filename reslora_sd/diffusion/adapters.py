@@ -20,7 +20,8 @@ from ..merging.applied import applied
 from ..merging.merge import merge
 from ..merging.plain_lora import PlainLoRA
 from ..merging.statistics import Statistics, collect_statistics
-from ..runs.names import ADAPTER_FILE, TEXT_ADAPTER_FILES
+from ..runs.names import ADAPTER_FILE, TEXT_ADAPTERS
+from ..training.checks import check_learning
 from .models import Parts
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Adapters:
         of_text = (f"{component}: {one.link_plan().summary()}" for component, one in self.text.items())
         return "; ".join([self.unet.link_plan().summary(), *of_text])
 
-    def train(self) -> None:
-        """Train mode of the text encoders, which have no dropout but that of the blocks."""
-        for adapter in self.text.values():
-            adapter.model.train()
+    def check_learning(self, step: int) -> None:
+        """Raises `RuntimeError` where a block of any component hasn't moved."""
+        for adapter in self.by_component.values():
+            check_learning(adapter, step)
 
     def share_gradients(self, accelerator: Accelerator) -> None:
         """Makes the text encoders' gradients the mean of all processes. DDP does so for the U-Net, which it wraps."""
@@ -148,8 +149,17 @@ def in_files(path: str) -> str:
     return f"text_model.{path.removeprefix('text_model.')}"
 
 
+def path_in(model: nn.Module, path: str) -> str:
+    """The reverse: what this version of transformers calls it; an unknown path stays as it is."""
+    short = path.removeprefix("text_model.")
+    names = {name for name, _ in model.named_modules()}
+    return short if path not in names and short in names else path
+
+
 def add_adapters(parts: Parts, settings: UnetSettings, distributed: str = "NO") -> Adapters:
     """Puts the adapters of a run into its models, new, and turns gradient checkpointing on where that is asked for.
+
+    Text encoders that train are in train mode, in which CLIP has no dropout but that of the blocks.
 
     The U-Net's values are drawn first, and are the same whether text encoders are trained or not.
 
@@ -172,7 +182,7 @@ def add_adapters(parts: Parts, settings: UnetSettings, distributed: str = "NO") 
     if settings.method.train_text_encoder:
         parts.adapted_text = True
         for component, encoder in parts.text_encoders.items():
-            text[component] = add_reslora(encoder, _text_config(config, parts, component))
+            text[component] = add_reslora(encoder.train(), _text_config(config, parts, component))
             if checkpointing:
                 encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs())
     return Adapters(unet, text)
@@ -223,12 +233,12 @@ def load_adapters(parts: Parts, file: Path) -> Adapters:
 
 def text_adapter_files(file: Path) -> dict[str, Path]:
     """The training forms of text encoders beside a U-Net's, by component; none for a run that trained none."""
-    found = {component: file.with_name(name) for component, name in TEXT_ADAPTER_FILES.items()}
+    found = {component: file.with_name(name) for component, name in TEXT_ADAPTERS.items()}
     return {component: path for component, path in found.items() if file.name == ADAPTER_FILE and path.is_file()}
 
 
 def _file_of(component: str) -> str:
-    return ADAPTER_FILE if component == UNET else TEXT_ADAPTER_FILES[component]
+    return ADAPTER_FILE if component == UNET else TEXT_ADAPTERS[component]
 
 
 @contextmanager

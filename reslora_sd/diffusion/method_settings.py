@@ -57,11 +57,6 @@ class UnetMethod(MethodSettings):
             raise ValueError("--merge_rank cuts the exact merge of reslora_bs only. Leave it out here.")
         if self.init_lora_partial and self.init_lora is None:
             raise ValueError("--init_lora_partial is given without --init_lora. Name the LoRA to start from.")
-        if self.train_text_encoder and self.init_lora is not None:
-            raise ValueError(
-                "--init_lora starts the U-Net alone, and --train_text_encoder trains the text encoders from nothing. "
-                "Leave one of the two out."
-            )
         self.adapter()
 
     @property

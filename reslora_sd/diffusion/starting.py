@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..adapter.adapter import ResLoRAAdapter
+from ..files.lora_file import UNET
 from ..merging.applied import applied
 from ..merging.plain_lora import PlainLoRA
 from ..merging.start import BlockStart, Match, match, start_from
@@ -20,7 +21,7 @@ from ..modes import evaluating
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
 from ..runs.names import FROZEN_PATHS_KEY, RUN_FILE
-from .adapters import Adapters
+from .adapters import Adapters, path_in
 from .batches import BatchMaker
 from .calibration import predict
 from .frozen_paths import measure_paths
@@ -53,21 +54,29 @@ class Start:
     resumed: bool = False
     """Whether a checkpoint brings the adapter's values."""
 
-    def check(self, adapter: ResLoRAAdapter) -> None:
+    def check(self, adapters: Adapters) -> None:
         """Whether the LoRA fits, before anything costly happens.
 
         Raises:
-            ValueError: it is of another model, or has blocks that the adapter has no place for.
+            ValueError: it is of another model, or has blocks that the adapters have no place for.
         """
-        self._match(adapter)
+        self._match(adapters)
 
-    def _match(self, adapter: ResLoRAAdapter) -> Match | None:
+    def _match(self, adapters: Adapters) -> dict[str, Match]:
+        """By component; nothing where the run starts from no LoRA."""
         if self.lora is None:
-            return None
+            return {}
+        others = self.lora.text_encoders
+        rest = {component: blocks for component, blocks in others.items() if component not in adapters.text}
         try:
-            return match(adapter, self.lora, self.partial)
+            found = {UNET: match(adapters.unet, replace(self.lora, text_encoders=rest), self.partial)}
+            for component in (name for name in others if name in adapters.text):
+                adapter = adapters.text[component]
+                own = {path_in(adapter.model, path): block for path, block in others[component].items()}
+                found[component] = match(adapter, PlainLoRA(own), self.partial)
         except ValueError as error:
             raise ValueError(f"--init_lora {self.path}: {error}") from error
+        return found
 
     def into(self, adapters: Adapters, parts: Parts, batches: BatchMaker, first: int) -> dict[str, Any]:
         """Starts the adapters, and tells what was taken.
@@ -81,28 +90,39 @@ class Start:
         """
         if self.resumed:
             return dict(self.known or {})
-        adapter = adapters.unet
         measured_paths = measure_paths(adapters, parts, batches, self.path_samples)
-        matched = self._match(adapter)
-        if matched is None or self.lora is None:
+        matched = self._match(adapters)
+        if not matched:
             return measured_paths
-        unet, size = parts.unet, batches.batch_size
+        size = batches.batch_size
 
         def some(pictures: int, start: int) -> Any:
             return batches.between(start, start + max(1, pictures // size))
 
         with stage("starting from the LoRA"):
-            blocks = start_from(
-                adapter,
-                matched.taken,
-                lambda: some(self.calibration, first),
-                lambda batch: predict(unet, parts, batch),
-            )
+            blocks = _start(adapters, parts, matched, lambda: some(self.calibration, first))
             measured = list(some(_MEASURED, first + max(1, self.calibration // size)))
-            drift = _drift(adapter, PlainLoRA(self.lora.blocks), parts, measured)
+            drift = _drift(adapters, matched, parts, measured)
         about = _describe(self.path, blocks, matched, drift)
-        _tell(about, adapter)
+        _tell(about, adapters)
         return {_KEY: about, **measured_paths}
+
+
+def _start(
+    adapters: Adapters, parts: Parts, matched: Mapping[str, Match], batches: Callable[[], Any]
+) -> dict[str, BlockStart]:
+    """Text encoders first: what the U-Net reads is theirs, as the LoRA has it."""
+    blocks: dict[str, BlockStart] = {}
+    with ExitStack() as stack:
+        for component, found in matched.items():
+            if component == UNET:
+                continue
+            adapter = adapters.text[component]
+            started = start_from(adapter, found.taken, batches, lambda batch: batch.conditioning.arguments())
+            blocks |= {f"{component}.{name}": one for name, one in started.items()}
+            stack.enter_context(applied(found.taken, adapter.model))
+        unet = matched[UNET].taken
+        return start_from(adapters.unet, unet, batches, lambda batch: predict(parts.unet, parts, batch)) | blocks
 
 
 def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) -> Start:
@@ -133,39 +153,53 @@ def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) ->
 
 
 @torch.no_grad()
-def _drift(adapter: ResLoRAAdapter, lora: PlainLoRA, parts: Parts, batches: list[Any]) -> float:
+def _drift(adapters: Adapters, matched: Mapping[str, Match], parts: Parts, batches: list[Any]) -> float:
     """||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions."""
     missed = whole = 0.0
     with evaluating(parts.unet):
         for batch in batches:
             started = predict(parts.unet, parts, batch).double()
-            with adapter.disabled():
+            with adapters.unet.disabled():
                 base = predict(parts.unet, parts, batch).double()
-            with applied(lora, parts.unet):
+            with ExitStack() as stack:
+                for component, found in matched.items():
+                    stack.enter_context(
+                        applied(replace(found.taken, text_encoders={}), adapters.by_component[component].model)
+                    )
                 wanted = predict(parts.unet, parts, batch).double()
             missed += float((started - wanted).square().sum())
             whole += float((wanted - base).square().sum())
     return math.sqrt(missed / whole) if whole else 0.0
 
 
-def _describe(path: Path, blocks: Mapping[str, BlockStart], matched: Match, drift: float) -> dict[str, Any]:
+def _describe(
+    path: Path, blocks: Mapping[str, BlockStart], matched: Mapping[str, Match], drift: float
+) -> dict[str, Any]:
+    def named(kind: str) -> list[str]:
+        return [
+            name if component == UNET else f"{component}.{name}"
+            for component, found in matched.items()
+            for name in getattr(found, kind)
+        ]
+
     return {
         "file": str(path),
         **({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}),
         "blocks": {name: {"rank": one.rank, "cut": one.cut, "error": one.error} for name, one in blocks.items()},
-        "left_out": list(matched.left_out),
-        "missing": list(matched.missing),
+        "left_out": named("left_out"),
+        "missing": named("missing"),
         "drift": drift,
         "drift_is": "||started - LoRA|| / ||LoRA - base|| of the U-Net's predictions",
     }
 
 
-def _tell(about: Mapping[str, Any], adapter: ResLoRAAdapter) -> None:
-    blocks, r = about["blocks"].values(), adapter.config.r
+def _tell(about: Mapping[str, Any], adapters: Adapters) -> None:
+    blocks, r = about["blocks"].values(), adapters.unet.config.r
+    count = sum(len(adapter.blocks) for adapter in adapters.by_component.values())
     cuts = [one["cut"] for one in blocks if one["rank"] > r]
     lower = sum(one["rank"] < r for one in blocks)
     near = [one["error"] for one in blocks if one["error"]]
-    logger.info("Starting from %s: %d of %d blocks.", about["file"], len(blocks), len(adapter.blocks))
+    logger.info("Starting from %s: %d of %d blocks.", about["file"], len(blocks), count)
     if cuts:
         logger.info("  %d are cut to rank %d by SVD; that changes one by %s at most.", len(cuts), r, _share(max(cuts)))
     if lower:

@@ -29,13 +29,13 @@ from .names import (
     RESULTS_FILE,
     RUN_FILE,
     SHEET_FILES,
-    TEXT_ADAPTER_FILES,
+    TEXT_ADAPTERS,
     TRACKER,
     kohya_name,
 )
 
 _FINISHED = (
-    *(REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, *TEXT_ADAPTER_FILES.values(), HEAD_FILE, ANSWERS_FILE),
+    *(REPORT_FILE, RESULTS_FILE, DIFFUSERS_FILE, ADAPTER_FILE, *TEXT_ADAPTERS.values(), HEAD_FILE, ANSWERS_FILE),
     *SHEET_FILES,
 )
 """Written after the last step; the file that makes a run a finished one goes first."""

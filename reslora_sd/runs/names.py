@@ -45,7 +45,7 @@ REPORT_FILE = "merge_report.json"
 RESULTS_FILE = "results.json"
 ANSWERS_FILE = "answers.jsonl"
 ADAPTER_FILE = "reslora_adapter.safetensors"
-TEXT_ADAPTER_FILES = {
+TEXT_ADAPTERS = {
     "text_encoder": "reslora_adapter.text_encoder.safetensors",
     "text_encoder_2": "reslora_adapter.text_encoder_2.safetensors",
 }
@@ -110,7 +110,7 @@ def kohya_name(folder: Path) -> str:
     taken = file.lower().endswith(DIFFUSERS_FILE) or file.lower() in (
         ADAPTER_FILE,
         HEAD_FILE,
-        *TEXT_ADAPTER_FILES.values(),
+        *TEXT_ADAPTERS.values(),
     )
     return f"{name}_kohya.safetensors" if taken else file
 

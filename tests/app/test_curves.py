@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.curves import METRICS, colours, mark, reach, reach_text, smooth, table
+from app.curves import METRICS, colours, limits, mark, reach, reach_text, smooth, table
 from app.library import Library
 from reslora_sd.runs.run import Run
 
@@ -72,6 +72,19 @@ def test_without_a_held_out_loss_it_is_of_the_smoothed_training_loss():
     assert found is not None
     assert (found.metric, found.steps_of_reference, found.steps_of_other) == ("loss", 100, 51)
     assert "training loss, smoothed" in reach_text("a", "b", found)[1]
+
+
+def test_a_difference_of_one_percent_is_no_cliff_on_its_axis():
+    low, high = limits([0.99, 1.0])
+    assert high - low == pytest.approx(0.25) and low < 0.99 and high > 1.0
+    assert limits([0.1, 1.5]) == (0.1, 1.5)  # what differs much has the axis for itself
+    assert limits([0.0, 0.0]) == (0.0, 0.5) and limits([0.5]) == pytest.approx((0.4375, 0.5625))
+    assert table({"x": run_of([1.0] * 4)}, "loss", 0, 3)["value"].min() == pytest.approx(0.875)
+
+
+def test_two_that_need_as_many_steps_are_not_set_against_each_other():
+    run = run_of([1.0] * 40, {20: 0.7, 40: 0.6})
+    assert reach_text("lora", "is", reach(run, run))[0] == "as many: 40"
 
 
 def test_a_run_without_losses_has_no_figure():

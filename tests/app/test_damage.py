@@ -59,14 +59,18 @@ def damage_file(path, chance):
     path.write_bytes(bytes(data[: chance.choice([len(data), len(data), len(data) * 2 // 3])]))
 
 
+def damage_run(path, chance):
+    for name in ("run.json", "log.jsonl", "merge_report.json", "validation/index.jsonl"):
+        damage_file(path / name, chance)
+    pictures_there = sorted((path / "validation").rglob("*.png"))
+    chance.choice(pictures_there).write_bytes(b"\x89PNG\r\n\x1a\n" + chance.randbytes(40))
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
     chance = random.Random(seed)
     for path in made_up_pair:
-        for name in ("run.json", "log.jsonl", "merge_report.json", "validation/index.jsonl"):
-            damage_file(path / name, chance)
-        pictures_there = sorted((path / "validation").rglob("*.png"))
-        chance.choice(pictures_there).write_bytes(b"\x89PNG\r\n\x1a\n" + chance.randbytes(40))
+        damage_run(path, chance)
     began = time.perf_counter()
     library = Library(made_up_pair)
     runs = library.get(library.names())

@@ -23,14 +23,14 @@ from reslora_sd.diffusion.models import load_parts
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.runs.jsonl import read_jsonl
-from reslora_sd.runs.names import ADAPTER_FILE, TEXT_ADAPTER_FILES
+from reslora_sd.runs.names import ADAPTER_FILE, TEXT_ADAPTERS
 from reslora_sd.runs.reader import read_run
 from tests.single_files import small_pipeline
 from tests.toys import move_away_from_zero
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 FAMILIES = {"sd1": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-DROPOUT = ("--train_text_encoder", "--resolution", 16, "--lora_dropout", 0.2, "--text_encoder_lr", 3e-2)
+DROPOUT = ("--train_text_encoder", "--resolution", 16, "--lora_dropout", 0.2)
 DRAWN = ("--validation_prompts", "red", "--validation_steps", 2, "--validation_inference_steps", 2)
 FLAGS = ("--train_text_encoder", "--target_modules", "kohya", "--resolution", 16, "--save_precision", "float32")
 
@@ -118,20 +118,49 @@ def test_a_run_is_whole_and_its_files_draw_the_same_without_us(train, folders, t
 
 @pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_straight_run(train_only, folders, tmp_path, family):
-    flags: tuple[object, ...] = (*DROPOUT, "--max_train_steps", 2, "--checkpointing_steps", 1)
+    flags: tuple[object, ...] = (
+        *DROPOUT,
+        "--text_encoder_lr",
+        3e-2,
+        "--max_train_steps",
+        2,
+        "--checkpointing_steps",
+        1,
+    )
     straight = train_only(*flags, output="straight", model=folders / family)
     shutil.copytree(straight, tmp_path / "resumed")
     again = ("--resume_from_checkpoint", "checkpoint-1")
     resumed = train_only(*flags, *again, output="resumed", model=folders / family)
     assert losses(straight) == losses(resumed) and len(losses(straight)) == 2
     files = sorted(path.name for path in (straight / "checkpoint-2").glob("reslora_adapter*"))
-    assert files == sorted((ADAPTER_FILE, *TEXT_ADAPTER_FILES.values())[: 2 if family == "sd1" else 3])
+    assert files == sorted((ADAPTER_FILE, *TEXT_ADAPTERS.values())[: 2 if family == "sd1" else 3])
     for name in files:
         one, two = (load_tensors(run / "checkpoint-2" / name)[0] for run in (straight, resumed))
         assert all(torch.equal(one[key], two[key]) for key in one)
     first = [load_tensors(straight / "checkpoint-1" / name)[0] for name in (ADAPTER_FILE, files[1])]
     moved = [max(float(value.abs().max()) for key, value in one.items() if key.endswith(".B")) for one in first]
     assert moved == pytest.approx([1e-2, 3e-2], rel=1e-2)  # AdamW's first step is as long as its rate
+
+
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+def test_a_lora_of_both_starts_both(train_only, folders, tmp_path, family):
+    """At step 0 the model is that LoRA: exactly by method lora, closely by one whose paths add to it."""
+    parts = load_parts(folders / family)
+    method = parse_settings(["--train_text_encoder", "--rank", "4", "--method", "lora"])
+    adapters = add_adapters(parts, method)
+    for adapter in adapters.by_component.values():
+        move_away_from_zero(adapter, std=0.1)
+    adapters.merge("exact").save_diffusers(tmp_path / "both.safetensors", unet_config=dict(parts.unet.config))
+    words = ("--train_text_encoder", "--resolution", 16, "--max_train_steps", 1, "--init_lora")
+    for name, least, most in (("lora", 0, 1e-5), ("reslora_is", 1e-5, 0.9)):
+        flags = (*words, tmp_path / "both.safetensors", "--method", name)
+        run = train_only(*flags, output=name, model=folders / family)
+        said = json.loads((run / "run.json").read_text())["init_lora"]
+        assert not said["missing"] and not said["left_out"]
+        assert sum(name.startswith("text_encoder.") for name in said["blocks"]) == 4 * (2 if family == "sd1" else 1)
+        assert least <= said["drift"] < most
+    with pytest.raises(ValueError, match=r"no block for .* text_encoder\..*--init_lora_partial"):
+        train_only(*words[1:], tmp_path / "both.safetensors", output="other", model=folders / family)
 
 
 @pytest.mark.slow
@@ -147,7 +176,7 @@ def test_gradient_checkpointing_changes_nothing(train_only, folders, family):
 def test_half_weights_train_in_float32_adapters(train, folders):
     flags: tuple[object, ...] = (*DROPOUT, "--mixed_precision", "bf16", "--max_train_steps", 2)
     run = train(*flags, "--calibration_samples", 2, model=folders / "sdxl")
-    stored = [load_tensors(run / name)[0] for name in (ADAPTER_FILE, *TEXT_ADAPTER_FILES.values())]
+    stored = [load_tensors(run / name)[0] for name in (ADAPTER_FILE, *TEXT_ADAPTERS.values())]
     assert {value.dtype for one in stored for value in one.values()} == {torch.float32}
     assert all(value.any() for one in stored for value in one.values())
 
@@ -157,7 +186,6 @@ def test_half_weights_train_in_float32_adapters(train, folders):
     [
         ("--text_encoder_lr 1e-4", "--text_encoder_lr is given, but no text encoder is trained"),
         ("--train_text_encoder --text_encoder_lr 0", "--text_encoder_lr is 0"),
-        ("--train_text_encoder --init_lora x.safetensors", "--init_lora starts the U-Net alone"),
     ],
 )
 def test_what_does_not_go_together_is_refused(flags, words):

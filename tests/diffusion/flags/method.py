@@ -20,7 +20,7 @@ CUT_BS = (*BS, "--merge_rank", 3, "--no_report")
 BY_INPUTS = ("--method", "reslora_ms", "--merge_approach", "weights", "--no_report", "--alpha_from", "inputs")
 INPUT = ("--merge_approach", "input", "--calibration_samples", 6, "--no_report")
 elsewhere(
-    train_text_encoder="test_text_encoders.py::test_a_run_is_whole_and_its_files_draw_the_same_without_us",
+    train_text_encoder="test_text_encoders.py::test_a_lora_of_both_starts_both",
     init_lora="test_starting.py::test_training_goes_on_where_another_run_ended_and_the_base_stays_the_models_own",
     init_lora_partial=(
         "test_starting.py::test_what_has_no_place_is_refused_before_anything_is_written_and_left_out_if_asked"
