@@ -163,6 +163,7 @@ def test_an_exported_prompt_is_never_html_and_no_run_makes_it_wider_than_a_phone
     page.close()
 
 
+@pytest.mark.slow  # tests/app/test_runs_tab.py calls what its buttons call
 def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
     show_tab(page, "Runs")
     page.wait_for_selector(".card h2:text-is('lora')")
