@@ -34,6 +34,8 @@ class PictureView:
     alt: str
     image: Image.Image | None = None
     missing: str = ""
+    source: tuple[Path, int, int] | None = None
+    """The picture's file, its time and its size: what is equal for equal pictures."""
 
 
 def open_picture(folder: Path, relative: str) -> Image.Image:
@@ -42,10 +44,15 @@ def open_picture(folder: Path, relative: str) -> Image.Image:
     Raises:
         ValueError: it lies outside, isn't there, is too large, or is no whole PNG, JPEG or WebP.
     """
+    return _decode(*_source(folder, relative))
+
+
+def _source(folder: Path, relative: str) -> tuple[Path, int, int]:
+    """Where a picture is, and when it was written."""
     try:
         path = inside(folder, relative)
         stat = path.stat()
-        return _decode(path, stat.st_mtime_ns, stat.st_size)
+        return path, stat.st_mtime_ns, stat.st_size
     except OSError as error:
         raise ValueError(f"{relative!r} can't be read: {_reason(error)}.") from error
 
@@ -53,7 +60,10 @@ def open_picture(folder: Path, relative: str) -> Image.Image:
 @functools.lru_cache(maxsize=512)
 def _decode(path: Path, mtime_ns: int, size: int) -> Image.Image:
     """Time and size belong to the cache's key: a picture that is written again is read again."""
-    return decode(path.read_bytes(), path.name)
+    try:
+        return decode(path.read_bytes(), path.name)
+    except OSError as error:
+        raise ValueError(f"{path.name!r} can't be read: {_reason(error)}.") from error
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -152,7 +162,8 @@ def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -
     if picture is None:
         return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
     try:
-        return PictureView(title, alt, open_picture(run.validation, picture.file))
+        source = _source(run.validation, picture.file)
+        return PictureView(title, alt, _decode(*source), source=source)
     except ValueError as error:
         return PictureView(title, f"Unreadable: {alt}", missing=f"{name}, step {step}: {error}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -31,6 +32,10 @@ _POLICY = (
 """The browser then refuses whatever is not from this server, whoever asks for it. Gradio's own code needs eval."""
 _HEADERS = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
 
+_PICTURE = re.compile(r"/gradio_api/file=.*/pictures/[0-9a-f]{24}/")
+_FOREVER = (b"cache-control", b"private, max-age=31536000, immutable")
+"""Of pictures whose address has their content's hash: a browser asks for each once."""
+
 
 class SecurityHeaders:
     """Adds the headers to every answer; as plain ASGI, so that streams stay streams."""
@@ -41,7 +46,10 @@ class SecurityHeaders:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+                headers = [*message.get("headers", []), *_HEADERS]
+                if message["status"] == 200 and _PICTURE.search(scope["path"]):
+                    headers = [one for one in headers if one[0].lower() != b"cache-control"] + [_FOREVER]
+                message = {**message, "headers": headers}
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
@@ -24,12 +25,26 @@ class Place:
     tab: str | None = None
 
 
-def write(runs: Sequence[str], a: str | None, b: str | None, prompt: str, seed: int, variant: str, step: int) -> str:
-    """For a script of the page, which adds the tab and puts it into the address bar."""
+def write(
+    runs: Sequence[str],
+    a: str | None,
+    b: str | None,
+    prompt: str,
+    seed: int,
+    variant: str,
+    step: int,
+    files: Sequence[str] = (),
+) -> str:
+    """For a script of the page, which adds the tab and puts it into the address bar.
+
+    Args:
+        files: pictures that the browser fetches ahead.
+    """
     pairs = [*(("run", run) for run in runs), *(("a", a), ("b", b), ("prompt", prompt), ("seed", seed))]
     pairs += [("pictures", variant), ("step", step)]
     query = urlencode([(name, value) for name, value in pairs if value is not None])
-    return f'<i data-address="{html.escape(query, quote=True)}"></i>'
+    ahead = html.escape(json.dumps(list(dict.fromkeys(files))), quote=True)
+    return f'<i data-address="{html.escape(query, quote=True)}" data-ahead="{ahead}"></i>'
 
 
 def read(search: str | None) -> Place:

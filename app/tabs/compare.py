@@ -204,14 +204,17 @@ def _show(page: Page) -> Any:
         found += [gr.Image(value=None, visible=False)] * (MOST_SIDES + 1 - len(found))
         two = [pictures.view(name, runs[name], prompt, seed, variant, step) for name in (a, b) if name in runs]
         label = f"Step {step}, of {steps[0]} to {steps[-1]}"
-        where = address.write(names, a, b, prompt, seed, variant, step)
+        beside = steps[max(0, int(place) - 1) : int(place) + 2]
+        near = [one for other in beside for one in pictures.views(sides, prompt, seed, variant, other)]
+        files = [file for one in near if (file := page.picture_file(one)) is not None]
+        where = address.write(names, a, b, prompt, seed, variant, step, files)
         return (*found, _pair(page, two), _pair_text(two), gr.Slider(label=label), step, where)
 
     return show
 
 
 def _pair(page: Page, two: Sequence[pictures.PictureView]) -> tuple[str, str] | None:
-    files = [page.file(one.image, "picture") for one in two if one.image is not None]
+    files = [file for one in two if (file := page.picture_file(one)) is not None]
     return (files[0], files[1]) if len(files) == 2 else None
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events of the page alone: no public API, no spinner over what is shown."""
 
+_MOST_FILES = 100_000
+"""Pictures whose file is remembered."""
 FOLLOW: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
 """For what follows a choice. By itself Gradio drops a choice that is made while the one before is being answered: on a
 busy machine the grid stayed empty, because its tab's opening was dropped."""
@@ -46,6 +48,7 @@ class Page:
     """A folder of LoRA files made elsewhere, for Try it."""
     stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
+    _files: dict[tuple[Path, int, int], str] = field(default_factory=dict, init=False)
     _generator: PictureGenerator | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -72,9 +75,21 @@ class Page:
 
     def picture(self, view: PictureView) -> gr.Image:
         """The update of an Image: the picture with its text, or an empty frame that says what is missing."""
+        file = self.picture_file(view)
+        label = view.title if file is not None else view.missing or view.title
+        return gr.Image(value=file, label=label, alt_text=view.alt, visible=True)
+
+    def picture_file(self, view: PictureView) -> str | None:
+        """The PNG of a picture for the browser; what was asked for before isn't made again."""
         if view.image is None:
-            return gr.Image(value=None, label=view.missing or view.title, alt_text=view.alt, visible=True)
-        return gr.Image(value=self.file(view.image, "picture"), label=view.title, alt_text=view.alt, visible=True)
+            return None
+        if view.source is None:
+            return self.file(view.image, "picture")
+        if view.source not in self._files:
+            if len(self._files) >= _MOST_FILES:
+                self._files.clear()
+            self._files[view.source] = self.file(view.image, "picture")
+        return self._files[view.source]
 
 
 def menu(kind: Any, choices: Sequence[Any], value: Any, before: Any, **more: Any) -> Any:

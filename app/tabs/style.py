@@ -181,6 +181,15 @@ const write_address = () => {
   history[same ? "replaceState" : "pushState"](null, "", `?${now}`);
   first = false;
 };
+// Pictures of the steps beside: a move then finds them here.
+const ahead = new Map();
+new MutationObserver(() => {
+  for (const file of JSON.parse(document.querySelector("#address [data-ahead]")?.dataset.ahead ?? "[]")) {
+    if (ahead.has(file)) continue;
+    if (ahead.size > 200) ahead.clear();
+    ahead.set(file, Object.assign(new Image(), { src: `gradio_api/file=${file}` }));
+  }
+}).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-ahead"] });
 const want = () => {
   wanted = location.search;
   setTimeout(() => { wanted = null; write_address(); }, 8000);  // what it names may be gone

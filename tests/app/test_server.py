@@ -73,6 +73,26 @@ def test_every_answer_forbids_what_is_from_elsewhere(address):
         assert "default-src 'self'" in headers["content-security-policy"]
 
 
+def test_a_browser_asks_for_a_picture_once():
+    async def answer(scope, receive, send):
+        head = [(b"Cache-Control", b"no-cache"), (b"x", b"y")]
+        await send({"type": "http.response.start", "status": scope["status"], "headers": head})
+
+    def sent(path, status=200):
+        messages: list[Any] = []
+
+        async def send(message):
+            messages.append(message)
+
+        scope = {"type": "http", "path": path, "status": status}
+        asyncio.run(SecurityHeaders(answer)(scope, None, send))
+        return [value for name, value in messages[0]["headers"] if name.lower() == b"cache-control"]
+
+    picture = f"/gradio_api/file=/tmp/page/pictures/{'0a' * 12}/picture.png"
+    assert sent(picture) == [b"private, max-age=31536000, immutable"]
+    assert sent(picture, 404) == sent("/config") == [b"no-cache"]
+
+
 def test_there_is_no_public_api(address):
     info = json.loads(get(f"{address}/gradio_api/info")[2])
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
