@@ -33,6 +33,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where trainings that the page starts go (default: %(default)s)",
     )
+    _add_folders(parser)
+    _add_access(parser)
+    return parser
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--allow",
         nargs="+",
@@ -54,8 +61,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="write a comparison of the runs instead of opening the page: one file that needs no server where OUT ends "
         "in .html, else a folder that is a Space for the Hugging Face Hub",
     )
-    _add_access(parser)
-    return parser
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:

@@ -41,11 +41,8 @@ def measure(
 
     prompts = tuple(f"prompt {number}" for number in range(pictures_a_step))
     with tempfile.TemporaryDirectory() as place:
-        folders = [
-            make_run(Path(place, method), method, steps, prompts=prompts, side=side)
-            for method in ("lora", "reslora_is")
-        ]
-        library = Library(folders)
+        names = ("lora", "reslora_is")
+        library = Library([make_run(Path(place, name), name, steps, prompts=prompts, side=side) for name in names])
         page = Page(library, Path(place, "cache"), Path(place, "here"))
 
         def move(step: int) -> None:

@@ -53,16 +53,8 @@ def grid(
         pen.text((middle, 14), label, _FAINT, _font(13), anchor="ma")
     y = top
     for prompt, having in bands.items():
-        pen.text(
-            (left, y + 4),
-            fitted(
-                f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, seed {seed}",
-                width - left - 12,
-                _font(15),
-            ),
-            _INK,
-            _font(15),
-        )
+        title = f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}, seed {seed}"
+        pen.text((left, y + 4), fitted(title, width - left - 12, _font(15)), _INK, _font(15))
         for number, (name, run) in enumerate(having.items()):
             corner = y + band + number * line
             pen.text((left - 10, corner + cell / 2), name, _INK, _font(16), anchor="rm")

@@ -61,7 +61,7 @@ def test_commands_parse(command):
 
 @pytest.mark.parametrize(
     ("program", "count"),
-    [(PICTURES, 7), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 3), (CONVERT, 7), (DATA, 1)],
+    [(PICTURES, 8), (NLG, 2), (NLU, 5), (COMPARE, 1), (COMPARE_TEXT, 5), (PAGE, 5), (CONVERT, 7), (DATA, 1)],
 )
 def test_no_command_is_overlooked(program, count):
     assert sum(command.program == program for command in COMMANDS) == count
