@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
@@ -52,14 +53,17 @@ class Library:
         """What somebody keeps about a run of `names`."""
         return self._entry(path)[1]
 
-    def keep(self, name: str, kept: Kept) -> str:
+    def keep(self, name: str | None, kept: Kept, token: str | None = None) -> str:
         """Keeps it about a run; gives the run's name from now on.
+
+        Args:
+            token: as in `find`.
 
         Raises:
             ValueError: there is no such run, or its new name is another's, or it gets one while it is being trained.
         """
         names = self.names()
-        path = self.find(name)
+        path = self.find(name, token)
         if kept.title != self.kept(path).title:
             check_idle(path)
             if kept.title in names and names[kept.title] != path:
@@ -67,16 +71,29 @@ class Library:
         write_kept(path, kept)
         return next(name for name, other in self.names().items() if other == path)
 
-    def find(self, name: str | None) -> Path:
+    def find(self, name: str | None, token: str | None = None) -> Path:
         """The folder of a run.
 
+        Args:
+            token: of the run that is meant. A name goes to another run when its run is deleted or renamed.
+
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is none of that name, or it is another run by now.
         """
         path = self.names().get(name or "")
         if path is None:
             raise ValueError(f"There is no run {name!r:.80}. Choose one of the list." if name else "Choose a run.")
+        if token is not None and token != self.token(path):
+            raise ValueError(f"{name} is another run by now. Look at its card, and try again.")
         return path
+
+    def token(self, path: Path) -> str:
+        """Tells a run from those that have its name or its folder later; empty where there is no folder."""
+        try:
+            found = path.stat()
+        except OSError:
+            return ""
+        return hashlib.sha256(f"{path} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:24]
 
     def parents(self) -> list[Path]:
         """Folders that runs are in, or were."""
