@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signature
 from reslora_sd.runs.run import Run
 
-from .keeping import Kept, check_idle, read_kept, write_kept
+from .keeping import Kept, discard, idle, read_kept, write_kept
 
 
 class Library:
@@ -64,12 +65,25 @@ class Library:
         """
         names = self.names()
         path = self.find(name, token)
-        if kept.title != self.kept(path).title:
-            check_idle(path)
-            if kept.title in names and names[kept.title] != path:
+        renamed = kept.title != self.kept(path).title
+        with idle(path) if renamed else nullcontext():
+            if renamed and kept.title in names and names[kept.title] != path:
                 raise ValueError(f"Another run is called {kept.title}. Choose another name.")
-        write_kept(path, kept)
-        return next(name for name, other in self.names().items() if other == path)
+            write_kept(path, kept)
+        return next((name for name, other in self.names().items() if other == path), kept.title or path.name)
+
+    def discard(self, name: str | None, token: str | None = None) -> Path:
+        """Moves a run into the trash folder beside it; gives its place there.
+
+        Args:
+            token: as in `find`.
+
+        Raises:
+            ValueError: there is no such run, or it can't be moved; no folder of the library's own is.
+        """
+        path = self.find(name, token)
+        own = [folder for folder in self.folders if folder != path]
+        return discard(path, [*own, self.more] if self.more is not None else own)
 
     def find(self, name: str | None, token: str | None = None) -> Path:
         """The folder of a run.

@@ -58,7 +58,7 @@ def start(request: TrainingRequest, folder: Path, save: Callable[[Path], None] =
     """
     home = folder.resolve() / request.name
     threads = max(1, (os.cpu_count() or 1) // len(request.methods))
-    with _one_at_a_time(home):
+    with one_at_a_time(home):
         taken = [method for method in request.methods if (home / method).exists()]
         if len(taken) == len(request.methods) and all(_is_of(home / method, request) for method in taken):
             raise Started(request.name)
@@ -108,7 +108,7 @@ def resume(run: Path, may_read: Callable[[Path], bool] = lambda path: True) -> N
     """
     run = run.resolve()
     home, method = run.parent, run.name
-    with _one_at_a_time(home):
+    with one_at_a_time(home):
         request = _read_request(run)
         local = [request.pictures, Path(request.model).expanduser() if request.model != EMBEDDED else None]
         for path in local:
@@ -198,7 +198,7 @@ def trainings(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
+def one_at_a_time(home: Path) -> Iterator[None]:
     """Only one page at a time looks whether trainings of a name run, and starts them."""
     home.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home.parent / f".{home.name}.starting")

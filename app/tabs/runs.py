@@ -137,7 +137,7 @@ def _keep(page: Page) -> Any:
 def _delete(page: Page) -> Any:
     def delete(which: str | None, token: str, chosen: Sequence[str]) -> tuple[Any, ...]:
         try:
-            place = keeping.discard(page.library.find(which, token))
+            place = page.library.discard(which, token)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
         text = f"{which} is in {place} now. Nothing of it is lost: bring it back below, or remove that folder yourself."
@@ -161,11 +161,12 @@ def _bring_back(page: Page) -> Any:
             run = keeping.bring_back(place)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
-        new = next(one for one, path in page.library.names().items() if path == run)
+        new = next((one for one, path in page.library.names().items() if path == run), None)
         rest = _deleted(page)
+        said = f"{new} is back in {run}." if new else f"It is back in {run}, where this page looks for no runs."
         return (
-            message(f"{new} is back in {run}.", "good"),
-            *_after(page, [*chosen, new], new),
+            message(said, "good"),
+            *_after(page, [*chosen, *([new] if new else [])], new),
             _trash(page, next(iter(rest), None)),
             gr.Button(visible=bool(rest)),
         )

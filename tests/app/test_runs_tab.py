@@ -77,3 +77,10 @@ def test_a_name_that_has_become_another_runs_changes_and_gives_nothing_of_it(pag
     *_, now, _, note, _ = draw("lora", None, "", "name", "lora", True, shown)
     assert note == "of the other" and now == token(page, "lora") != shown
     assert draw("lora", None, "", "name", "lora", True, now)[-2] == gr.skip()  # somebody may be typing
+
+
+def test_a_run_that_comes_back_where_the_page_looks_for_none_is_told_by_its_folder(page, made_up_pair, monkeypatch):
+    place = keeping.discard(made_up_pair[0])
+    monkeypatch.setattr(runs, "_deleted", lambda _: {"it": place})
+    monkeypatch.setattr(Library, "names", lambda _: {})
+    assert f"It is back in {made_up_pair[0]}" in runs._bring_back(page)("it", [])[0]
