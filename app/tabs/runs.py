@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,10 @@ def _draw(page: Page) -> Any:
         return (
             table(found, len(items), kept),
             menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
-            _card(kept, run.path, token, signature(run.path))
+            _or_why(f"The card of {kept}", _card, kept, run.path, token, signature(run.path))
             if run is not None and kept
             else message(f"There is no run {kept}." if kept else "There is no run."),
-            settings_table(a, b, two, only),
+            _or_why("The settings of A and B", settings_table, a, b, two, only),
             _trash(page),
             token,
             # what somebody types stays while it is the same run
@@ -101,6 +101,14 @@ def _draw(page: Page) -> Any:
         )
 
     return draw
+
+
+def _or_why(what: str, draw: Callable[..., str], *values: Any) -> str:
+    """What is drawn, or why it can't be: whatever a file holds, the list and the deleted runs stay to be seen."""
+    try:
+        return draw(*values)
+    except Exception as error:
+        return message(f"{what} can't be shown: {type(error).__name__}: {error!s:.300}", "bad")
 
 
 @functools.lru_cache(maxsize=32)
