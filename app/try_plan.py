@@ -26,12 +26,13 @@ _CELL, _GAP, _INK, _FAINT, _EMPTY = 192, 4, "#1c1917", "#57534e", "#e7e5e4"
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture: `run` is a run's or a LoRA file's name, or `BASE`."""
+    """One picture. `run` is a run's or a LoRA file's name, or `BASE`, which a run may be called too."""
 
     run: str
     strength: float
     seed: int
     prompt: str
+    is_base: bool = False
 
     def request(self, common: DrawRequest) -> DrawRequest:
         """What to draw, with the settings that all pictures share."""
@@ -40,7 +41,7 @@ class Cell:
     @property
     def base(self) -> Cell:
         """The base model's picture beside it."""
-        return Cell(BASE, 1.0, self.seed, self.prompt)
+        return Cell(BASE, 1.0, self.seed, self.prompt, is_base=True)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class GridPlan:
     seeds: tuple[int, ...]
     prompts: tuple[str, ...]
     runs: tuple[str, ...]
+    step: int | None = None
+    """Of the runs' checkpoints."""
 
     def __post_init__(self) -> None:
         axes = [axis for axis in (self.x, self.y, self.z) if axis != NOTHING]

@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from reslora_sd.runs.names import BASE
 from reslora_sd.runs.run import Run
 
 from .. import try_plan
@@ -127,9 +126,9 @@ def _draw(page: Page) -> Any:
             if stop is None or stop.is_set():
                 raise Stopped
             runs = page.runs(names)
-            plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds)
+            plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds, step)
             common = DrawRequest(plan.prompts[0], steps=int(steps), guidance=float(guidance), approach=approach)
-            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), step, common, stop)
+            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), plan.step, common, stop)
             yield from _shown(page, plan, job)
         except Stopped:
             replaced = len(tickets) > 1  # then the later drawing has the word
@@ -144,13 +143,16 @@ def _draw(page: Page) -> Any:
     return draw
 
 
-def _plan(axes: tuple[str, str, str], runs: list[str], prompts: str, strengths: str, seeds: str) -> GridPlan:
+def _plan(
+    axes: tuple[str, str, str], runs: list[str], prompts: str, strengths: str, seeds: str, step: int | None
+) -> GridPlan:
     return GridPlan(
         *axes,
         try_plan.numbers(strengths, float, "Strengths"),
         tuple(int(one) for one in try_plan.numbers(seeds, int, "Seeds")),
         try_plan.split_lines(prompts),
         tuple(dict.fromkeys(runs)),
+        step,
     )
 
 
@@ -172,17 +174,17 @@ class _Job:
         generator, first = self.page.generator(), next(iter(self.runs.values()))
         job = DrawJob(cell.request(self.common), report, self.stop)
         try:
-            if cell.run == BASE:
+            if cell.is_base:
                 return generator.draw_base(first, job)
             if cell.run not in self.runs:
                 return generator.draw_file(first, find_lora(self.page.loras, cell.run), job)
             run = self.runs[cell.run]
-            near = [one for one in run.checkpoints if self.step is not None and one <= self.step] or run.checkpoints
-            if not near:
-                return "This run has no checkpoint."
-            return generator.draw_adapted(run, near[-1], job)[0]
+            if self.step is None or self.step not in run.checkpoints:
+                have = ", ".join(map(str, run.checkpoints)) or "none"
+                return f"no checkpoint of step {self.step}; it has: {have}"
+            return generator.draw_adapted(run, self.step, job)[0]
         except (ValueError, FileNotFoundError) as error:
-            if cell.run == BASE:
+            if cell.is_base:
                 raise  # then none can be drawn
             return str(error).replace(f"{self.page.loras}/", "")  # where the folder is concerns no visitor
 
