@@ -156,3 +156,12 @@ def test_a_run_called_base_is_a_run_and_one_without_the_chosen_checkpoint_says_s
 
     assert texts(20) == ["base model", "run"] and drawn == [20]
     assert texts(15) == ["base model", "no checkpoint of step 15; it has: 10, 20"] and drawn == [20]
+
+
+def test_each_row_that_changes_what_base_draws_has_bases_pictures_above_it():
+    asked = plan(x="seed", y="prompt", runs=("lora",), strengths=(1.0,), seeds=(1, 2), prompts=("a", "b"))
+    pictures, image = colours(asked), sheet(asked, colours(asked))
+    shown = [[image.getpixel((170 + column * 196 + 96, 34 + row * 196 + 96)) for column in (0, 1)] for row in range(4)]
+    want = [[asked.cell(seed, prompt, "") for seed in (1, 2)] for prompt in ("a", "b")]
+    rows = [row for cells in want for row in ([cell.base for cell in cells], cells)]
+    assert shown == [[pictures[cell].getpixel((0, 0)) for cell in row] for row in rows]  # type: ignore[union-attr]
