@@ -91,7 +91,10 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
     first, second = runs.items()
     curves.reach_text("a", "b", curves.reach(first[1], second[1]))
     drawings.heat_map(first, second)
-    assert "The card" not in table(run_list.items(library), 2, None) + settings_table(*runs, runs, only=False)
+    first_name, second_name = runs
+    assert "The card" not in table(run_list.items(library), 2, None) + settings_table(
+        first_name, second_name, runs, only=False
+    )
     for run in runs.values():
         card("x", run, Kept())
         with contextlib.suppress(ValueError):  # is told

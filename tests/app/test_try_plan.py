@@ -142,10 +142,13 @@ def test_a_run_called_base_is_a_run_and_one_without_the_chosen_checkpoint_says_s
     library = Library([made_up])
     library.keep("lora", Kept("base"))
     page = Page(library, tmp_path / "cache", tmp_path / "here")
-    drawn: list[Any] = []
-    generator = SimpleNamespace(
-        draw_base=lambda run, job: "base model", draw_adapted=lambda run, step, job: drawn.append(step) or ["run"]
-    )
+    drawn: list[int] = []
+
+    def draw_adapted(run: Any, step: int, job: Any) -> tuple[str, str]:
+        drawn.append(step)
+        return "run", "merged"
+
+    generator = SimpleNamespace(draw_base=lambda run, job: "base model", draw_adapted=draw_adapted)
     monkeypatch.setattr(page, "generator", lambda: generator)
     runs = {"base": replace(page.runs(["base"])["base"], checkpoints=[10, 20])}
     asked = plan(runs=("base",), strengths=(1.0,))
