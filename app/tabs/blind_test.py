@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from typing import Any
 
 import gradio as gr
@@ -140,10 +139,9 @@ def _show(page: Page, test: BlindTest) -> tuple[Any, ...]:
 def _side(page: Page, one: PictureView) -> gr.Image:
     """Under an address that says nothing, not even that it is a picture of another tab."""
     assert one.image is not None
-    file = page.cache / secrets.token_hex(12) / "picture.png"
-    file.parent.mkdir(parents=True)
+    file = page.passing.new("picture.png")
     one.image.save(file, compress_level=1)
-    return gr.Image(value=str(file), label=one.title, alt_text=one.alt, visible=True)
+    return gr.Image(value=page.passing.keep(file), label=one.title, alt_text=one.alt, visible=True)
 
 
 def _reveal() -> Any:

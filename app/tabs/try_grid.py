@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -224,7 +223,7 @@ def _shown(page: Page, plan: GridPlan, job: _Job) -> Iterator[tuple[Any, ...]]:
 
 def _sheet(page: Page, plan: GridPlan, pictures: Pictures) -> gr.Image:
     text = f"Grid of {len(plan.cells)} pictures: {plan.x} in columns, {plan.y} in rows, {plan.z} in bands"
-    return gr.Image(value=page.file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text, visible=True)
+    return gr.Image(value=page.passing_file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text, visible=True)
 
 
 def _save(page: Page) -> Any:
@@ -232,10 +231,9 @@ def _save(page: Page) -> Any:
         if drawn is None or form not in _FORMS:
             return gr.skip(), message("Draw a grid first.", "bad")
         data = try_plan.saved(drawn.plan, drawn.pictures, drawn.common, form)
-        file = page.cache / secrets.token_hex(12) / f"grid.{_FORMS[form]}"
-        file.parent.mkdir(parents=True)
+        file = page.passing.new(f"grid.{_FORMS[form]}")
         file.write_bytes(data)
         label = f"Download ({form}, {len(data) / 1000:.0f} kB)"
-        return gr.DownloadButton(label, value=str(file), visible=True), gr.skip()
+        return gr.DownloadButton(label, value=page.passing.keep(file), visible=True), gr.skip()
 
     return save
