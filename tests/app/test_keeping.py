@@ -1,6 +1,7 @@
 """Names, notes and pins of runs, and the trash folder."""
 
 import json
+import os
 
 import pytest
 
@@ -124,3 +125,15 @@ def test_a_link_is_no_run_to_delete_and_nothing_is_kept_about_what_is_gone(made_
     with pytest.raises(ValueError, match="is gone"):
         keeping.write_kept(made_up, Kept(note="late"))
     assert not made_up.exists()
+
+
+def test_a_note_leaves_a_runs_state_and_its_place_in_the_list(library, made_up_pair):
+    (made_up_pair[0] / "merge_report.json").unlink()
+    for number, run in enumerate(made_up_pair):
+        for file in ("run.json", "log.jsonl", "validation/index.jsonl"):
+            os.utime(run / file, (1e9 + number, 1e9 + number))
+        for file in run.glob("merge_report.json"):
+            os.utime(file, (1e9 + number, 1e9 + number))
+    library.keep("lora", Kept(note="too dark"))
+    first, second = run_list.chosen_items(run_list.items(library), "", run_list.NEWEST)
+    assert (first.name, second.name, second.state, second.note) == ("reslora_is", "lora", "cut off", "too dark")
