@@ -27,6 +27,7 @@ from reslora_sd.runs.problems import Notes
 from reslora_sd.runs.reader import is_run
 
 from .training import PROCESS_FILE, find_process, one_at_a_time
+from .wording import is_utf8
 
 KEPT_FILE, TRASH_FOLDER = "page.json", ".trash"
 LONGEST_TITLE, LONGEST_NOTE = 60, 2000
@@ -176,6 +177,7 @@ def trashed(parents: Iterable[Path]) -> dict[str, Path]:
         except OSError:
             continue  # nothing was deleted there
         found |= {f"{parent.name}/{place.name}": place for place in places if _origin(place) is not None}
+    found = {name: place for name, place in found.items() if is_utf8(name)}
     return dict(sorted(found.items(), key=lambda one: one[1].name, reverse=True)[:_MOST_TRASHED])
 
 

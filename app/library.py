@@ -13,6 +13,7 @@ from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signat
 from reslora_sd.runs.run import Run
 
 from .keeping import Kept, discard, idle, read_kept, write_kept
+from .wording import as_utf8, is_utf8
 
 
 class Library:
@@ -28,6 +29,8 @@ class Library:
         self.more = more.resolve() if more else None
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[object, Run, Kept]] = {}
+        self.left_out: list[str] = []
+        """Folders of runs that `names` left out, in words."""
 
     def names(self) -> dict[str, Path]:
         """Folders by name: that which somebody gave it, or the method's for its first run, with the folders' beside it
@@ -40,7 +43,8 @@ class Library:
             found += [path for path in find_runs(self.more) if path != self.more]
         names: dict[str, Path] = {}
         pinned: set[Path] = set()
-        for path in dict.fromkeys(found):
+        self.left_out = [as_utf8(path) for path in found if not is_utf8(path)]
+        for path in dict.fromkeys(filter(is_utf8, found)):
             run, kept = self._entry(path)
             own = kept.title or run.method or path.name
             whole = f"{own} ({path})"

@@ -36,6 +36,7 @@ from reslora_sd.runs.run import Run
 from . import progress
 from .progress import changed, say_time
 from .training_request import EMBEDDED, TrainingRequest
+from .wording import is_utf8
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_scripts" / "train_text_to_image_reslora.py"
 """Beside this package, in the repository and where it is installed."""
@@ -193,7 +194,7 @@ def last_message(run: Path, most: int = 300) -> str:
 
 def trainings(folder: Path) -> list[Path]:
     """Run folders of trainings that were started in `folder`, the newest first."""
-    found = [path.parent for path in folder.glob(f"*/*/{PROCESS_FILE}")]
+    found = [path.parent for path in folder.glob(f"*/*/{PROCESS_FILE}") if is_utf8(path)]
     return sorted(found, key=lambda path: (path / PROCESS_FILE).stat().st_mtime, reverse=True)
 
 

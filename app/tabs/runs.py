@@ -88,7 +88,7 @@ def _draw(page: Page) -> Any:
         two = page.runs([name for name in (a, b) if name is not None])
         token = page.library.token(run.path) if run is not None else ""
         return (
-            table(found, len(items), kept),
+            table(found, len(items), kept) + _left_out(page),
             menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
             _or_why(f"The card of {kept}", _card, kept, run.path, token, signature(run.path))
             if run is not None and kept
@@ -101,6 +101,11 @@ def _draw(page: Page) -> Any:
         )
 
     return draw
+
+
+def _left_out(page: Page) -> str:
+    folders = page.library.left_out
+    return message(f"Left out, as their names are no UTF-8: {', '.join(folders)[:500]}.") if folders else ""
 
 
 def _or_why(what: str, draw: Callable[..., str], *values: Any) -> str:

@@ -15,7 +15,7 @@ from reslora_sd.runs.run import Run
 
 from .. import try_plan
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
-from ..lora_folder import find_lora, lora_files
+from ..lora_folder import find_lora, left_out, lora_files
 from ..try_plan import Cell, GridPlan, Pictures
 from .shared import PRIVATE, Page, message
 from .try_it import bar, guidance_of, stop_drawing, take_ticket
@@ -83,6 +83,7 @@ def _build_settings(page: Page) -> list[Any]:
             lora_files(page.loras),
             multiselect=True,
             label="LoRA files of --loras",
+            info=left_out(page.loras) or None,
             visible=page.loras is not None,
             elem_id="lora-files",
             min_width=200,
