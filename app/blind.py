@@ -42,6 +42,8 @@ class BlindTest:
     alike: int
     """Pairs that were left out, as both runs' pictures are the same."""
     seed: int
+    unreadable: int = 0
+    """Pairs that were skipped, as a picture is missing or can't be read."""
     picks: list[str] = field(default_factory=list)
 
     @property
@@ -50,17 +52,21 @@ class BlindTest:
         return self.trials[len(self.picks)] if len(self.picks) < len(self.trials) else None
 
     def pictures(self) -> tuple[PictureView, PictureView] | None:
-        """Left and right. Their texts name neither run."""
-        trial = self.trial
-        if trial is None:
-            return None
-        first, second = (view("", run, *key) for run, key in zip(self.runs, (trial.first, trial.second), strict=True))
-        found = (second, first) if trial.swapped else (first, second)
-        left, right = (
-            PictureView(side, f'{side} picture, for the prompt "{trial.first.prompt}"', one.image, _unnamed(one))
-            for side, one in zip(("Left", "Right"), found, strict=True)
-        )
-        return left, right
+        """Left and right of the next pair that can be shown; `None` after the last. Their texts name neither run."""
+        while (trial := self.trial) is not None:
+            two = (view("", run, *key) for run, key in zip(self.runs, (trial.first, trial.second), strict=True))
+            first, second = (one.image for one in two)
+            if first is not None and second is not None:
+                left, right = (second, first) if trial.swapped else (first, second)
+                text = f'picture, for the prompt "{trial.first.prompt}"'
+                return PictureView("Left", f"Left {text}", left), PictureView("Right", f"Right {text}", right)
+            del self.trials[len(self.picks)]  # to pick what is there would say nothing
+            self.unreadable += 1
+        return None
+
+    def skipped(self) -> str:
+        """How many pairs were skipped so far; empty for none."""
+        return f"Pairs skipped, as a picture is missing or can't be read: {self.unreadable}." if self.unreadable else ""
 
     def pick(self, pick: str) -> None:
         """Takes an answer on the pair of now.
@@ -82,10 +88,6 @@ class BlindTest:
                 is_first = (pick == LEFT) != trial.swapped
                 first, second = first + is_first, second + (not is_first)
         return Score(first, second, len(self.picks) - first - second)
-
-
-def _unnamed(one: PictureView) -> str:
-    return "This picture can't be read." if one.missing else ""
 
 
 def make_test(
@@ -111,30 +113,33 @@ def make_test(
     if steps == _LAST and shared:
         last = max(step for _, _, step in shared)
         shared = [place for place in shared if place[2] == last]
-    different = [place for place in shared if not _same(two, one[place], other[place])]
+    alike = {place: _same(two, one[place], other[place]) for place in shared}
+    different = [place for place in shared if alike[place] is False]
+    unreadable = sum(found is None for found in alike.values())
     if not different:
+        more = f" {unreadable} can't be read." if unreadable else ""
         raise ValueError(
             f"{first} and {second} share {len(shared)} pictures of the same prompt, seed and step, and none that "
-            "differs. Choose other runs or other pictures."
+            f"differs.{more} Choose other runs or other pictures."
         )
     order = random.Random(seed)
     order.shuffle(different)
     trials = [Trial(one[place], other[place], order.random() < 0.5) for place in different[:MOST_TRIALS]]
-    return BlindTest((first, second), two, trials, len(shared) - len(different), seed)
+    return BlindTest((first, second), two, trials, sum(map(bool, alike.values())), seed, unreadable)
 
 
 def _by_place(run: Run, variant: str) -> dict[tuple[str, int, int], PictureKey]:
     return {(key.prompt, key.seed, key.step): key for key in run.pictures if key.variant == variant and variant != BASE}
 
 
-def _same(runs: tuple[Run, Run], one: PictureKey, other: PictureKey) -> bool:
-    """By what the index says where it says it; else by the pixels."""
+def _same(runs: tuple[Run, Run], one: PictureKey, other: PictureKey) -> bool | None:
+    """By what the index says where it says it; else by the pixels. `None` where there is nothing to compare."""
     digests = [run.pictures[key].sha256 for run, key in zip(runs, (one, other), strict=True)]
     if all(digests):
         return digests[0] == digests[1]
     images = [view("", run, *key).image for run, key in zip(runs, (one, other), strict=True)]
     if images[0] is None or images[1] is None:
-        return True  # there is nothing to compare
+        return None
     return np.array_equal(np.asarray(images[0]), np.asarray(images[1]))
 
 
@@ -147,7 +152,7 @@ class Score:
     neither: int
 
     def told(self, first: str, second: str) -> str:
-        """What so many picks tell, and what they don't. Whoever is blind gives names that say nothing."""
+        """What so many picks tell, and what they don't."""
         picked, most = self.first + self.second, max(self.first, self.second)
         answers = f"{self.neither} answers were" if self.neither > 1 else "One answer was"
         ties = f" {answers} that neither is better." if self.neither else ""
@@ -198,11 +203,12 @@ def summary(test: BlindTest) -> str:
     """What to tell others, with both names."""
     first, second = test.names
     score = test.score()
+    skipped = f"{test.skipped()}\n" if test.unreadable else ""
     return (
         f"Blind test of {first} and {second}: {len(test.picks)} of {len(test.trials)} pairs, in the order of seed "
         f"{test.seed}.\n"
         f"{first}: {score.first}, {second}: {score.second}, can't tell: {score.neither}.\n"
-        f"{score.told(first, second)}\n"
+        f"{score.told(first, second)}\n{skipped}"
         "It holds for these trainings' pictures and this person. Decide on the number of picks beforehand: who stops "
         "when it tells, finds differences that aren't there more often than once in twenty.\n"
     )

@@ -26,9 +26,14 @@ _MOST_BYTES = 4_000_000_000
 _lock = threading.Lock()
 
 
-def address(name: str, what: str) -> str:
-    """Where the page's server has a download of a run: one of `run_card.FORMS`, or `run_card.SETTINGS`."""
-    return f"{_PATH}/{what}?run={quote(name, safe='')}"
+def address(name: str, what: str, token: str = "") -> str:
+    """Where the page's server has a download of a run: one of `run_card.FORMS`, or `run_card.SETTINGS`.
+
+    Args:
+        token: of `Library.token`: once the name is another run's, there is no such download.
+    """
+    which = f"&token={quote(token, safe='')}" if token else ""
+    return f"{_PATH}/{what}?run={quote(name, safe='')}{which}"
 
 
 def routes(library: Library, cache: Path) -> APIRouter:
@@ -40,13 +45,14 @@ def routes(library: Library, cache: Path) -> APIRouter:
     router = APIRouter()
 
     @router.get(f"{_PATH}/{{what}}", include_in_schema=False)
-    def download(what: str, run: str = "") -> Response:
+    def download(what: str, run: str = "", token: str | None = None) -> Response:
         try:
+            found = library.read(library.find(run, token))
             if what == run_card.SETTINGS:
-                text = run_card.settings_file(_run(library, run))
+                text = run_card.settings_file(found)
                 headers = {"content-disposition": f'attachment; filename="{run_card.download_name(run, ".json")}"'}
                 return PlainTextResponse(text, media_type="application/json", headers=headers)
-            file = _file(library, cache, run, what)
+            file = _file(found, cache, run, what)
             name = run_card.download_name(run, _ENDINGS[what])
             return FileResponse(file, media_type="application/octet-stream", filename=name)
         except (ValueError, OSError) as error:
@@ -55,23 +61,18 @@ def routes(library: Library, cache: Path) -> APIRouter:
     return router
 
 
-def _file(library: Library, cache: Path, name: str, form: str) -> Path:
+def _file(run: Run, cache: Path, name: str, form: str) -> Path:
     """The LoRA of a run in a form.
 
     Raises:
-        ValueError: there is no such run, or form, or the run has no LoRA yet, or it is damaged.
+        ValueError: there is no such form, or the run has no LoRA yet, or it is damaged.
     """
     if form not in run_card.FORMS:
         raise ValueError(f"The form is {form!r:.40}. It must be one of {', '.join(run_card.FORMS)}.")
-    run = _run(library, name)
     found = run_card.lora_file(run, "kohya" if form == "kohya" else "diffusers")
     if found is None:
         raise ValueError(f"{name} has no such LoRA. It is written when a training has ended.")
     return zip_as_peft(found, cache) if form == run_card.PEFT else found
-
-
-def _run(library: Library, name: str) -> Run:
-    return library.read(library.find(name))
 
 
 def zip_as_peft(file: Path, cache: Path) -> Path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signature
 from reslora_sd.runs.run import Run
 
-from .keeping import Kept, check_idle, read_kept, write_kept
+from .keeping import Kept, discard, idle, read_kept, write_kept
+from .wording import as_utf8, is_utf8
 
 
 class Library:
@@ -26,6 +29,8 @@ class Library:
         self.more = more.resolve() if more else None
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[object, Run, Kept]] = {}
+        self.left_out: list[str] = []
+        """Folders of runs that `names` left out, in words."""
 
     def names(self) -> dict[str, Path]:
         """Folders by name: that which somebody gave it, or the method's for its first run, with the folders' beside it
@@ -38,7 +43,8 @@ class Library:
             found += [path for path in find_runs(self.more) if path != self.more]
         names: dict[str, Path] = {}
         pinned: set[Path] = set()
-        for path in dict.fromkeys(found):
+        self.left_out = [as_utf8(path) for path in found if not is_utf8(path)]
+        for path in dict.fromkeys(filter(is_utf8, found)):
             run, kept = self._entry(path)
             own = kept.title or run.method or path.name
             whole = f"{own} ({path})"
@@ -52,31 +58,60 @@ class Library:
         """What somebody keeps about a run of `names`."""
         return self._entry(path)[1]
 
-    def keep(self, name: str, kept: Kept) -> str:
+    def keep(self, name: str | None, kept: Kept, token: str | None = None) -> str:
         """Keeps it about a run; gives the run's name from now on.
+
+        Args:
+            token: as in `find`.
 
         Raises:
             ValueError: there is no such run, or its new name is another's, or it gets one while it is being trained.
         """
         names = self.names()
-        path = self.find(name)
-        if kept.title != self.kept(path).title:
-            check_idle(path)
-            if kept.title in names and names[kept.title] != path:
+        path = self.find(name, token)
+        renamed = kept.title != self.kept(path).title
+        with idle(path) if renamed else nullcontext():
+            if renamed and kept.title in names and names[kept.title] != path:
                 raise ValueError(f"Another run is called {kept.title}. Choose another name.")
-        write_kept(path, kept)
-        return next(name for name, other in self.names().items() if other == path)
+            write_kept(path, kept)
+        return next((name for name, other in self.names().items() if other == path), kept.title or path.name)
 
-    def find(self, name: str | None) -> Path:
-        """The folder of a run.
+    def discard(self, name: str | None, token: str | None = None) -> Path:
+        """Moves a run into the trash folder beside it; gives its place there.
+
+        Args:
+            token: as in `find`.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no such run, or it can't be moved; no folder of the library's own is.
+        """
+        path = self.find(name, token)
+        own = [folder for folder in self.folders if folder != path]
+        return discard(path, [*own, self.more] if self.more is not None else own)
+
+    def find(self, name: str | None, token: str | None = None) -> Path:
+        """The folder of a run.
+
+        Args:
+            token: of the run that is meant. A name goes to another run when its run is deleted or renamed.
+
+        Raises:
+            ValueError: there is none of that name, or it is another run by now.
         """
         path = self.names().get(name or "")
         if path is None:
             raise ValueError(f"There is no run {name!r:.80}. Choose one of the list." if name else "Choose a run.")
+        if token is not None and token != self.token(path):
+            raise ValueError(f"{name} is another run by now. Look at its card, and try again.")
         return path
+
+    def token(self, path: Path) -> str:
+        """Tells a run from those that have its name or its folder later; empty where there is no folder."""
+        try:
+            found = path.stat()
+        except OSError:
+            return ""
+        return hashlib.sha256(f"{path} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:24]
 
     def parents(self) -> list[Path]:
         """Folders that runs are in, or were."""

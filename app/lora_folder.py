@@ -8,13 +8,28 @@ from pathlib import Path
 from reslora_sd.runs.names import DIFFUSERS_FILE
 from reslora_sd.runs.paths import inside
 
+from .wording import as_utf8, is_utf8
+
 MOST_FILES, MOST_BYTES = 200, 4_000_000_000
 _PEFT_SETTINGS = "adapter_config.json"
 _ENDING = ".safetensors"
 
 
 def lora_files(folder: Path | None, depth: int = 2) -> list[str]:
-    """Names of the LoRAs, which are paths below the folder: files, and folders of diffusers and PEFT."""
+    """Names of the LoRAs, which are paths below the folder: files, and folders of diffusers and PEFT.
+
+    Names that are no UTF-8 are left out, as `left_out` tells: no browser could be sent them.
+    """
+    return list(filter(is_utf8, _all_files(folder, depth)))
+
+
+def left_out(folder: Path | None) -> str:
+    """What `lora_files` leaves out, in words; empty for nothing."""
+    names = [as_utf8(name) for name in _all_files(folder, 2) if not is_utf8(name)]
+    return f"Left out, as their names are no UTF-8: {', '.join(names)[:300]}." if names else ""
+
+
+def _all_files(folder: Path | None, depth: int) -> list[str]:
     found: list[str] = []
     if folder is not None:
         _collect(folder.resolve(), folder.resolve(), depth, found)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import math
 import os
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +44,15 @@ def open_picture(folder: Path, relative: str) -> Image.Image:
     Raises:
         ValueError: it lies outside, isn't there, is too large, or is no whole PNG, JPEG or WebP.
     """
-    return _decode(*_source(folder, relative))
+    return decoded(*source_of(folder, relative))
 
 
-def _source(folder: Path, relative: str) -> tuple[Path, int, int]:
-    """Where a picture is, and when it was written."""
+def source_of(folder: Path, relative: str) -> tuple[Path, int, int]:
+    """Where a picture below `folder` is, when it was written, and its bytes.
+
+    Raises:
+        ValueError: it lies outside, or isn't there.
+    """
     try:
         path = inside(folder, relative)
         stat = path.stat()
@@ -57,13 +61,53 @@ def _source(folder: Path, relative: str) -> tuple[Path, int, int]:
         raise ValueError(f"{relative!r} can't be read: {_reason(error)}.") from error
 
 
-@functools.lru_cache(maxsize=512)
-def _decode(path: Path, mtime_ns: int, size: int) -> Image.Image:
-    """Time and size belong to the cache's key: a picture that is written again is read again."""
-    try:
-        return decode(path.read_bytes(), path.name)
-    except OSError as error:
-        raise ValueError(f"{path.name!r} can't be read: {_reason(error)}.") from error
+def decoded(path: Path, mtime_ns: int, size: int) -> Image.Image:
+    """The picture of `source_of`, from memory where it was decoded lately; one that is written again is read again.
+
+    Raises:
+        ValueError: as `open_picture`.
+    """
+    key = (path, mtime_ns, size)
+    found = _latest.get(key)
+    if found is None:
+        try:
+            found = decode(path.read_bytes(), path.name)
+        except OSError as error:
+            raise ValueError(f"{path.name!r} can't be read: {_reason(error)}.") from error
+        _latest.put(key, found)
+    return found
+
+
+class Latest:
+    """The pictures that were used last, up to so many bytes: one can have 67 MB, and another 4 kB."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+        self._pictures: OrderedDict[object, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object) -> Image.Image | None:
+        """The picture, if it is kept."""
+        with self._lock:
+            if key in self._pictures:
+                self._pictures.move_to_end(key)
+            return self._pictures.get(key)
+
+    def put(self, key: object, picture: Image.Image) -> None:
+        """Keeps it; those that were not used for longest go."""
+        with self._lock:
+            if key not in self._pictures:
+                self.bytes += _bytes_of(picture)
+            self._pictures[key] = picture
+            while self.bytes > self.most:
+                self.bytes -= _bytes_of(self._pictures.popitem(last=False)[1])
+
+
+def _bytes_of(picture: Image.Image) -> int:
+    return 4 * picture.width * picture.height  # Pillow keeps RGB in four bytes a pixel
+
+
+_latest = Latest(256_000_000)
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -162,8 +206,8 @@ def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -
     if picture is None:
         return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
     try:
-        source = _source(run.validation, picture.file)
-        return PictureView(title, alt, _decode(*source), source=source)
+        source = source_of(run.validation, picture.file)
+        return PictureView(title, alt, decoded(*source), source=source)
     except ValueError as error:
         return PictureView(title, f"Unreadable: {alt}", missing=f"{name}, step {step}: {error}")
 

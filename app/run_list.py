@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslora_sd.runs.paths import public_name
-from reslora_sd.runs.reader import signature
+from reslora_sd.runs.reader import last_change
 
 from .library import Library
 
@@ -55,11 +55,21 @@ def _item(library: Library, name: str, path: Path) -> Item:
     run, kept = library.read(path), library.kept(path)
     held_out = [row["validation_loss"] for row in run.log if "validation_loss" in row]
     trained = [row["loss"] for row in run.log if "loss" in row]
-    changed = max(time for time, _ in signature(path)) / 1e9
     model = run.settings.get("base_model")
     model = public_name(model)[:80] if isinstance(model, str) else ""
     loss = next(iter([*held_out[-1:], *trained[-1:]]), None)
-    return Item(name, run.method, run.state, run.last_step, run.steps, loss, model, kept.note, kept.pinned, changed)
+    return Item(
+        name,
+        run.method,
+        run.state,
+        run.last_step,
+        run.steps,
+        loss,
+        model,
+        kept.note,
+        kept.pinned,
+        last_change(path),
+    )
 
 
 def chosen_items(found: Sequence[Item], words: str, order: str) -> list[Item]:

@@ -36,6 +36,7 @@ from reslora_sd.runs.run import Run
 from . import progress
 from .progress import changed, say_time
 from .training_request import EMBEDDED, TrainingRequest
+from .wording import is_utf8
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_scripts" / "train_text_to_image_reslora.py"
 """Beside this package, in the repository and where it is installed."""
@@ -58,7 +59,7 @@ def start(request: TrainingRequest, folder: Path, save: Callable[[Path], None] =
     """
     home = folder.resolve() / request.name
     threads = max(1, (os.cpu_count() or 1) // len(request.methods))
-    with _one_at_a_time(home):
+    with one_at_a_time(home):
         taken = [method for method in request.methods if (home / method).exists()]
         if len(taken) == len(request.methods) and all(_is_of(home / method, request) for method in taken):
             raise Started(request.name)
@@ -108,7 +109,7 @@ def resume(run: Path, may_read: Callable[[Path], bool] = lambda path: True) -> N
     """
     run = run.resolve()
     home, method = run.parent, run.name
-    with _one_at_a_time(home):
+    with one_at_a_time(home):
         request = _read_request(run)
         local = [request.pictures, Path(request.model).expanduser() if request.model != EMBEDDED else None]
         for path in local:
@@ -193,12 +194,12 @@ def last_message(run: Path, most: int = 300) -> str:
 
 def trainings(folder: Path) -> list[Path]:
     """Run folders of trainings that were started in `folder`, the newest first."""
-    found = [path.parent for path in folder.glob(f"*/*/{PROCESS_FILE}")]
+    found = [path.parent for path in folder.glob(f"*/*/{PROCESS_FILE}") if is_utf8(path)]
     return sorted(found, key=lambda path: (path / PROCESS_FILE).stat().st_mtime, reverse=True)
 
 
 @contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
+def one_at_a_time(home: Path) -> Iterator[None]:
     """Only one page at a time looks whether trainings of a name run, and starts them."""
     home.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home.parent / f".{home.name}.starting")

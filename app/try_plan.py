@@ -20,18 +20,21 @@ from .grids import FORMATS, text_font
 
 STRENGTH, SEED, PROMPT, RUN, NOTHING = "strength", "seed", "prompt", "run", "nothing"
 AXES = (STRENGTH, SEED, PROMPT, RUN, NOTHING)
+_OF_BASE = (SEED, PROMPT)
+"""Axes that change what the base model draws."""
 MOST_VALUES, MOST_PICTURES = 12, 64
 _CELL, _GAP, _INK, _FAINT, _EMPTY = 192, 4, "#1c1917", "#57534e", "#e7e5e4"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture: `run` is a run's or a LoRA file's name, or `BASE`."""
+    """One picture. `run` is a run's or a LoRA file's name, or `BASE`, which a run may be called too."""
 
     run: str
     strength: float
     seed: int
     prompt: str
+    is_base: bool = False
 
     def request(self, common: DrawRequest) -> DrawRequest:
         """What to draw, with the settings that all pictures share."""
@@ -40,7 +43,7 @@ class Cell:
     @property
     def base(self) -> Cell:
         """The base model's picture beside it."""
-        return Cell(BASE, 1.0, self.seed, self.prompt)
+        return Cell(BASE, 1.0, self.seed, self.prompt, is_base=True)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class GridPlan:
     seeds: tuple[int, ...]
     prompts: tuple[str, ...]
     runs: tuple[str, ...]
+    step: int | None = None
+    """Of the runs' checkpoints."""
 
     def __post_init__(self) -> None:
         axes = [axis for axis in (self.x, self.y, self.z) if axis != NOTHING]
@@ -128,10 +133,10 @@ def sheet(plan: GridPlan, pictures: Pictures, only: object = None) -> Image.Imag
         only: one value of X, whose column is then the only one beside base's.
     """
     columns = [only] if only is not None else list(plan.values(plan.x))
-    rows = list(plan.values(plan.y))
-    bases = 1 if plan.x not in (SEED, PROMPT) else 0
+    rows = _rows(plan)
+    bases = 0 if any(is_base for _, is_base in rows) else 1
     line, left, top, band = _CELL + _GAP, 170 if plan.y != NOTHING else 12, 34, 30 if plan.z != NOTHING else 0
-    height = top + len(plan.values(plan.z)) * (band + (len(rows) + (0 if bases else 1)) * line) + 8
+    height = top + len(plan.values(plan.z)) * (band + len(rows) * line) + 8
     image = Image.new("RGB", (left + (len(columns) + bases) * line + 12, height), "white")
     pen = ImageDraw.Draw(image)
     for place, label in enumerate([*[BASE] * bases, *(_label(plan.x, value) for value in columns)]):
@@ -143,17 +148,30 @@ def sheet(plan: GridPlan, pictures: Pictures, only: object = None) -> Image.Imag
             text = fitted(_label(plan.z, third), image.width - 24, text_font(15))
             pen.text((12, y + 6), text, _INK, text_font(15))
             y += band
-        for row in [*([] if bases else [None]), *rows]:
-            named = BASE if row is None else _label(plan.y, row)
+        for row, is_base in rows:
+            named = ", ".join([BASE] * is_base + [_label(plan.y, row)] * (not is_base or plan.y in _OF_BASE))
             text = fitted(named, left - 16, text_font(14))
-            if plan.y != NOTHING or row is None:
+            if plan.y != NOTHING or is_base:
                 pen.text((left - 10, y + _CELL / 2), text, _INK, text_font(14), anchor="rm")
-            cells = [plan.cell(x, rows[0] if row is None else row, third) for x in columns]
-            shown = [cells[0].base, *cells] if bases else [cell.base for cell in cells] if row is None else cells
+            cells = [plan.cell(x, row, third) for x in columns]
+            shown = [cells[0].base, *cells] if bases else [cell.base for cell in cells] if is_base else cells
             for place, cell in enumerate(shown):
                 _paste(image, pen, pictures.get(cell), (left + place * line, y))
             y += line
     return image
+
+
+def _rows(plan: GridPlan) -> list[tuple[object, bool]]:
+    """The values of Y, and whether a row is the base model's: one above all, or above each that changes its pictures.
+
+    There is none where the columns don't change them: then base has a column.
+    """
+    rows = plan.values(plan.y)
+    if plan.x not in _OF_BASE:
+        return [(row, False) for row in rows]
+    if plan.y in _OF_BASE:
+        return [(row, is_base) for row in rows for is_base in (True, False)]
+    return [(rows[0], True), *((row, False) for row in rows)]
 
 
 def _label(axis: str, value: object) -> str:

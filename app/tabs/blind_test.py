@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from typing import Any
 
 import gradio as gr
@@ -20,12 +19,14 @@ HEAD = """
 document.addEventListener("keydown", (event) => {
   const pick = { ArrowLeft: "pick-left", ArrowRight: "pick-right", ArrowDown: "pick-neither" }[event.key];
   const own = "input, textarea, select, [role=tab], [role=listbox], [role=option], [role=slider], [contenteditable]";
-  if (!pick || event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(own)) return;
+  if (!pick || event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(own)) return;
   const button = document.getElementById(pick);
   if (button && button.offsetParent && !button.disabled) { button.click(); event.preventDefault(); }
 });
 </script>
 """
+_WITH_PAIR = "(test) => [test, document.querySelector('#blind-asked [data-pair]')?.dataset.pair ?? '']"
+"""The number of the pair that the browser shows: a second press, sent before the next pair came, is not of that one."""
 
 
 def build(page: Page, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
@@ -42,7 +43,7 @@ def build(page: Page, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
         steps = gr.Radio(list(blind.WHICH_STEPS), value=blind.WHICH_STEPS[0], label="Of", elem_id="blind-steps")
         seed = gr.Number(1, label="Seed of the order", precision=0, minimum=0, min_width=110, elem_id="blind-seed")
         start = gr.Button("Start", variant="primary", elem_id="start-blind", min_width=120)
-    test = gr.State(None)
+    test, pair_shown = gr.State(None), gr.Textbox(visible=False)
     asked = gr.HTML(elem_id="blind-asked")
     with gr.Row(elem_id="blind"):
         left, right = (_build_side(side) for side in ("left", "right"))
@@ -62,7 +63,7 @@ def build(page: Page, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
     shown = [test, asked, left, right, *picks.values(), score, reveal, told]
     start.click(_start(page), [*pair, variant, steps, seed], shown, **PRIVATE)
     for pick, button in picks.items():
-        button.click(_pick(page, pick), test, shown, **PRIVATE)
+        button.click(_pick(page, pick), [test, pair_shown], shown, js=_WITH_PAIR, **PRIVATE)
     reveal.click(_reveal(), test, shown, **PRIVATE)
     return _menus(page), [*pair, variant], [variant]
 
@@ -103,8 +104,8 @@ def _start(page: Page) -> Any:
 
 
 def _pick(page: Page, pick: str) -> Any:
-    def picked(test: BlindTest | None) -> tuple[Any, ...]:
-        if test is None or test.trial is None:
+    def picked(test: BlindTest | None, shown: str | None) -> tuple[Any, ...]:
+        if test is None or test.trial is None or shown != str(len(test.picks)):
             return tuple(gr.skip() for _ in range(10))
         test.pick(pick)
         return _show(page, test)
@@ -115,21 +116,21 @@ def _pick(page: Page, pick: str) -> Any:
 def _show(page: Page, test: BlindTest) -> tuple[Any, ...]:
     """The pair to look at, or the end."""
     found, done, total = test.pictures(), len(test.picks), len(test.trials)
-    said = test.score().told("One of the two", "the other")
     if found is None:
         return _end(test)
     prompt = html.escape(test.trials[done].first.prompt)
     left_out = f" {test.alike} pairs whose pictures are the same are left out." if test.alike and not done else ""
     asked = (
-        f'<p class="say">Pair {done + 1} of {total}: which is better for \N{LEFT DOUBLE QUOTATION MARK}<b>{prompt}</b>'
-        f"\N{RIGHT DOUBLE QUOTATION MARK}?{left_out}</p>"
+        f'<p class="say" data-pair="{done}">Pair {done + 1} of {total}: which is better for '
+        f"\N{LEFT DOUBLE QUOTATION MARK}<b>{prompt}</b>\N{RIGHT DOUBLE QUOTATION MARK}?{left_out}</p>"
     )
     return (
         test,
         asked,
         *(_side(page, one) for one in found),
         *[gr.Button(interactive=True)] * 3,
-        message(said),
+        # how often one of the two was picked would unblind: after "1 of 1" the next pick says which is which
+        message(f"{done} of {total} pairs are done. {test.skipped()}"),
         gr.Button(interactive=True),
         gr.Textbox(visible=False),
     )
@@ -137,12 +138,10 @@ def _show(page: Page, test: BlindTest) -> tuple[Any, ...]:
 
 def _side(page: Page, one: PictureView) -> gr.Image:
     """Under an address that says nothing, not even that it is a picture of another tab."""
-    if one.image is None:
-        return gr.Image(value=None, label=one.missing, alt_text=one.missing, visible=True)
-    file = page.cache / secrets.token_hex(12) / "picture.png"
-    file.parent.mkdir(parents=True)
+    assert one.image is not None
+    file = page.passing.new("picture.png")
     one.image.save(file, compress_level=1)
-    return gr.Image(value=str(file), label=one.title, alt_text=one.alt, visible=True)
+    return gr.Image(value=page.passing.keep(file), label=one.title, alt_text=one.alt, visible=True)
 
 
 def _reveal() -> Any:
@@ -153,7 +152,7 @@ def _reveal() -> Any:
 
 
 def _end(test: BlindTest) -> tuple[Any, ...]:
-    said = message(f"The test has ended after {len(test.picks)} of {len(test.trials)} pairs.", "good")
+    said = message(f"The test has ended after {len(test.picks)} of {len(test.trials)} pairs. {test.skipped()}", "good")
     score = message(test.score().told(*test.names))
     return (
         None,

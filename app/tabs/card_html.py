@@ -51,11 +51,11 @@ def _row(item: Item, is_open: bool) -> str:
     return f"<tr{' class=open' if is_open else ''}>{name}{cells}</tr>"
 
 
-def card(name: str, run: Run, kept: Kept) -> str:
-    """Everything about one run."""
+def card(name: str, run: Run, kept: Kept, token: str = "") -> str:
+    """Everything about one run; `token` is the library's of it."""
     parts = [f"<h2>{html.escape(name)}</h2>"]
     parts.append(message(kept.note))
-    parts.append(_downloads(name, run))
+    parts.append(_downloads(name, run, token))
     code = run_card.code(run)
     if code:
         parts.append(f"<h3>Load it in Python</h3><pre tabindex=0>{html.escape(code)}</pre>")
@@ -69,18 +69,18 @@ def card(name: str, run: Run, kept: Kept) -> str:
     return f'<article class="card">{"".join(parts)}</article>'
 
 
-def _downloads(name: str, run: Run) -> str:
+def _downloads(name: str, run: Run, token: str) -> str:
     links = []
     for form, use in _FORMS.items():
         file = run_card.lora_file(run, "kohya" if form == "kohya" else "diffusers")
         if file is not None:
-            links.append(
-                _link(address(name, form), f"Download the LoRA {use}, {file.stat().st_size / 1e6:.1f} MB", form)
-            )
+            text = f"Download the LoRA {use}, {file.stat().st_size / 1e6:.1f} MB"
+            links.append(_link(address(name, form, token), text, form))
     if not links:
         links.append(message("It has no LoRA to download yet: that is written when the training has ended."))
     if run.arguments:
-        links.append(_link(address(name, run_card.SETTINGS), "Its settings, for --config", run_card.SETTINGS))
+        where = address(name, run_card.SETTINGS, token)
+        links.append(_link(where, "Its settings, for --config", run_card.SETTINGS))
     return f'<p class="links">{"".join(links)}</p>'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -235,7 +234,7 @@ def _draw_grid(page: Page) -> Any:
         if prompt is None or seed is None or not runs:
             return gr.Image(value=None, alt_text="No grid: no run is chosen"), gr.DownloadButton(value=None)
         prompts = _prompts(page, names, prompt, every)
-        sheet = page.file(grids.grid(runs, prompts, seed, variant, int(most)), "lora-and-reslora")
+        sheet = page.passing_file(grids.grid(runs, prompts, seed, variant, int(most)), "lora-and-reslora")
         return (
             gr.Image(value=sheet, alt_text=f"Grid: {grids.describe(runs, prompts, seed, variant)}"),
             gr.DownloadButton(value=sheet),
@@ -256,16 +255,13 @@ def _animate(page: Page) -> Any:
             data = grids.animation(runs, prompts, seed, variant, form)
         except ValueError as error:
             return gr.Image(visible=False), gr.DownloadButton(visible=False), message(str(error), "bad")
-        folder = page.cache / hashlib.sha256(data).hexdigest()[:24]
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"lora-and-reslora.{grids.FORMATS[form]}"
-        file.write_bytes(data)
+        target = page.passing.new(f"lora-and-reslora.{grids.FORMATS[form]}")
+        target.write_bytes(data)
+        file = page.passing.keep(target)
         text = f"Animation: {grids.describe(runs, prompts, seed, variant)}"
         return (
-            gr.Image(value=str(file), alt_text=text, visible=True),
-            gr.DownloadButton(
-                f"Download the animation ({form}, {len(data) / 1000:.0f} kB)", value=str(file), visible=True
-            ),
+            gr.Image(value=file, alt_text=text, visible=True),
+            gr.DownloadButton(f"Download the animation ({form}, {len(data) / 1000:.0f} kB)", value=file, visible=True),
             "",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,27 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     listed = gr.HTML(elem_id="run-list")
     shown = gr.HTML(elem_id="card")
     said = gr.HTML(elem_id="card-said")
-    (trash, *fields), changes = _build_keeping(page, chosen, which, said)
+    token = gr.State("")  # of the run whose card is shown: its name can be another's by the time somebody clicks
+    (trash, *fields), changes = _build_keeping(page, chosen, (which, token), said)
     with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
         only = gr.Checkbox(True, label="Only what differs")
         settings = gr.HTML(elem_id="settings")
     share.build(page, chosen)
-    inputs: list[Any] = [*pair, words, order, which, only]
-    outputs: list[Any] = [listed, which, shown, settings, trash]
+    inputs: list[Any] = [*pair, words, order, which, only, token]
+    outputs: list[Any] = [listed, which, shown, settings, trash, token, *fields]
     draw = _draw(page)
     for trigger in (words.input, order.input, which.input, only.input):
         trigger(draw, inputs, outputs, trigger_mode="always_last", **PRIVATE)
     for change in changes:
         change.then(draw, inputs, outputs, **PRIVATE)
-    which.change(_fields(page), which, fields, **PRIVATE)
     return draw, inputs, outputs
 
 
-def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, said: gr.HTML) -> tuple[Any, Any]:
+def _build_keeping(
+    page: Page, chosen: gr.CheckboxGroup, open_card: tuple[gr.Dropdown, gr.State], said: gr.HTML
+) -> tuple[Any, Any]:
     """What changes a run; gives the list of deleted runs with the fields name, note and pin, and the changes."""
+    which, token = open_card
     with gr.Row(elem_classes="tight"):
         title = gr.Textbox(
             label="Name (empty: its method)", max_length=keeping.LONGEST_TITLE, min_width=180, elem_id="run-title"
@@ -62,8 +65,8 @@ def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, sai
         trash = Menu([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
         back = gr.Button("Bring it back", size="sm", elem_id="bring-back", scale=0, min_width=150, visible=False)
     changes = [
-        save.click(_keep(page), [which, title, note, pinned, chosen], [said, which, chosen], **PRIVATE),
-        delete.click(_delete(page), [which, chosen], [said, which, chosen, trash, back], **PRIVATE),
+        save.click(_keep(page), [which, token, title, note, pinned, chosen], [said, which, chosen], **PRIVATE),
+        delete.click(_delete(page), [which, token, chosen], [said, which, chosen, trash, back], **PRIVATE),
         back.click(_bring_back(page), [trash, chosen], [said, which, chosen, trash, back], **PRIVATE),
     ]
     trash.change(lambda place: gr.Button(visible=place is not None), trash, back, **PRIVATE)
@@ -71,7 +74,9 @@ def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, sai
 
 
 def _draw(page: Page) -> Any:
-    def draw(a: str | None, b: str | None, words: str, order: str, which: str | None, only: bool) -> tuple[Any, ...]:
+    def draw(
+        a: str | None, b: str | None, words: str, order: str, which: str | None, only: bool, before: str
+    ) -> tuple[Any, ...]:
         items = run_list.items(page.library)
         found = run_list.chosen_items(items, words, order)
         names = [item.name for item in found]
@@ -81,39 +86,54 @@ def _draw(page: Page) -> Any:
         listed = kept in known and kept not in names  # what is open stays open while one searches
         run = page.runs([kept or ""]).get(kept or "")
         two = page.runs([name for name in (a, b) if name is not None])
+        token = page.library.token(run.path) if run is not None else ""
         return (
-            table(found, len(items), kept),
+            table(found, len(items), kept) + _left_out(page),
             menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
-            _card(kept, run.path, signature(run.path))
+            _or_why(f"The card of {kept}", _card, kept, run.path, token, signature(run.path))
             if run is not None and kept
             else message(f"There is no run {kept}." if kept else "There is no run."),
-            settings_table(a, b, two, only),
+            _or_why("The settings of A and B", settings_table, a, b, two, only),
             _trash(page),
+            token,
+            # what somebody types stays while it is the same run
+            *(_fields(page, run.path if run is not None else None) if token != before else [gr.skip()] * 3),
         )
 
     return draw
 
 
+def _left_out(page: Page) -> str:
+    folders = page.library.left_out
+    return message(f"Left out, as their names are no UTF-8: {', '.join(folders)[:500]}.") if folders else ""
+
+
+def _or_why(what: str, draw: Callable[..., str], *values: Any) -> str:
+    """What is drawn, or why it can't be: whatever a file holds, the list and the deleted runs stay to be seen."""
+    try:
+        return draw(*values)
+    except Exception as error:
+        return message(f"{what} can't be shown: {type(error).__name__}: {error!s:.300}", "bad")
+
+
 @functools.lru_cache(maxsize=32)
-def _card(name: str, path: Path, _now: object) -> str:
+def _card(name: str, path: Path, token: str, _now: object) -> str:
     """Kept while the run's files stay as they are."""
-    return card(name, read_run(path), keeping.read_kept(path))
+    return card(name, read_run(path), keeping.read_kept(path), token)
 
 
-def _fields(page: Page) -> Any:
-    def fields(which: str | None) -> tuple[Any, ...]:
-        run = page.runs([which or ""]).get(which or "")
-        kept = page.library.kept(run.path) if run is not None else keeping.Kept()
-        return kept.title, kept.note, kept.pinned
-
-    return fields
+def _fields(page: Page, path: Path | None) -> tuple[str, str, bool]:
+    kept = page.library.kept(path) if path is not None else keeping.Kept()
+    return kept.title, kept.note, kept.pinned
 
 
 def _keep(page: Page) -> Any:
-    def keep(which: str | None, title: str, note: str, pinned: bool, chosen: Sequence[str]) -> tuple[Any, ...]:
+    def keep(
+        which: str | None, token: str, title: str, note: str, pinned: bool, chosen: Sequence[str]
+    ) -> tuple[Any, ...]:
         try:
-            page.library.find(which)
-            new = page.library.keep(which or "", keeping.Kept(title.strip(), note.strip(), bool(pinned)))
+            page.library.find(which, token)
+            new = page.library.keep(which, keeping.Kept(title.strip(), note.strip(), bool(pinned)), token)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), gr.skip(), gr.skip()
         names = list(page.library.names())
@@ -128,9 +148,9 @@ def _keep(page: Page) -> Any:
 
 
 def _delete(page: Page) -> Any:
-    def delete(which: str | None, chosen: Sequence[str]) -> tuple[Any, ...]:
+    def delete(which: str | None, token: str, chosen: Sequence[str]) -> tuple[Any, ...]:
         try:
-            place = keeping.discard(page.library.find(which))
+            place = page.library.discard(which, token)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
         text = f"{which} is in {place} now. Nothing of it is lost: bring it back below, or remove that folder yourself."
@@ -154,11 +174,12 @@ def _bring_back(page: Page) -> Any:
             run = keeping.bring_back(place)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
-        new = next(one for one, path in page.library.names().items() if path == run)
+        new = next((one for one, path in page.library.names().items() if path == run), None)
         rest = _deleted(page)
+        said = f"{new} is back in {run}." if new else f"It is back in {run}, where this page looks for no runs."
         return (
-            message(f"{new} is back in {run}.", "good"),
-            *_after(page, [*chosen, new], new),
+            message(said, "good"),
+            *_after(page, [*chosen, *([new] if new else [])], new),
             _trash(page, next(iter(rest), None)),
             gr.Button(visible=bool(rest)),
         )

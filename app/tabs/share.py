@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import gradio as gr
@@ -41,9 +40,9 @@ def _make(page: Page) -> Any:
             data = exporting.space_zip(text, said) if kind == _SPACE else text.encode()
         except ValueError as error:
             return gr.DownloadButton(visible=False), message(str(error), "bad")
-        target = page.cache / secrets.token_hex(12) / f"comparison.{'zip' if kind == _SPACE else 'html'}"
-        target.parent.mkdir(parents=True)
+        target = page.passing.new(f"comparison.{'zip' if kind == _SPACE else 'html'}")
         target.write_bytes(data)
-        return gr.DownloadButton(f"Download ({len(data) / 1e6:.1f} MB)", value=str(target), visible=True), ""
+        label = f"Download ({len(data) / 1e6:.1f} MB)"
+        return gr.DownloadButton(label, value=page.passing.keep(target), visible=True), ""
 
     return make

@@ -16,6 +16,7 @@ from reslora_sd.runs.names import METHODS
 from reslora_sd.runs.run import Run
 
 from ..library import Library
+from ..passing import Passing
 from ..pictures import PictureView, store
 
 if TYPE_CHECKING:
@@ -49,8 +50,13 @@ class Page:
     stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
     _files: dict[tuple[Path, int, int], str] = field(default_factory=dict, init=False)
+    passing: Passing = field(init=False)
+    """For what is made for one look or download."""
     _generator: PictureGenerator | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self.passing = Passing(self.cache)
 
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
@@ -72,6 +78,10 @@ class Page:
     def file(self, image: Image.Image, name: str) -> str:
         """A PNG for the browser."""
         return str(store(image, self.cache, name))
+
+    def passing_file(self, image: Image.Image, name: str) -> str:
+        """The same for a picture that was just drawn or put together: it goes when many others have come."""
+        return self.passing.keep(store(image, self.cache, name))
 
     def picture(self, view: PictureView) -> gr.Image:
         """The update of an Image: the picture with its text, or an empty frame that says what is missing."""

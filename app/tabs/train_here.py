@@ -223,7 +223,7 @@ def _live(page: Page, runs: dict[str, Run]) -> tuple[Any, Any]:
     plot = gr.LinePlot(value=loss, color_map=colour, y_lim=curves.axis(loss), visible=not loss.empty)
     if seed is None:
         return gr.Image(visible=False), plot
-    sheet = page.file(grids.grid(shown, prompts, seed, UNMERGED), "live")
+    sheet = page.passing_file(grids.grid(shown, prompts, seed, UNMERGED), "live")
     text = f"Grid so far: {grids.describe(shown, prompts, seed, UNMERGED)}"
     return gr.Image(value=sheet, alt_text=text, visible=True), plot
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from reslora_sd.runs.names import BASE
 from reslora_sd.runs.run import Run
 
 from .. import try_plan
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
-from ..lora_folder import find_lora, lora_files
+from ..lora_folder import find_lora, left_out, lora_files
 from ..try_plan import Cell, GridPlan, Pictures
 from .shared import PRIVATE, Page, message
 from .try_it import bar, guidance_of, stop_drawing, take_ticket
@@ -85,6 +83,7 @@ def _build_settings(page: Page) -> list[Any]:
             lora_files(page.loras),
             multiselect=True,
             label="LoRA files of --loras",
+            info=left_out(page.loras) or None,
             visible=page.loras is not None,
             elem_id="lora-files",
             min_width=200,
@@ -127,9 +126,9 @@ def _draw(page: Page) -> Any:
             if stop is None or stop.is_set():
                 raise Stopped
             runs = page.runs(names)
-            plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds)
+            plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds, step)
             common = DrawRequest(plan.prompts[0], steps=int(steps), guidance=float(guidance), approach=approach)
-            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), step, common, stop)
+            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), plan.step, common, stop)
             yield from _shown(page, plan, job)
         except Stopped:
             replaced = len(tickets) > 1  # then the later drawing has the word
@@ -144,13 +143,16 @@ def _draw(page: Page) -> Any:
     return draw
 
 
-def _plan(axes: tuple[str, str, str], runs: list[str], prompts: str, strengths: str, seeds: str) -> GridPlan:
+def _plan(
+    axes: tuple[str, str, str], runs: list[str], prompts: str, strengths: str, seeds: str, step: int | None
+) -> GridPlan:
     return GridPlan(
         *axes,
         try_plan.numbers(strengths, float, "Strengths"),
         tuple(int(one) for one in try_plan.numbers(seeds, int, "Seeds")),
         try_plan.split_lines(prompts),
         tuple(dict.fromkeys(runs)),
+        step,
     )
 
 
@@ -172,17 +174,17 @@ class _Job:
         generator, first = self.page.generator(), next(iter(self.runs.values()))
         job = DrawJob(cell.request(self.common), report, self.stop)
         try:
-            if cell.run == BASE:
+            if cell.is_base:
                 return generator.draw_base(first, job)
             if cell.run not in self.runs:
                 return generator.draw_file(first, find_lora(self.page.loras, cell.run), job)
             run = self.runs[cell.run]
-            near = [one for one in run.checkpoints if self.step is not None and one <= self.step] or run.checkpoints
-            if not near:
-                return "This run has no checkpoint."
-            return generator.draw_adapted(run, near[-1], job)[0]
+            if self.step is None or self.step not in run.checkpoints:
+                have = ", ".join(map(str, run.checkpoints)) or "none"
+                return f"no checkpoint of step {self.step}; it has: {have}"
+            return generator.draw_adapted(run, self.step, job)[0]
         except (ValueError, FileNotFoundError) as error:
-            if cell.run == BASE:
+            if cell.is_base:
                 raise  # then none can be drawn
             return str(error).replace(f"{self.page.loras}/", "")  # where the folder is concerns no visitor
 
@@ -222,7 +224,7 @@ def _shown(page: Page, plan: GridPlan, job: _Job) -> Iterator[tuple[Any, ...]]:
 
 def _sheet(page: Page, plan: GridPlan, pictures: Pictures) -> gr.Image:
     text = f"Grid of {len(plan.cells)} pictures: {plan.x} in columns, {plan.y} in rows, {plan.z} in bands"
-    return gr.Image(value=page.file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text, visible=True)
+    return gr.Image(value=page.passing_file(try_plan.sheet(plan, dict(pictures)), "grid"), alt_text=text, visible=True)
 
 
 def _save(page: Page) -> Any:
@@ -230,10 +232,9 @@ def _save(page: Page) -> Any:
         if drawn is None or form not in _FORMS:
             return gr.skip(), message("Draw a grid first.", "bad")
         data = try_plan.saved(drawn.plan, drawn.pictures, drawn.common, form)
-        file = page.cache / secrets.token_hex(12) / f"grid.{_FORMS[form]}"
-        file.parent.mkdir(parents=True)
+        file = page.passing.new(f"grid.{_FORMS[form]}")
         file.write_bytes(data)
         label = f"Download ({form}, {len(data) / 1000:.0f} kB)"
-        return gr.DownloadButton(label, value=str(file), visible=True), gr.skip()
+        return gr.DownloadButton(label, value=page.passing.keep(file), visible=True), gr.skip()
 
     return save

@@ -260,7 +260,7 @@ def _draw_all(
             image, how = generator.draw_adapted(run, step, job)
             title = f"{name}, step {step}, {how}"
         alt = f'Picture by {title}, for the prompt "{request.prompt}" with seed {request.seed}'
-        picture = gr.Image(value=page.file(image, "drawn"), label=title, alt_text=alt, visible=True)
+        picture = gr.Image(value=page.passing_file(image, "drawn"), label=title, alt_text=alt, visible=True)
         report(_Progress(f"{name}: done", (place + 1) / total, place, picture))
 
 

@@ -36,7 +36,7 @@ def settings_of(arguments: Mapping[str, Any], source: str = "run.json") -> UnetS
         ValueError: there is a name that is no flag, or an invalid value; the message names `source`.
     """
     parser = make_parser()
-    given = {name: value for name, value in arguments.items() if value is not None}
+    given = parser.converted(arguments, source)
     defaults = defaults_for(given)
     defaults.pop("dataset_name", None)  # a run that names no data used OpenMoji: earlier versions had no styles
     defaults |= {} if "buckets" in arguments else {"buckets": False}  # nor did they have buckets

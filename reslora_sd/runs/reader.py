@@ -77,8 +77,15 @@ def signature(path: Path) -> tuple[tuple[int, int], ...]:
 
 def is_fresh(path: Path) -> bool:
     """Whether a file of the run has changed lately."""
-    changed = max(time_ns for time_ns, _ in signature(path))
-    return time.time() - changed / 1e9 < _STILL_WRITING
+    return time.time() - last_change(path) < _STILL_WRITING
+
+
+def last_change(path: Path) -> float:
+    """When a file of the run was written last, in seconds since the epoch; 0 where it has none.
+
+    The folder's own time says nothing: a note that is kept in it sets it, too.
+    """
+    return max(_time_and_size(path / name)[0] for name in _FILES) / 1e9
 
 
 def is_run(path: Path) -> bool:

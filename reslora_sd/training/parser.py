@@ -47,7 +47,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         """
         words = _words(argv)
         values, path = _config(words)
-        found, rest = self._parsed(words, self._converted(values, path))
+        found, rest = self._parsed(words, self.converted(values, path))
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return found
@@ -58,7 +58,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         values, path = _config(words)
         others = {name: value for name, value in values.items() if name not in self._hints}
         own = {name: value for name, value in values.items() if name in self._hints}
-        found, rest = self._parsed(words, self._converted(own, path))
+        found, rest = self._parsed(words, self.converted(own, path))
         return found, [*to_words(others), *rest]
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         for action in early._actions:
             action.default = argparse.SUPPRESS
         found = vars(early.parse_known_args(words)[0])
-        return {**self._converted(values, path), **{name: found[name] for name in found if name in self._hints}}
+        return {**self.converted(values, path), **{name: found[name] for name in found if name in self._hints}}
 
     def from_values(self, values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
         """Settings of a table of values, such as that of run.json.
@@ -84,7 +84,7 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
         Raises:
             ValueError: as `parse`.
         """
-        return self._parsed([], self._converted(values, source))[0]
+        return self._parsed([], self.converted(values, source))[0]
 
     def _parsed(self, words: Sequence[str], values: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
         """Settings of the words, over those of the values, and what is left over; the parser stays as it was."""
@@ -99,8 +99,12 @@ class SettingsParser(HfArgumentParser):  # type: ignore[misc]
                 action.default = default
         return tuple(found[: len(self.dataclass_types)]), rest
 
-    def _converted(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-        """The values as their fields' types; null means left out."""
+    def converted(self, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """The values as their fields' types; null means left out.
+
+        Raises:
+            ValueError: as `from_values`.
+        """
         found = {}
         for name, value in values.items():
             if name not in self._hints:

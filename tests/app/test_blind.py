@@ -2,11 +2,15 @@
 
 import json
 
+import gradio as gr
 import pytest
 from scipy.stats import binomtest
 
 from app import blind
 from app.blind import LEFT, NEITHER, RIGHT, Score, interval, make_test, needed
+from app.library import Library
+from app.tabs import blind_test
+from app.tabs.shared import Page
 from reslora_sd.runs.reader import read_run
 
 
@@ -79,3 +83,26 @@ def test_runs_that_share_nothing_and_picks_that_are_none_are_told(runs):
         make_test(runs, "lora", "reslora_is", 1, variant="exact")
     with pytest.raises(ValueError, match="The pick is 'both'"):
         make_test(runs, "lora", "reslora_is", 1).pick("both")
+
+
+def test_a_pair_whose_picture_is_gone_or_broken_is_skipped_and_counted(runs, made_up_pair):
+    test = make_test(runs, "lora", "reslora_is", 3, steps=blind.WHICH_STEPS[1])
+    broken, gone = (runs["lora"].pictures[trial.first].file for trial in test.trials[1:3])
+    (made_up_pair[0] / "validation" / broken).write_bytes(b"no picture")
+    (made_up_pair[0] / "validation" / gone).unlink()
+    for _ in range(4):
+        assert test.pictures() is not None
+        test.pick(LEFT)
+    assert test.pictures() is None and (len(test.trials), test.unreadable) == (4, 2)
+    assert "4 of 4 pairs" in blind.summary(test) and "can't be read: 2." in blind.summary(test)
+
+
+def test_a_pick_is_of_the_pair_that_was_shown_and_tells_no_share_before_the_end(runs, tmp_path):
+    page = Page(Library([]), tmp_path / "cache", tmp_path / "here")
+    test, pick = make_test(runs, "lora", "reslora_is", 3), blind_test._pick(page, LEFT)
+    assert 'data-pair="0"' in blind_test._show(page, test)[1]
+    score = pick(test, "0")[7]
+    assert "1 of 2 pairs are done" in score and "%" not in score
+    for late in ("0", "", None):  # a second press, sent before the next pair was there
+        assert pick(test, late)[0] == gr.skip() and len(test.picks) == 1
+    assert "The test has ended after 2 of 2" in pick(test, "1")[1]

@@ -1,5 +1,6 @@
 """Whatever the files of a run hold: no view raises, and none takes long."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -8,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from app import adapter_view, curves, drawings, grids, pictures, training
+from app import adapter_view, curves, drawings, grids, pictures, run_card, run_list, training
+from app.keeping import Kept
 from app.library import Library
-from app.tabs.shared import warnings_and_notes
+from app.tabs import runs as runs_tab
+from app.tabs.card_html import card, settings_table, table
+from app.tabs.shared import Page, warnings_and_notes
 from reslora_sd.runs.reader import read_run
 
 _VALUES: list[Any] = [
@@ -87,7 +91,14 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
     first, second = runs.items()
     curves.reach_text("a", "b", curves.reach(first[1], second[1]))
     drawings.heat_map(first, second)
+    first_name, second_name = runs
+    assert "The card" not in table(run_list.items(library), 2, None) + settings_table(
+        first_name, second_name, runs, only=False
+    )
     for run in runs.values():
+        card("x", run, Kept())
+        with contextlib.suppress(ValueError):  # is told
+            run_card.settings_file(run)
         drawings.link_plan(run)
         training.status(run)
         for approach in (*adapter_view.approaches(run), None):
@@ -134,3 +145,22 @@ def test_a_link_plan_of_any_length_is_drawn_in_part(made_up):
     (made_up / "run.json").write_text(json.dumps({**about, "link_plan": plan}))
     drawn = drawings.link_plan(read_run(made_up))
     assert "96 of 3000 blocks are drawn" in drawn and len(drawn) < 1_000_000
+
+
+@pytest.mark.parametrize("odd", [{"max_train_steps": "many"}, {"pretrained_model_name_or_path": [5]}, {"seed": [[]]}])
+def test_an_odd_setting_is_told_in_the_card_and_in_its_download(made_up, odd):
+    (made_up / "run.json").write_text(json.dumps({"method": "lora", "arguments": odd}))
+    run = read_run(made_up)
+    (name,) = odd
+    assert name in card("lora", run, Kept())
+    with pytest.raises(ValueError, match=f"run.json has {name}"):
+        run_card.settings_file(run)
+    (made_up / "run.json").write_text(json.dumps({"method": "lora", "arguments": {"max_train_steps": "100"}}))
+    assert json.loads(run_card.settings_file(read_run(made_up)))["max_train_steps"] == 100
+
+
+def test_a_card_that_fails_leaves_the_list(made_up, tmp_path, monkeypatch):
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here")
+    monkeypatch.setattr(runs_tab, "_card", lambda *_: 1 / 0)
+    listed, which, shown, *_ = runs_tab._draw(page)("lora", None, "", "name", "lora", True, "")
+    assert ">lora<" in listed and which.value == "lora" and "The card of lora can" in shown

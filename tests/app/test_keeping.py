@@ -1,6 +1,7 @@
 """Names, notes and pins of runs, and the trash folder."""
 
 import json
+import os
 
 import pytest
 
@@ -97,3 +98,42 @@ def test_the_list_is_searched_and_sorted_with_pinned_runs_first(library, made_up
     library.keep("reslora_is", Kept(note="for Ann", pinned=True))
     items = run_list.items(library)
     assert names() == ["reslora_is", "lora"] and names("ann") == ["reslora_is"]
+
+
+def test_a_folder_with_more_than_one_run_or_with_none_stays(library, made_up_pair, tmp_path):
+    deep = tmp_path / "all" / "a" / "b" / "c"
+    make_run(deep / "run", steps=1)
+    (only,) = Library([tmp_path / "all"]).names()
+    with pytest.raises(ValueError, match="is no run"):
+        Library([tmp_path / "all"]).discard(only)
+    for inner in (make_run(made_up_pair[0] / "inner", steps=1), made_up_pair[1] / "here"):
+        with pytest.raises(ValueError, match="holds more than one run"):
+            Library([made_up_pair[0], made_up_pair[1]], inner).discard(inner.parent.name)
+    with pytest.raises(ValueError, match="holds more than one run"):
+        library.discard("lora")
+    assert deep.is_dir() and all(run.is_dir() for run in made_up_pair)
+
+
+def test_a_link_is_no_run_to_delete_and_nothing_is_kept_about_what_is_gone(made_up, tmp_path):
+    link = tmp_path / "linked" / "run"
+    link.parent.mkdir()
+    link.symlink_to(made_up)
+    with pytest.raises(ValueError, match="is a link to a folder elsewhere"):
+        Library([link.parent]).discard("lora")
+    place = keeping.discard(made_up)
+    assert not {".lock", ".writer.json"} & {one.name for one in place.iterdir()}
+    with pytest.raises(ValueError, match="is gone"):
+        keeping.write_kept(made_up, Kept(note="late"))
+    assert not made_up.exists()
+
+
+def test_a_note_leaves_a_runs_state_and_its_place_in_the_list(library, made_up_pair):
+    (made_up_pair[0] / "merge_report.json").unlink()
+    for number, run in enumerate(made_up_pair):
+        for file in ("run.json", "log.jsonl", "validation/index.jsonl"):
+            os.utime(run / file, (1e9 + number, 1e9 + number))
+        for file in run.glob("merge_report.json"):
+            os.utime(file, (1e9 + number, 1e9 + number))
+    library.keep("lora", Kept(note="too dark"))
+    first, second = run_list.chosen_items(run_list.items(library), "", run_list.NEWEST)
+    assert (first.name, second.name, second.state, second.note) == ("reslora_is", "lora", "cut off", "too dark")

@@ -1,12 +1,19 @@
 """The runs of the page by their names, and when they are read again."""
 
 import json
+import os
+import shutil
+import sys
 from typing import Any
+
+import pytest
 
 from app import adapter_view, curves, pictures
 from app.library import Library
+from app.lora_folder import left_out, lora_files
 from app.synthetic import make_run
-from app.tabs.shared import warnings_and_notes
+from app.tabs import runs as runs_tab
+from app.tabs.shared import Page, warnings_and_notes
 from reslora_sd.runs.reader import find_runs, read_run
 
 
@@ -59,3 +66,18 @@ def test_a_text_run_is_shown_without_pictures_and_without_a_merge_report(made_up
     assert list(curves.table(runs, "loss", 0)["run"]).count("adalora") == 3
     assert "text run" in adapter_view.norm_differences(runs["lora"], run)[1]
     assert warnings_and_notes(runs) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_utf8_are_left_out_and_told(made_up, tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    shutil.copytree(made_up, tmp_path / odd)
+    library = Library([tmp_path])
+    assert list(library.names()) == ["lora"] and library.left_out == [f"{tmp_path}/caf\\udce9"]
+    page = Page(library, tmp_path / "cache", tmp_path / "here")
+    assert "no UTF-8" in runs_tab._draw(page)(None, None, "", "name", None, True, "")[0]
+    (tmp_path / "loras").mkdir()
+    for name in ("a", odd):
+        (tmp_path / "loras" / f"{name}.safetensors").write_bytes(b"x")
+    assert lora_files(tmp_path / "loras") == ["a.safetensors"]
+    assert "caf\\udce9.safetensors" in left_out(tmp_path / "loras")

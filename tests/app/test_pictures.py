@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.library import Library
-from app.pictures import MERGED, decode, open_picture, reference_view, steps_of, store, variants, view, views
+from app.pictures import MERGED, Latest, decode, open_picture, reference_view, steps_of, store, variants, view, views
 from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import PictureKey
 
@@ -136,3 +136,15 @@ def test_base_and_merges_are_named_and_a_run_without_a_merge_shows_its_exact_one
     assert titled(["exact", "weights"], "weights") == "lora, step 20, merged (weights)"
     assert titled(["exact"], MERGED) == "lora, step 20, merged (exact)"
     assert titled(["exact"], "least_squares") == "lora, step 20, merged (exact), as it has no least_squares"
+
+
+def test_decoded_pictures_are_kept_up_to_so_many_bytes_and_the_latest_used_stay():
+    kept, one = Latest(3 * 4 * 64), Image.new("RGB", (8, 8))
+    for key in "abb":
+        kept.put(key, one)
+    assert kept.get("a") is one and kept.bytes == 2 * 4 * 64
+    for key in "cd":
+        kept.put(key, one)
+    assert [key for key in "abcd" if kept.get(key)] == ["a", "c", "d"] and kept.bytes == 3 * 4 * 64
+    kept.put("large", Image.new("RGB", (100, 100)))
+    assert kept.bytes == 0

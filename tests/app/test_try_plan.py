@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +12,10 @@ from PIL import Image, ImageSequence
 
 from app import lora_folder, try_plan
 from app.draw_request import DrawRequest
+from app.keeping import Kept
+from app.library import Library
+from app.tabs import try_grid
+from app.tabs.shared import Page
 from app.try_plan import Cell, GridPlan, numbers, saved, sheet
 
 COMMON = DrawRequest("any", steps=3, guidance=4.0)
@@ -29,7 +36,7 @@ def plan(**changes: Any) -> GridPlan:
 
 def test_every_picture_is_drawn_once_and_base_comes_first():
     cells = plan().cells
-    assert cells[0] == Cell("base", 1.0, 42, "red apple") and len(cells) == 5
+    assert cells[0] == Cell("base", 1.0, 42, "red apple", is_base=True) and len(cells) == 5
     assert cells[1:3] == [Cell("lora", 0.5, 42, "red apple"), Cell("lora", 1.0, 42, "red apple")]
     three = plan(x="seed", y="prompt", z="run", strengths=(1.0,), seeds=(1, 2), prompts=("a", "b"))
     assert len(three.cells) == 4 + 8  # base once for each seed and prompt
@@ -91,10 +98,11 @@ def test_where_columns_change_what_base_draws_base_has_a_row(axis):
 
 
 def test_a_saved_grid_has_its_settings_in_it_and_moves_as_gif_and_webp():
-    asked = plan(prompts=("\N{SNOWMAN}",))
+    asked = plan(prompts=("\N{SNOWMAN}",), step=40)
     with Image.open(io.BytesIO(saved(asked, colours(asked), COMMON, "PNG"))) as image:
         about = json.loads(image.info["parameters"])
     assert about["prompts"] == ["\N{SNOWMAN}"] and about["strengths"] == [0.5, 1.0] and about["guidance"] == 4.0
+    assert about["step"] == 40
     for form in ("GIF", "WebP"):
         with Image.open(io.BytesIO(saved(asked, colours(asked), COMMON, form))) as image:
             assert image.format == form.upper() and len(list(ImageSequence.Iterator(image))) == 2
@@ -128,3 +136,35 @@ def test_a_lora_file_that_is_too_large_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(lora_folder, "MOST_BYTES", 9)
     with pytest.raises(ValueError, match="It may have"):
         lora_folder.find_lora(tmp_path, "a.safetensors")
+
+
+def test_a_run_called_base_is_a_run_and_one_without_the_chosen_checkpoint_says_so(made_up, tmp_path, monkeypatch):
+    library = Library([made_up])
+    library.keep("lora", Kept("base"))
+    page = Page(library, tmp_path / "cache", tmp_path / "here")
+    drawn: list[int] = []
+
+    def draw_adapted(run: Any, step: int, job: Any) -> tuple[str, str]:
+        drawn.append(step)
+        return "run", "merged"
+
+    generator = SimpleNamespace(draw_base=lambda run, job: "base model", draw_adapted=draw_adapted)
+    monkeypatch.setattr(page, "generator", lambda: generator)
+    runs = {"base": replace(page.runs(["base"])["base"], checkpoints=[10, 20])}
+    asked = plan(runs=("base",), strengths=(1.0,))
+
+    def texts(step):
+        job = try_grid._Job(page, runs, step, COMMON, threading.Event())
+        return [job.draw(cell, lambda *_: None) for cell in asked.cells]
+
+    assert texts(20) == ["base model", "run"] and drawn == [20]
+    assert texts(15) == ["base model", "no checkpoint of step 15; it has: 10, 20"] and drawn == [20]
+
+
+def test_each_row_that_changes_what_base_draws_has_bases_pictures_above_it():
+    asked = plan(x="seed", y="prompt", runs=("lora",), strengths=(1.0,), seeds=(1, 2), prompts=("a", "b"))
+    pictures, image = colours(asked), sheet(asked, colours(asked))
+    shown = [[image.getpixel((170 + column * 196 + 96, 34 + row * 196 + 96)) for column in (0, 1)] for row in range(4)]
+    want = [[asked.cell(seed, prompt, "") for seed in (1, 2)] for prompt in ("a", "b")]
+    rows = [row for cells in want for row in ([cell.base for cell in cells], cells)]
+    assert shown == [[pictures[cell].getpixel((0, 0)) for cell in row] for row in rows]  # type: ignore[union-attr]
