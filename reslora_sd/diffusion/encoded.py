@@ -88,9 +88,9 @@ class EncodedImages:
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
         late = parts.adapted_text
         at_first = self._disk is None or len(images) <= CHECKED_UP_TO
-        self._words = Captions(parts, [] if late else sorted(fixed | {""}) if at_first else [""], quiet, self._share)
         if not quiet:
-            warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
+            warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions}))
+        self._words = Captions(parts, [] if late else sorted(fixed | {""}), quiet, self._share, at_first)
         if cache and at_first:
             self._encode_all(quiet)
         elif check and at_first and self._disk is not None and self._have_few_forms:
