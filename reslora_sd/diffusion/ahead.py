@@ -72,22 +72,22 @@ class _Place(NamedTuple):
 def _packed(made: Any) -> tuple[Any, dict[tuple[Any, ...], Tensor]]:
     """The same with its tensors joined by their kind: each that comes from a worker costs this process an open file."""
     found: dict[tuple[Any, ...], list[Tensor]] = {}
+    return _placed(made, found), {kind: torch.stack(tensors) for kind, tensors in found.items()}
 
-    def place(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            kind = (str(value.dtype), *value.shape)
-            found.setdefault(kind, []).append(value)
-            return _Place(kind, len(found[kind]) - 1)
-        return _within(value, place)
 
-    return place(made), {kind: torch.stack(tensors) for kind, tensors in found.items()}
+def _placed(value: Any, found: dict[tuple[Any, ...], list[Tensor]]) -> Any:
+    if not isinstance(value, Tensor):
+        return _within(value, lambda one: _placed(one, found))
+    kind = (str(value.dtype), *value.shape)
+    found.setdefault(kind, []).append(value)
+    return _Place(kind, len(found[kind]) - 1)
 
 
 def _unpacked(made: Any, tensors: Mapping[tuple[Any, ...], Tensor]) -> Any:
-    def tensor(value: Any) -> Any:
-        return tensors[value.kind][value.number] if isinstance(value, _Place) else _within(value, tensor)
-
-    return tensor(made)
+    """No function in here holds itself: that would keep the files open until garbage is collected."""
+    if isinstance(made, _Place):
+        return tensors[made.kind][made.number]
+    return _within(made, lambda one: _unpacked(one, tensors))
 
 
 def _within(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -117,7 +117,10 @@ class EncodedImages:
         read = self._disk is not None
         todo = in_order(self._still, rows, 0 if read else self._share.workers)
         for row, found in tqdm(zip(rows, todo, strict=True), "Encoding pictures", len(rows), disable=quiet or read):
-            self._kept[row] = Prepared(moments=self._moments(found), mask=found.mask)
+            mask = (
+                None if found.mask is None else found.mask.clone()
+            )  # a worker's memory, and an open file, ends with it
+            self._kept[row] = Prepared(moments=self._moments(found), mask=mask)
 
     def _fill(self, rows: Sequence[int], quiet: bool) -> None:
         """Puts on disk what isn't there; processes share the pictures, and wait for each other."""

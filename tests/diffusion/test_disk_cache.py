@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 
 import pytest
@@ -13,9 +14,11 @@ from reslora_sd.diffusion import encoded, encoded_captions
 from reslora_sd.diffusion.ahead import in_order
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import training_batches
+from reslora_sd.diffusion.captioned import CaptionedImages
 from reslora_sd.diffusion.conditioning import chunks_of
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.disk_cache import FOLDER, DiskCache, fingerprint, key_of
+from reslora_sd.diffusion.emphasis import Emphasis
 from reslora_sd.diffusion.encodings import encodings_of
 from reslora_sd.diffusion.framing import Framing, framing_of
 from reslora_sd.diffusion.models import load_parts
@@ -207,6 +210,20 @@ def test_what_is_wrong_in_a_worker_is_told_as_it_is(tmp_path):
     assert [int(next(made)[0].sum()) for _ in range(2)] == [0, 2]
     with pytest.raises(ValueError, match=r"^Picture 2 is broken$"):
         next(made)
+
+
+def test_masks_kept_in_memory_hold_no_open_files(tiny_pipeline_folder):
+    picture = Image.new("RGBA", (16, 16), (9, 9, 9, 0))
+    picture.paste((200, 9, 9, 255), (0, 0, 16, 8))
+    images = CaptionedImages(["a"] * 60, lambda _: picture, "a data set")
+    parts, limits = load_parts(str(tiny_pipeline_folder)), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+    try:
+        share, emphasis = encoded_captions.Share(workers=1), Emphasis(masked=True)
+        found = encoded.EncodedImages(parts, images, Framing(16), True, True, emphasis=emphasis, share=share)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found.in_memory and all(found._kept[row].mask is not None for row in range(60))
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
