@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -36,6 +37,7 @@ def in_order(make: Callable[[int], Made], places: Sequence[int], workers: int) -
         collate_fn=_as_it_is,
         prefetch_factor=_EACH,
         multiprocessing_context="fork",
+        generator=torch.Generator(),  # else the workers' seed is one of the draws that dropout comes from
     )
     for found in loader:
         if isinstance(found, Exception):
@@ -44,9 +46,9 @@ def in_order(make: Callable[[int], Made], places: Sequence[int], workers: int) -
 
 
 def workers_here(asked: int) -> int:
-    """How many workers there can be: none where a system can't copy a process, which is told."""
-    if asked and "fork" not in multiprocessing.get_all_start_methods():
-        logger.warning("--dataloader_num_workers needs a system that forks processes. Pictures are read in the loop.")
+    """How many workers there can be: none where a system can't copy a process, or not safely (macOS), which is told."""
+    if asked and ("fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin"):
+        logger.warning("--dataloader_num_workers needs Linux, which copies processes. Pictures are read in the loop.")
         return 0
     return asked
 
