@@ -12,6 +12,7 @@ from .framing import Framing, framing_of, shapes_of
 from .models import Parts
 from .resuming import check_pictures
 from .settings import UnetSettings
+from .sources import check_used
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,8 +29,11 @@ def prepare_data(
     """The pictures of a run, and how they are framed.
 
     Raises:
-        ValueError: as `draw_class_pictures` and `load_split`; or the run that goes on was trained on other pictures.
+        ValueError: as `check_used`, `draw_class_pictures` and `load_split`; or the run that goes on was trained on
+            other pictures.
     """
+    if not run.owns(checkpoint):  # what a run began with goes on
+        check_used(settings.data)
     draw_class_pictures(settings, parts, resolution, accelerator)
     split = load_split(settings, resolution)
     framing = framing_of(settings.data, resolution, split.training, parts)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any, cast
 
 import pytest
 from datasets import Dataset
@@ -13,8 +14,10 @@ from reslora_sd.diffusion.captioned import Look
 from reslora_sd.diffusion.data import load_images, load_split
 from reslora_sd.diffusion.framing import framing_of, shapes_of
 from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.preparing import prepare_data
 from reslora_sd.diffusion.settings import DataSettings
 from reslora_sd.diffusion.sources import numbered_name, read_sources
+from reslora_sd.runs.folder import RunFolder
 from tests.photos import make_photos
 
 
@@ -230,3 +233,22 @@ def test_a_run_tells_what_it_was_trained_on(train_only, tmp_path):
     assert (about["pictures"], about["in_an_epoch"]) == (2, 10)
     assert about["folders"][0]["repeats"] == 5 and about["folders"][0]["path"] == str(tmp_path / "5_mine")
     assert len((run / "log.jsonl").read_text().splitlines()) == 5  # 10 pictures, 2 a batch
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ('mask = "masks"\n', [], r"toml has mask = .*masks', which does nothing without --masked_loss"),
+        ("", ["--prior_loss_weight", "0.5"], r"--prior_loss_weight is 0.5, and no folder of .*toml is is_reg"),
+    ],
+)
+def test_a_training_refuses_what_it_would_ignore_and_an_inspection_takes_it(tmp_path, text, words, said):
+    put(tmp_path, "texts/a.png", "a cat")
+    images = described(tmp_path, '[[folders]]\npath = "texts"\n' + text)
+    assert len(images) == 1
+    settings, anything = parse_settings(["--dataset_config", str(tmp_path / "set.toml"), *words]), cast(Any, None)
+    with pytest.raises(ValueError, match=said):
+        prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), None)
+    goes_on = tmp_path / "run/checkpoint-2"
+    with pytest.raises(AttributeError):  # of what isn't given here: it comes to what follows
+        prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), goes_on)
