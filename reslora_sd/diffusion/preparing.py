@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runs.folder import RunFolder
-from .class_pictures import draw_class_pictures
+from .class_pictures import check_class_folder, draw_class_pictures
 from .data import CaptionedImages, Split, load_split
 from .framing import Framing, framing_of, shapes_of
 from .models import Parts
@@ -29,11 +29,12 @@ def prepare_data(
     """The pictures of a run, and how they are framed.
 
     Raises:
-        ValueError: as `check_used`, `draw_class_pictures` and `load_split`; or the run that goes on was trained on
-            other pictures.
+        ValueError: as `check_used`, `check_class_folder`, `draw_class_pictures` and `load_split`; or the run that
+            goes on was trained on other pictures.
     """
     if not run.owns(checkpoint):  # what a run began with goes on
         check_used(settings.data)
+        check_class_folder(settings.data)
     draw_class_pictures(settings, parts, resolution, accelerator)
     split = load_split(settings, resolution)
     framing = framing_of(settings.data, resolution, split.training, parts)
