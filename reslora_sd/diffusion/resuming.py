@@ -49,17 +49,11 @@ CHANGEABLE = frozenset(
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""
-_PATHS = (
-    "pretrained_model_name_or_path",
-    "pretrained_vae_model_name_or_path",
-    "model_config",
-    "tokenizer_name",
-    "train_data_dir",
-    "dataset_config",
-    "class_data_dir",
-    "mask_data_dir",
-    "init_lora",
-)
+MODEL_PATHS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "model_config", "tokenizer_name")
+DATA_PATHS = ("train_data_dir", "dataset_config", "class_data_dir", "mask_data_dir")
+"""Flags that name files or folders of the model and of the data: two names of one place are alike, and a page opens
+them only where it may."""
+_PATHS = (*MODEL_PATHS, *DATA_PATHS, "init_lora")
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
