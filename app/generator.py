@@ -24,7 +24,7 @@ from reslora_sd.diffusion.adapters import Adapters, applied_to, load_adapters, w
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
-from reslora_sd.diffusion.resuming import DATA_PATHS, MODEL_PATHS
+from reslora_sd.diffusion.resuming import DATA_PATHS, MODEL_PATHS, looked_for_copies
 from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
@@ -183,7 +183,7 @@ class PictureGenerator:
         start = (run.steps or step) * settings.training.gradient_accumulation_steps
         pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples or _CALIBRATION_PICTURES)
         count = max(1, pictures // settings.training.train_batch_size)
-        return list(calibration_batches(settings, parts, start, count))
+        return list(calibration_batches(settings, parts, start, count, not looked_for_copies(run.settings)))
 
     def _check_model(self, name: str) -> None:
         if not name:

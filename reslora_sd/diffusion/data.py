@@ -95,13 +95,14 @@ def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
     return [index for index in range(total) if index not in apart], sorted(apart)
 
 
-def load_split(settings: UnetSettings, resolution: int, of_class: bool = True) -> Split:
+def load_split(settings: UnetSettings, resolution: int, of_class: bool = True, with_copies: bool = False) -> Split:
     """The pictures of a run to train on, and those that it keeps out of training, if any. None is decoded yet.
 
     A style keeps out none of its own, but has pictures of other names for that. Pictures of the class are trained on.
 
     Args:
         of_class: whether these are loaded, too.
+        with_copies: whether pictures of which a copy is kept out are trained on, as in runs of earlier versions.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
@@ -109,9 +110,10 @@ def load_split(settings: UnetSettings, resolution: int, of_class: bool = True) -
     cache_dir = settings.model.cache_dir
     split = _split(settings, resolution)
     sources = sources_of(settings.data)
-    if len(sources) > 1:
+    if len(sources) > 1 and not with_copies:
         split = _without_copies(split)
     whole = with_class(split.training, _of_class(settings.data, cache_dir)) if of_class else split.training
+    whole.copies_left_out = split.training.copies_left_out
     if settings.data.masked_loss:
         count = check_masks(whole, [split.kept_out, split.test], any(source.mask for source in sources))
         others = "; the others count as a whole" * (count < len(whole))
@@ -131,7 +133,7 @@ def _split(settings: UnetSettings, resolution: int) -> Split:
 
 def _without_copies(split: Split) -> Split:
     """The split without the pictures of its training that are kept out, too, since several folders have them."""
-    training = split.training
+    training, before = split.training, len(split.training)
     for apart in (split.test, split.kept_out):
         twins = copies(training, apart) if apart else set()
         if len(twins) == len(training):
@@ -139,6 +141,7 @@ def _without_copies(split: Split) -> Split:
         if twins:
             logger.warning("%d pictures are copies of pictures that are kept out, and aren't trained on.", len(twins))
             training = training.without(twins)
+    training.copies_left_out = before - len(training)
     return split._replace(training=training)
 
 
