@@ -102,6 +102,13 @@ def test_whatever_changes_is_made_anew_and_copies_arent(made, tmp_path, photos):
         assert made(*words, cache=tmp_path / "cache")[1] == {"pictures": len(PHOTOS)}
     assert made("--max_token_length", 44, cache=tmp_path / "cache")[1] == {"captions": len(PHOTOS) + 1}
 
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = not before
+    try:
+        assert made(cache=tmp_path / "cache")[1] == {"pictures": len(PHOTOS), "captions": len(PHOTOS) + 1}
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
     def train(parts):
         parts.vae.encoder.conv_in.bias.data[0] += 1e-3
         parts.text_encoder.get_input_embeddings().weight.data[3, 3] += 1e-3
