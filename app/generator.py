@@ -24,6 +24,7 @@ from reslora_sd.diffusion.adapters import Adapters, applied_to, load_adapters, w
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
+from reslora_sd.diffusion.resuming import DATA_PATHS, MODEL_PATHS, looked_for_copies
 from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.runs.jsonl import is_whole
 from reslora_sd.runs.names import (
@@ -42,7 +43,7 @@ from .draw_request import DrawRequest, Stopped, fitting_approach
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WORDS = ("revision", "variant", "prediction_type")
-_PLACES = ("cache_dir", "model_config", "tokenizer_name", "pretrained_vae_model_name_or_path")
+_PLACES = ("cache_dir", *MODEL_PATHS[1:])
 """What run.json says of how its model is loaded."""
 _WORD = re.compile(r"\w[\w./-]*")
 _CALIBRATION_PICTURES = 128
@@ -182,7 +183,7 @@ class PictureGenerator:
         start = (run.steps or step) * settings.training.gradient_accumulation_steps
         pictures = min(_CALIBRATION_PICTURES, settings.method.calibration_samples or _CALIBRATION_PICTURES)
         count = max(1, pictures // settings.training.train_batch_size)
-        return list(calibration_batches(settings, parts, start, count))
+        return list(calibration_batches(settings, parts, start, count, not looked_for_copies(run.settings)))
 
     def _check_model(self, name: str) -> None:
         if not name:
@@ -191,16 +192,14 @@ class PictureGenerator:
             self._check_name("base model", name)
 
     def _check_data(self, arguments: dict[str, Any]) -> None:
-        for key in ("train_data_dir", "dataset_name", "cache_dir"):
+        for key in (*DATA_PATHS, "dataset_name", "cache_dir"):
             value = arguments.get(key)
-            if value is not None and value not in BUNDLED:
+            if value is not None and not (key == "dataset_name" and value in BUNDLED):
                 self._check_name(key, str(value))
         config = arguments.get("dataset_config")
-        if config is None:
-            return
-        self._check_name("dataset_config", str(config))
-        for source in read_sources(Path(str(config))):
-            self._check_name(f"folder of {config}", str(source.path or source.dataset_name))
+        for source in [] if config is None else read_sources(Path(str(config))):
+            for name in filter(None, (source.path or source.dataset_name, source.mask)):
+                self._check_name(f"folder of {config}", name)
 
     def _check_name(self, what: str, name: str) -> None:
         """A file may name what is on the Hub, and folders that were allowed at the start; nothing else is opened."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -36,6 +37,7 @@ def in_order(make: Callable[[int], Made], places: Sequence[int], workers: int) -
         collate_fn=_as_it_is,
         prefetch_factor=_EACH,
         multiprocessing_context="fork",
+        generator=torch.Generator(),  # else the workers' seed is one of the draws that dropout comes from
     )
     for found in loader:
         if isinstance(found, Exception):
@@ -44,9 +46,9 @@ def in_order(make: Callable[[int], Made], places: Sequence[int], workers: int) -
 
 
 def workers_here(asked: int) -> int:
-    """How many workers there can be: none where a system can't copy a process, which is told."""
-    if asked and "fork" not in multiprocessing.get_all_start_methods():
-        logger.warning("--dataloader_num_workers needs a system that forks processes. Pictures are read in the loop.")
+    """How many workers there can be: none where a system can't copy a process, or not safely (macOS), which is told."""
+    if asked and ("fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin"):
+        logger.warning("--dataloader_num_workers needs Linux, which copies processes. Pictures are read in the loop.")
         return 0
     return asked
 
@@ -72,22 +74,22 @@ class _Place(NamedTuple):
 def _packed(made: Any) -> tuple[Any, dict[tuple[Any, ...], Tensor]]:
     """The same with its tensors joined by their kind: each that comes from a worker costs this process an open file."""
     found: dict[tuple[Any, ...], list[Tensor]] = {}
+    return _placed(made, found), {kind: torch.stack(tensors) for kind, tensors in found.items()}
 
-    def place(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            kind = (str(value.dtype), *value.shape)
-            found.setdefault(kind, []).append(value)
-            return _Place(kind, len(found[kind]) - 1)
-        return _within(value, place)
 
-    return place(made), {kind: torch.stack(tensors) for kind, tensors in found.items()}
+def _placed(value: Any, found: dict[tuple[Any, ...], list[Tensor]]) -> Any:
+    if not isinstance(value, Tensor):
+        return _within(value, lambda one: _placed(one, found))
+    kind = (str(value.dtype), *value.shape)
+    found.setdefault(kind, []).append(value)
+    return _Place(kind, len(found[kind]) - 1)
 
 
 def _unpacked(made: Any, tensors: Mapping[tuple[Any, ...], Tensor]) -> Any:
-    def tensor(value: Any) -> Any:
-        return tensors[value.kind][value.number] if isinstance(value, _Place) else _within(value, tensor)
-
-    return tensor(made)
+    """No function in here holds itself: that would keep the files open until garbage is collected."""
+    if isinstance(made, _Place):
+        return tensors[made.kind][made.number]
+    return _within(made, lambda one: _unpacked(one, tensors))
 
 
 def _within(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -46,19 +46,22 @@ def calibration_settings(arguments: Mapping[str, Any]) -> UnetSettings:
     return settings_of(arguments)
 
 
-def calibration_batches(settings: UnetSettings, parts: Parts, start: int, count: int) -> Iterator[Batch]:
+def calibration_batches(
+    settings: UnetSettings, parts: Parts, start: int, count: int, with_copies: bool = False
+) -> Iterator[Batch]:
     """Batches `start` to `start + count - 1` of a run, as its script would draw them in one process.
 
     Args:
         settings: from `calibration_settings`.
         start: the first batch that the training hasn't used, so that noise and timesteps are new.
+        with_copies: as `load_split`.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`.
     """
     resolution, seed = settings.data.resolution or parts.resolution, settings.training.seed
     parts.chunks = chunks_of(parts, settings.data.max_token_length)
-    images = load_split(settings, resolution).training
+    images = load_split(settings, resolution, with_copies=with_copies).training
     maker = BatchMaker(
         EncodedImages(
             parts,

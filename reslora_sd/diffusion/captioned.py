@@ -79,6 +79,8 @@ class CaptionedImages:
         """Where each picture is, if it is a file of its own."""
         self.masks: list[str | None] = [None] * len(captions)
         """The file that says which parts of it count."""
+        self.copies_left_out: int | None = None
+        """How many pictures were copies of others that are kept out; `None` where nobody looked."""
 
     def __len__(self) -> int:
         return len(self.captions)

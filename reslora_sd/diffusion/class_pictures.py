@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from ..runs.atomic import replacing
 from .data import load_split
 from .drawing import draw_pictures
+from .folders import parquet_files
 from .models import Parts
 from .order import mix
-from .settings import UnetSettings
+from .settings import DataSettings, UnetSettings
 from .survey import Survey
 
 if TYPE_CHECKING:
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 _BATCH = 4
 _BY = "prompt"
 """The entry of a drawn PNG that says by which words it was drawn."""
+
+
+def check_class_folder(data: DataSettings) -> None:
+    """Whether `--class_data_dir` can hold pictures that are drawn.
+
+    Raises:
+        ValueError: with `--class_prompt`, it has tables, whose rows aren't counted there; or it is a file.
+    """
+    if not data.class_prompt or not data.class_data_dir:
+        return
+    folder = Path(data.class_data_dir)
+    if tables := parquet_files(folder):
+        raise ValueError(
+            f"{tables[0]} is a table, and pictures that --class_prompt draws don't lie in tables. Leave out "
+            "--class_prompt to train on its rows with their own captions, or name another --class_data_dir."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--class_data_dir {folder} is no folder. Name one for pictures of the class.")
 
 
 def draw_class_pictures(settings: UnetSettings, parts: Parts, resolution: int, accelerator: Accelerator) -> None:

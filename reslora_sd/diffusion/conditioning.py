@@ -132,13 +132,11 @@ def warn_of_long(parts: Parts, captions: Sequence[str]) -> None:
 
 @torch.no_grad()
 def encode_captions(parts: Parts, captions: Sequence[str], quiet: bool = False) -> dict[str, Words]:
-    """Each caption as the U-Net takes it, on the CPU. Unless `quiet`, those that are cut are counted.
+    """Each caption as the U-Net takes it, on the CPU.
 
     With several chunks, each is a text of its own for the encoder, with its own beginning and end, and the U-Net reads
     their tokens one after the other, as in A1111 and ComfyUI. SDXL's pooled vector is the first chunk's.
     """
-    if not quiet:
-        warn_of_long(parts, captions)
     found: dict[str, Words] = {}
     for start in tqdm(range(0, len(captions), _BATCH), desc="Encoding captions", disable=quiet or not captions):
         batch = list(captions[start : start + _BATCH])

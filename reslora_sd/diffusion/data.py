@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from .masks import check_masks, find_masks
 from .openmoji import load_openmoji, openmoji_names
 from .prior import with_class
 from .rows import captioned_images as captioned_images
+from .rows import picture_files
 from .settings import DataSettings, UnetSettings
 from .sources import Source, class_source, sources_of
 from .styles import TRAIN, UNSEEN, load_style
@@ -78,7 +79,7 @@ def _load(
         if most is not None and most < len(pairs):
             pairs = random.Random(seed).sample(pairs, most)
         return _in_memory(pairs, data.dataset_name), None
-    opened = [_open(source, cache_dir) for source in sources_of(data) if not source.is_reg]
+    opened = [_open(source, cache_dir, data.masked_loss) for source in sources_of(data) if not source.is_reg]
     name = data.dataset_config or opened[0].name
     rest, apart = _apart(sum(len(one.rows) for one in opened), test, name)
     if most is not None:  # as `datasets` shuffles
@@ -94,24 +95,27 @@ def _apart(total: int, count: int, name: str) -> tuple[list[int], list[int]]:
     return [index for index in range(total) if index not in apart], sorted(apart)
 
 
-def load_split(settings: UnetSettings, resolution: int, of_class: bool = True) -> Split:
+def load_split(settings: UnetSettings, resolution: int, of_class: bool = True, with_copies: bool = False) -> Split:
     """The pictures of a run to train on, and those that it keeps out of training, if any. None is decoded yet.
 
     A style keeps out none of its own, but has pictures of other names for that. Pictures of the class are trained on.
 
     Args:
         of_class: whether these are loaded, too.
+        with_copies: whether pictures of which a copy is kept out are trained on, as in runs of earlier versions.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_images`; also if nothing would be left to train on.
     """
     cache_dir = settings.model.cache_dir
     split = _split(settings, resolution)
-    if len(sources_of(settings.data)) > 1:
+    sources = sources_of(settings.data)
+    if len(sources) > 1 and not with_copies:
         split = _without_copies(split)
     whole = with_class(split.training, _of_class(settings.data, cache_dir)) if of_class else split.training
+    whole.copies_left_out = split.training.copies_left_out
     if settings.data.masked_loss:
-        count = check_masks(whole)
+        count = check_masks(whole, [split.kept_out, split.test], any(source.mask for source in sources))
         others = "; the others count as a whole" * (count < len(whole))
         logger.info("%d of %d pictures have a mask%s.", count, len(whole), others)
     return split._replace(training=whole)
@@ -129,7 +133,7 @@ def _split(settings: UnetSettings, resolution: int) -> Split:
 
 def _without_copies(split: Split) -> Split:
     """The split without the pictures of its training that are kept out, too, since several folders have them."""
-    training = split.training
+    training, before = split.training, len(split.training)
     for apart in (split.test, split.kept_out):
         twins = copies(training, apart) if apart else set()
         if len(twins) == len(training):
@@ -137,6 +141,7 @@ def _without_copies(split: Split) -> Split:
         if twins:
             logger.warning("%d pictures are copies of pictures that are kept out, and aren't trained on.", len(twins))
             training = training.without(twins)
+    training.copies_left_out = before - len(training)
     return split._replace(training=training)
 
 
@@ -144,7 +149,7 @@ def _of_class(data: DataSettings, cache_dir: str | None) -> list[CaptionedImages
     """The pictures of each folder that keeps what the model knows of the class."""
     found = []
     for source in [one for one in sources_of(data) if one.is_reg] if data.dataset_config else []:
-        found.append(_all_of(_open(source, cache_dir), data))
+        found.append(_all_of(_open(source, cache_dir, data.masked_loss), data))
     named = class_source(data)
     if named is not None:
         part = _all_of(_open(named, cache_dir), data)
@@ -177,14 +182,20 @@ class _Opened(NamedTuple):
     rows: Any
     name: str
     """What errors call it."""
+    masks: Mapping[str, str] = {}
+    """Of its picture files, whichever of them are taken."""
 
 
-def _open(source: Source, cache_dir: str | None) -> _Opened:
+def _open(source: Source, cache_dir: str | None, masked: bool = False) -> _Opened:
     """The rows of a folder, or of a data set of the Hub (its train split)."""
     folder, name = source.path, source.dataset_name
     if name is None:
-        rows = open_folder(Path(str(folder)), cache_dir, source.captions, source.class_name)
-        return _Opened(source, rows, str(folder))
+        path = Path(str(folder))
+        rows = open_folder(path, cache_dir, source.captions, source.class_name)
+        if not (source.mask and masked):
+            return _Opened(source, rows, str(folder))
+        files = picture_files(rows, str(folder), source.image_column)
+        return _Opened(source, rows, str(folder), find_masks(Path(source.mask), files, path))
     import datasets
 
     try:
@@ -205,13 +216,14 @@ def _all_of(opened: _Opened, data: DataSettings) -> CaptionedImages:
 def _picked(opened: Sequence[_Opened], places: Sequence[int], name: str, data: DataSettings) -> CaptionedImages:
     """The pictures at these places of all sources one after the other, in this order."""
     parts, order, start, before = [], dict[int, int](), 0, 0
-    for source, rows, own_name in opened:
+    for source, rows, own_name, masks in opened:
         mine = [place for place in places if start <= place < start + len(rows)]
         order |= {place: before + at for at, place in enumerate(mine)}
         start, before = start + len(rows), before + len(mine)
         if mine or len(opened) == 1:
             chosen = rows.select([place - start + len(rows) for place in mine])
             part = captioned_images(chosen, own_name, source.image_column, source.caption_column)
+            part.masks = [masks.get(file or "") for file in part.files]
             parts.append(_as_described(part, source, data))
     parts[0].name = name if len(opened) == 1 else parts[0].name
     return parts[0] if len(opened) == 1 else joined(parts, name, [order[place] for place in places])
@@ -224,6 +236,4 @@ def _as_described(images: CaptionedImages, source: Source, data: DataSettings) -
     images.captions = [source.worded(captions) for captions in images.captions]
     look = Look(source.resolution, source.flip, source.wording(wording_of(data)))
     images.looks, images.every_look = [look] * len(images), (look,)
-    if source.mask and data.masked_loss:
-        images.masks = find_masks(Path(source.mask), images.files, Path(str(source.path)))
     return images

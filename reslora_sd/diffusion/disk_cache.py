@@ -6,6 +6,8 @@ write the same. A damaged entry is made anew. Nothing is ever removed: the folde
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -34,6 +36,8 @@ _NOT_THE_MODEL = ("_name_or_path", "_commit_hash", "_diffusers_version", "transf
 _CHECK = "crc32"
 _MANY = 5_000
 """Contents that are known to this process alone."""
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a folder that may only be read."""
 _FRESH = 2.0
 """Seconds that a file has to be unchanged before its time says that it still is."""
 
@@ -49,6 +53,7 @@ class DiskCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged = 0
+        self._read_only = False
         self._index = folder / "contents.json"
         self._contents: dict[str, list[Any]] | None = None
         self._noted: dict[str, list[Any]] = {}
@@ -80,11 +85,13 @@ class DiskCache:
         return self._path(key).is_file()
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Writes an entry.
+        """Writes an entry; where the folder may only be read, nothing is written from then on, which is told.
 
         Raises:
-            ValueError: the disk is full, or may not be written.
+            ValueError: the disk is full, or fails.
         """
+        if self._read_only:
+            return
         path = self._path(key)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -93,19 +100,24 @@ class DiskCache:
             temporary.write_bytes(save(whole, {_CHECK: _sum(whole)}))
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it can't be there, or what is told below says why it stays
+                temporary.unlink(missing_ok=True)
+            if error.errno in _FORBIDDEN:
+                self._only_read(error)
+                return
             raise ValueError(
                 f"{self.folder} can't be written ({error.strerror or error}). Make room, or name another --cache_dir."
             ) from error
 
     def size(self) -> tuple[int, int]:
-        """How many entries there are, and their bytes."""
-        count = total = 0
+        """How many entries there are, and their bytes; other processes may add and remove some meanwhile."""
+        sizes = []
         for folder in self.folder.glob("??"):
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    count, total = count + 1, total + entry.stat().st_size
-        return count, total
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                for file in filter(lambda name: name.endswith(".safetensors"), os.listdir(folder)):
+                    with contextlib.suppress(FileNotFoundError):
+                        sizes.append((folder / file).stat().st_size)
+        return len(sizes), sum(sizes)
 
     def content(self, file: str) -> str:
         """A name for what a file holds. It is remembered, and the file isn't read again unless it has changed."""
@@ -136,12 +148,25 @@ class DiskCache:
             self.remember()
 
     def remember(self) -> None:
-        """Writes what is known of contents; other processes' is kept."""
-        if self._noted:
+        """Writes what is known of contents; other processes' is kept. Where it can't be, files are read again."""
+        if not self._noted or self._read_only:
+            return
+        self._contents = {**self._read(), **self._known()}
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._contents = {**self._read(), **self._known()}
             write_json(self._index, self._contents)
-            self._noted = {}
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                self._only_read(error)
+            else:
+                logger.warning("%s can't be written (%s). Files are read again.", self._index, error.strerror or error)
+        self._noted = {}
+
+    def _only_read(self, error: OSError) -> None:
+        if not self._read_only:
+            why = error.strerror or error
+            logger.warning("%s can't be written (%s). What is in it is used, and nothing is added.", self.folder, why)
+        self._read_only = True
 
     def _known(self) -> dict[str, list[Any]]:
         if self._contents is None:

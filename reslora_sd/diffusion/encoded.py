@@ -88,9 +88,9 @@ class EncodedImages:
         fixed = {caption for row in pictures if not self.wording(row).is_varied for caption in images.captions[row]}
         late = parts.adapted_text
         at_first = self._disk is None or len(images) <= CHECKED_UP_TO
-        self._words = Captions(parts, [] if late else sorted(fixed | {""}) if at_first else [""], quiet, self._share)
         if not quiet:
-            warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions} - fixed))
+            warn_of_long(parts, sorted({caption for captions in images.captions for caption in captions}))
+        self._words = Captions(parts, [] if late else sorted(fixed | {""}), quiet, self._share, at_first)
         if cache and at_first:
             self._encode_all(quiet)
         elif check and at_first and self._disk is not None and self._have_few_forms:
@@ -117,7 +117,10 @@ class EncodedImages:
         read = self._disk is not None
         todo = in_order(self._still, rows, 0 if read else self._share.workers)
         for row, found in tqdm(zip(rows, todo, strict=True), "Encoding pictures", len(rows), disable=quiet or read):
-            self._kept[row] = Prepared(moments=self._moments(found), mask=found.mask)
+            mask = (
+                None if found.mask is None else found.mask.clone()
+            )  # a worker's memory, and an open file, ends with it
+            self._kept[row] = Prepared(moments=self._moments(found), mask=mask)
 
     def _fill(self, rows: Sequence[int], quiet: bool) -> None:
         """Puts on disk what isn't there; processes share the pictures, and wait for each other."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .conditioning import Words, bytes_of_words, encode_captions, warn_of_long
+from .conditioning import Words, bytes_of_words, encode_captions
 from .encodings import Encodings
 from .models import Parts
 
@@ -33,11 +33,14 @@ class Share(NamedTuple):
 class Captions:
     """The embeddings of captions: in memory up to `IN_MEMORY` bytes, beside `parts.encodings`; without it, all of them.
 
+    Others than these captions, such as drawn wordings of them, are made each time and kept nowhere.
+
     Args:
-        captions: those that are encoded at once; others are when they are asked for.
+        captions: those that are kept.
+        at_first: whether they are encoded at once, instead of when they are asked for.
     """
 
-    def __init__(self, parts: Parts, captions: Sequence[str], quiet: bool, share: Share) -> None:
+    def __init__(self, parts: Parts, captions: Sequence[str], quiet: bool, share: Share, at_first: bool = True) -> None:
         self._parts = parts
         self._disk: Encodings | None = parts.encodings
         self._kept: dict[str, Words] = {}
@@ -53,10 +56,9 @@ class Captions:
                     whole / 2**30,
                 )
             return
-        disk = self._disk
-        missing = [caption for caption in captions[share.rank :: share.processes] if not disk.has_words(caption)]
-        if not quiet:
-            warn_of_long(parts, captions)
+        disk, self._on_disk = self._disk, frozenset(captions)
+        mine = captions[share.rank :: share.processes] if at_first else []
+        missing = [caption for caption in mine if not disk.has_words(caption)]
         for start in range(0, len(missing), BATCH):  # bit by bit, so that not all are in memory
             self._made(missing[start : start + BATCH], keep=False)
         share.wait()
@@ -72,14 +74,16 @@ class Captions:
     def _made(self, captions: Sequence[str], keep: bool) -> dict[str, Words]:
         made = encode_captions(self._parts, captions, quiet=True)
         for caption, words in made.items():
-            if self._disk is not None:
+            if self._disk is not None and caption in self._on_disk:
                 self._disk.put_words(caption, words)
                 if keep:
                     self._keep(caption, words)
         return made
 
     def _read(self, caption: str) -> Words | None:
-        words = self._disk.words(caption) if self._disk is not None else None
+        if self._disk is None or caption not in self._on_disk:
+            return None
+        words = self._disk.words(caption)
         if words is not None:
             self._keep(caption, words)
         return words

@@ -32,7 +32,7 @@ class Encodings:
         self.disk, self._parts = DiskCache(folder / FOLDER), parts
         device = parts.vae.device
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._made_by = [torch.__version__, kind]
+        self._made_by = [torch.__version__, kind, torch.backends.cuda.matmul.allow_tf32]
         self._vae = [diffusers.__version__, fingerprint(parts.vae)]  # now, as workers can't ask the device
 
     def of_picture(self, images: CaptionedImages, row: int, frame: Frame, interpolation: str, masked: bool) -> str:

@@ -49,17 +49,14 @@ CHANGEABLE = frozenset(
     """.split()
 )
 """Flags whose new value counts from the checkpoint on."""
-_PATHS = (
-    "pretrained_model_name_or_path",
-    "pretrained_vae_model_name_or_path",
-    "model_config",
-    "tokenizer_name",
-    "train_data_dir",
-    "dataset_config",
-    "class_data_dir",
-    "mask_data_dir",
-    "init_lora",
-)
+MODEL_PATHS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "model_config", "tokenizer_name")
+DATA_PATHS = ("train_data_dir", "dataset_config", "class_data_dir", "mask_data_dir")
+"""Flags that name files or folders of the model and of the data: two names of one place are alike, and a page opens
+them only where it may."""
+_PATHS = (*MODEL_PATHS, *DATA_PATHS, "init_lora")
+
+COPIES_KEY = "copies_left_out"
+"""The entry of run.json's `dataset` that says how many pictures were left out, as their copies are kept out."""
 
 
 def find_resumed(run: RunFolder, settings: UnetSettings) -> Path | None:
@@ -113,6 +110,12 @@ def check_pictures(run: RunFolder, checkpoint: Path | None, now: Mapping[str, An
         if name in before and before[name] != now[name]:
             said = f"its data have changed: {name} was {before[name]!r:.200} and is {now[name]!r:.200}"
             raise ValueError(_changed(run, said))
+
+
+def looked_for_copies(said: Mapping[str, Any]) -> bool:
+    """Whether the run of this run.json left out copies of pictures kept out: earlier versions trained on them."""
+    dataset = said.get("dataset")
+    return isinstance(dataset, dict) and COPIES_KEY in dataset
 
 
 def _dataset(run: RunFolder, checkpoint: Path | None) -> dict[str, Any]:

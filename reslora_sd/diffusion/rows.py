@@ -47,15 +47,31 @@ def captioned_images(
             return read(index)
         return Image.open(io.BytesIO(held) if held is not None else path)
 
-    files: list[str | None] = [None] * len(rows)
-    if len(rows) and (stored[0][image_column] or {}).get("bytes") is None:  # as `open_folder` makes rows
-        paths = stored.flatten()[f"{image_column}.path"]
-        files = [path if path and os.path.isfile(path) else None for path in paths]
+    files = _files(stored, image_column)
     found = CaptionedImages(list(rows[caption_column]), read, name, places, glance)
     found.files = files
     if REPEATS in rows.column_names:
         found.repeats = list(rows[REPEATS])
     return found
+
+
+def picture_files(rows: Any, name: str, image_column: str | None = None) -> list[str | None]:
+    """Where the picture of each row is, if it is a file of its own.
+
+    Raises:
+        ValueError: the column is not there.
+    """
+    import datasets
+
+    column = _column("image", image_column, [one for one in rows.column_names if one not in (PLACE, REPEATS)], name)
+    return _files(rows.select_columns([column]).cast_column(column, datasets.Image(decode=False)), column)
+
+
+def _files(stored: Any, column: str) -> list[str | None]:
+    if len(stored) and (stored[0][column] or {}).get("bytes") is None:  # as `open_folder` makes rows
+        paths = stored.flatten()[f"{column}.path"]
+        return [path if path and os.path.isfile(path) else None for path in paths]
+    return [None] * len(stored)
 
 
 def _column(kind: str, asked: str | None, columns: Sequence[str], name: str) -> str:

@@ -115,6 +115,28 @@ def sources_of(data: DataSettings) -> list[Source]:
     return [Source(path=data.train_data_dir, mask=data.mask_data_dir, **given)]
 
 
+def check_used(data: DataSettings) -> None:
+    """Whether a training uses what flags and config file say together; each may say it alone.
+
+    Raises:
+        ValueError: masks without `--masked_loss`, or a weight of the class without pictures of it.
+    """
+    if data.dataset_config is None:
+        return
+    sources = sources_of(data)
+    masks = [source.mask for source in sources if source.mask]
+    if masks and not data.masked_loss:
+        raise ValueError(
+            f"{data.dataset_config} has mask = {masks[0]!r:.200}, which does nothing without --masked_loss. Add this "
+            "flag, or take 'mask' out."
+        )
+    if data.prior_loss_weight != 1 and not (data.with_prior_preservation or any(one.is_reg for one in sources)):
+        raise ValueError(
+            f"--prior_loss_weight is {data.prior_loss_weight}, and no folder of {data.dataset_config} is is_reg. Write "
+            "is_reg = true into that of the class, or leave the flag out."
+        )
+
+
 def class_source(data: DataSettings) -> Source | None:
     """The folder of `--class_data_dir`. With `--class_prompt`, what stands beside its pictures doesn't count."""
     if not data.with_prior_preservation:

@@ -17,6 +17,7 @@ from app.pictures import open_picture
 from reslora_sd import PlainLoRA
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.diffusion.models import DEFAULT_MODEL
+from reslora_sd.diffusion.resuming import DATA_PATHS
 from reslora_sd.runs.reader import read_run
 from reslora_sd.runs.run import PictureKey
 
@@ -207,6 +208,18 @@ def test_run_json_cannot_have_data_elsewhere_read(generator, foreign, picture_fo
         generator.draw_adapted(run, 2, job(request))
     _, how = PictureGenerator([picture_folder]).draw_adapted(run, 2, job(request))
     assert how == "merged (least_squares)"
+
+
+@pytest.mark.parametrize("key", [*DATA_PATHS, "mask"])
+def test_no_place_of_data_is_opened_elsewhere(picture_folder, tmp_path, key):
+    inside = tmp_path / "allowed"
+    inside.mkdir()
+    given = {key: str(picture_folder)}
+    if key == "mask":
+        (inside / "set.toml").write_text(f'[[folders]]\npath = "."\nmask = "{picture_folder}"\n')
+        given = {"dataset_config": str(inside / "set.toml")}
+    with pytest.raises(ValueError, match="outside the folders of this page"):
+        PictureGenerator([inside])._check_data(given)
 
 
 def test_a_config_of_several_folders_cannot_have_data_elsewhere_read(foreign, picture_folder):

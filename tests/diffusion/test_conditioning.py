@@ -5,8 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from reslora_sd.diffusion import encoded, encoded_captions
+from reslora_sd.diffusion.captioned import CaptionedImages
 from reslora_sd.diffusion.conditioning import chunks_of, encode_captions, warn_of_long
+from reslora_sd.diffusion.encoded import EncodedImages
+from reslora_sd.diffusion.encodings import encodings_of
+from reslora_sd.diffusion.framing import Framing
 from reslora_sd.diffusion.models import load_parts
 
 FIRST, REST = " ".join(["red"] * 22), "a blue ball"
@@ -45,3 +51,28 @@ def test_lengths_that_are_no_chunks_are_refused(parts, tokens):
     assert chunks_of(parts, None) == 1 and chunks_of(parts, 66) == 3
     with pytest.raises(ValueError, match=rf"--max_token_length is {tokens}. It must be a multiple of 22 .* up to 176"):
         chunks_of(parts, tokens)
+
+
+@pytest.mark.parametrize(
+    "where", ["memory", "too many for memory", "disk", "too many for the start", "trained encoder"]
+)
+def test_captions_that_are_cut_are_warned_of_once_wherever_they_are_kept(parts, tmp_path, caplog, monkeypatch, where):
+    parts = replace(parts, adapted_text=where == "trained encoder")
+    if "many" in where:
+        monkeypatch.setattr(encoded, "CHECKED_UP_TO", 0)
+        monkeypatch.setattr(encoded_captions, "MOST_CACHED", 0)
+    if where in ("disk", "too many for the start"):
+        parts.encodings = encodings_of(str(tmp_path), parts)
+    images = CaptionedImages([[LONG, REST]], lambda _: Image.new("RGB", (16, 16)), "a data set")
+    EncodedImages(parts, images, Framing(16), cache=False, check=False)
+    assert caplog.text.count("1 captions are longer than the text encoder's 24 tokens") == 1
+
+
+def test_drawn_wordings_are_neither_on_disk_nor_kept_in_memory(parts, tmp_path):
+    parts = replace(parts)
+    parts.encodings = encodings_of(str(tmp_path), parts)
+    captions = encoded_captions.Captions(parts, ["", "red, blue"], quiet=True, share=encoded_captions.Share())
+    words = captions(["blue, red", "red, blue", ""])
+    plain = encode_captions(parts, ["blue, red"], quiet=True)["blue, red"].tokens
+    torch.testing.assert_close(words[0].tokens, plain, rtol=1e-5, atol=1e-5)
+    assert set(captions._kept) == {"", "red, blue"} and parts.encodings.disk.size()[0] == 2

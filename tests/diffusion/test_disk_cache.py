@@ -1,21 +1,27 @@
 """The cache on disk: equal to none bit for bit, shared, made anew where anything changes or is damaged."""
 
+import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from reslora_sd.diffusion import encoded, encoded_captions
-from reslora_sd.diffusion.ahead import in_order
+from reslora_sd.diffusion import disk_cache, encoded, encoded_captions
+from reslora_sd.diffusion.ahead import in_order, workers_here
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import training_batches
+from reslora_sd.diffusion.captioned import CaptionedImages
 from reslora_sd.diffusion.conditioning import chunks_of
 from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.disk_cache import FOLDER, DiskCache, fingerprint, key_of
+from reslora_sd.diffusion.emphasis import Emphasis
 from reslora_sd.diffusion.encodings import encodings_of
 from reslora_sd.diffusion.framing import Framing, framing_of
 from reslora_sd.diffusion.models import load_parts
@@ -96,6 +102,13 @@ def test_whatever_changes_is_made_anew_and_copies_arent(made, tmp_path, photos):
         assert made(*words, cache=tmp_path / "cache")[1] == {"pictures": len(PHOTOS)}
     assert made("--max_token_length", 44, cache=tmp_path / "cache")[1] == {"captions": len(PHOTOS) + 1}
 
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = not before
+    try:
+        assert made(cache=tmp_path / "cache")[1] == {"pictures": len(PHOTOS), "captions": len(PHOTOS) + 1}
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
     def train(parts):
         parts.vae.encoder.conv_in.bias.data[0] += 1e-3
         parts.text_encoder.get_input_embeddings().weight.data[3, 3] += 1e-3
@@ -165,6 +178,38 @@ def test_processes_that_write_at_once_leave_whole_entries(tmp_path):
     assert cache.size()[0] == 50 and not list(tmp_path.rglob("*.tmp")) and cache.damaged == 0
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_cache_that_may_only_be_read_is_read_and_a_full_disk_is_told(tmp_path, monkeypatch, caplog, number):
+    write(tmp_path, 0)
+    (tmp_path / "data").write_bytes(b"data")
+    os.utime(tmp_path / "data", (1e9, 1e9))
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(disk_cache, "write_json", refuse)
+    cache = DiskCache(tmp_path)
+    cache.content(str(tmp_path / "data"))
+    cache.remember()
+    if number == errno.ENOSPC:
+        with pytest.raises(ValueError, match=r"can't be written \(No space left.*Make room"):
+            cache.put("ff" * 32, {"a": torch.zeros(1)})
+    else:
+        cache.put("ff" * 32, {"a": torch.zeros(1)})
+    assert cache.get(key_of(0), {"a": (99,)}) is not None and not cache.has("ff" * 32)
+    assert caplog.text.count("can't be written") == 1
+
+
+def test_the_size_counts_entries_alone_and_bears_that_others_remove_some(tmp_path, monkeypatch):
+    write(tmp_path, 0)
+    (tmp_path / key_of(0)[:2] / ".a.safetensors.00000000.tmp").touch()
+    (tmp_path / "no").touch()
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*listed(folder), "gone.safetensors"])
+    assert DiskCache(tmp_path).size()[0] == 50
+
+
 def test_a_file_is_read_again_only_where_it_changed(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"one")
@@ -207,6 +252,28 @@ def test_what_is_wrong_in_a_worker_is_told_as_it_is(tmp_path):
     assert [int(next(made)[0].sum()) for _ in range(2)] == [0, 2]
     with pytest.raises(ValueError, match=r"^Picture 2 is broken$"):
         next(made)
+
+
+def test_masks_kept_in_memory_hold_no_open_files(tiny_pipeline_folder):
+    picture = Image.new("RGBA", (16, 16), (9, 9, 9, 0))
+    picture.paste((200, 9, 9, 255), (0, 0, 16, 8))
+    images = CaptionedImages(["a"] * 60, lambda _: picture, "a data set")
+    parts, limits = load_parts(str(tiny_pipeline_folder)), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+    try:
+        share, emphasis = encoded_captions.Share(workers=1), Emphasis(masked=True)
+        found = encoded.EncodedImages(parts, images, Framing(16), True, True, emphasis=emphasis, share=share)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found.in_memory and all(found._kept[row].mask is not None for row in range(60))
+
+
+def test_workers_take_nothing_of_what_dropout_is_drawn_from(monkeypatch, caplog):
+    before = torch.get_rng_state()
+    assert list(in_order(str, range(3), 1)) == ["0", "1", "2"]
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert (workers_here(2), workers_here(0)) == (0, 0) and "needs Linux" in caplog.text
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

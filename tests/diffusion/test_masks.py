@@ -11,6 +11,7 @@ from reslora_sd.diffusion.data import load_split
 from reslora_sd.diffusion.encoded import EncodedImages
 from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.loss import squared_errors
+from reslora_sd.diffusion.masks import find_masks
 from reslora_sd.diffusion.models import load_parts
 
 SIZES = {"wide": (96, 32), "high": (40, 90), "square": (48, 48)}
@@ -135,3 +136,33 @@ def test_masks_of_a_described_folder_and_any_place_by_name(parts, photos):
     settings = parse_settings(["--dataset_config", str(photos.parent / "set.toml"), "--masked_loss"])
     found = load_split(settings, 32).training.masks
     assert sorted(file.rpartition("/")[2] for file in found if file) == ["high.bmp", "square.bmp", "wide.bmp"]
+
+
+def test_no_picture_gets_the_mask_of_another_of_its_name(tmp_path, caplog):
+    for name in ("photos/a/1.jpg", "photos/b/1.jpg", "photos/b/2.jpg", "photos/c/3.jpg", "masks/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("2.png", "x/3.png", "y/3.png"):
+        (tmp_path / "masks" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "masks" / name).touch()
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    files = [str(file) for file in sorted(photos.rglob("*.jpg"))]
+    found = find_masks(masks, files, photos)
+    assert found == {files[0]: str(masks / "a/1.png"), files[2]: str(masks / "2.png")}
+    assert "2 pictures count as a whole" in caplog.text and f"{files[1]} could have" in caplog.text
+    (masks / "a/1.bmp").touch()
+    with pytest.raises(ValueError, match=r"1.bmp and .*1.png are both masks of .*a.1.jpg"):
+        find_masks(masks, files, photos)
+
+
+def test_a_part_without_any_mask_is_no_error_where_others_have_one(photos):
+    masks = photos.parent / "masks"
+    for name in ("wide", "high"):
+        (masks / f"in/{name}.bmp").unlink()
+    words = ["--train_data_dir", str(photos), "--masked_loss", "--mask_data_dir", str(masks)]
+    for seed in range(3):
+        assert (
+            len(load_split(parse_settings([*words, "--max_train_samples", "1", "--seed", str(seed)]), 32).training) == 1
+        )
+    split = load_split(parse_settings([*words, "--test_samples", "2"]), 32)
+    assert split.test is not None and sum(map(bool, split.training.masks + split.test.masks)) == 1

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.order import BucketOrder
 from reslora_sd.diffusion.prior import balanced
+from reslora_sd.diffusion.settings import DataSettings
 from reslora_sd.runs.jsonl import read_jsonl
 
 CLASS = "a colour"
@@ -116,6 +118,19 @@ def test_a_file_with_the_class_alone_or_above_the_folders_is_refused(described):
 def test_flags_that_contradict_each_other_are_refused(words, said):
     with pytest.raises(ValueError, match=said):
         parse_settings(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("rows.parquet", "is a table"), ("", "is a table"), ("a.txt", r"a.txt is no folder")]
+)
+def test_a_class_of_tables_or_no_folder_is_refused_where_pictures_are_to_be_drawn(tmp_path, name, words):
+    (tmp_path / "rows.parquet").touch()
+    (tmp_path / "a.txt").touch()
+    folder = tmp_path / name
+    own = DataSettings(with_prior_preservation=True, class_data_dir=str(folder))
+    class_pictures.check_class_folder(own)
+    with pytest.raises(ValueError, match=words):
+        class_pictures.check_class_folder(replace(own, class_prompt=CLASS))
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

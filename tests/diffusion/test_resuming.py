@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from diffusers.optimization import get_scheduler
 
 from reslora_sd.assets import DEFAULT_MODEL
 from reslora_sd.diffusion.arguments import make_parser, parse_settings, to_arguments
-from reslora_sd.diffusion.resuming import CHANGEABLE, FIXED, breaks
+from reslora_sd.diffusion.resuming import CHANGEABLE, DATA_PATHS, FIXED, MODEL_PATHS, breaks
+from reslora_sd.diffusion.settings import DataSettings
 from reslora_sd.runs.folder import RunFolder
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.training.resuming import check_unchanged as compare
@@ -33,6 +35,11 @@ def check_unchanged(folder, before, settings):
 def test_every_flag_is_in_one_class():
     flags = {action.dest for action in make_parser()._actions} - {"help", "config"}
     assert flags == FIXED | CHANGEABLE and not FIXED & CHANGEABLE
+
+
+def test_every_place_of_data_is_compared_as_a_place_and_checked_by_the_page():
+    places = {field.name for field in fields(DataSettings) if field.name.endswith(("_dir", "_config", "_file"))}
+    assert places == set(DATA_PATHS) and {*DATA_PATHS, *MODEL_PATHS} <= FIXED
 
 
 @pytest.mark.parametrize("name", sorted(FIXED))

@@ -2,11 +2,13 @@
 
 import json
 import logging
+from typing import Any, cast
 
 import pytest
 from datasets import Dataset
 from PIL import Image
 
+from reslora_sd.diffusion import preparing
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import training_batches
 from reslora_sd.diffusion.captioned import Look
@@ -15,6 +17,7 @@ from reslora_sd.diffusion.framing import framing_of, shapes_of
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.settings import DataSettings
 from reslora_sd.diffusion.sources import numbered_name, read_sources
+from reslora_sd.runs.folder import RunFolder
 from tests.photos import make_photos
 
 
@@ -135,6 +138,26 @@ def test_a_picture_that_two_folders_have_is_trained_or_kept_out(tmp_path, caplog
     seen = [{images.image(row).tobytes() for row in range(len(images))} for images in (training, kept_out, test)]
     assert len(training) > 0 and not seen[0] & (seen[1] | seen[2])
     assert "are copies of pictures that are kept out" in caplog.text
+    assert training.copies_left_out == 12 - 5 - len(training)
+    older = load_split(parse_settings(words), 16, with_copies=True).training
+    assert (len(older), older.copies_left_out) == (7, None)
+
+
+@pytest.mark.parametrize(("said", "expected"), [({}, True), ({"copies_left_out": 0}, False)])
+def test_a_run_that_began_with_copies_goes_on_with_them(tmp_path, monkeypatch, said, expected):
+    asked = []
+
+    def note(*_, with_copies=False):
+        asked.append(with_copies)
+        raise InterruptedError
+
+    monkeypatch.setattr(preparing, "load_split", note)
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": {"pictures": 7, **said}}))
+    settings, anything = parse_settings([]), cast(Any, None)
+    for checkpoint in (tmp_path / "checkpoint-2", tmp_path / "elsewhere/checkpoint-2", None):
+        with pytest.raises(InterruptedError):
+            preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path), checkpoint)
+    assert asked == [expected, False, False]
 
 
 def test_numbered_names():
@@ -230,3 +253,22 @@ def test_a_run_tells_what_it_was_trained_on(train_only, tmp_path):
     assert (about["pictures"], about["in_an_epoch"]) == (2, 10)
     assert about["folders"][0]["repeats"] == 5 and about["folders"][0]["path"] == str(tmp_path / "5_mine")
     assert len((run / "log.jsonl").read_text().splitlines()) == 5  # 10 pictures, 2 a batch
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ('mask = "masks"\n', [], r"toml has mask = .*masks', which does nothing without --masked_loss"),
+        ("", ["--prior_loss_weight", "0.5"], r"--prior_loss_weight is 0.5, and no folder of .*toml is is_reg"),
+    ],
+)
+def test_a_training_refuses_what_it_would_ignore_and_an_inspection_takes_it(tmp_path, text, words, said):
+    put(tmp_path, "texts/a.png", "a cat")
+    images = described(tmp_path, '[[folders]]\npath = "texts"\n' + text)
+    assert len(images) == 1
+    settings, anything = parse_settings(["--dataset_config", str(tmp_path / "set.toml"), *words]), cast(Any, None)
+    with pytest.raises(ValueError, match=said):
+        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), None)
+    goes_on = tmp_path / "run/checkpoint-2"
+    with pytest.raises(AttributeError):  # of what isn't given here: it comes to what follows
+        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), goes_on)
