@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ..adapter.adapter import ResLoRAAdapter, add_reslora, load_reslora
@@ -75,6 +76,16 @@ class Adapters:
         if accelerator.num_processes > 1:
             for parameter in self.text_parameters():
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+    def share_start(self) -> None:
+        """Gives the text encoders' blocks the first process's values: each one started on captions of its own.
+
+        DDP does so for the U-Net, which it wraps.
+        """
+        for adapter in self.text.values():
+            for _, value in (*adapter.named_parameters(), *adapter.named_maps()):
+                if value is not None:
+                    value.data.copy_(broadcast(value.data))
 
     def save(self, folder: Path) -> None:
         """Writes the training forms into a folder."""

@@ -93,6 +93,7 @@ class Start:
         measured_paths = measure_paths(adapters, parts, batches, self.path_samples)
         matched = self._match(adapters)
         if not matched:
+            adapters.share_start()
             return measured_paths
         size = batches.batch_size
 
@@ -101,6 +102,7 @@ class Start:
 
         with stage("starting from the LoRA"):
             blocks = _start(adapters, parts, matched, lambda: some(self.calibration, first))
+            adapters.share_start()
             measured = list(some(_MEASURED, first + max(1, self.calibration // size)))
             drift = _drift(adapters, matched, parts, measured)
         about = _describe(self.path, blocks, matched, drift)

@@ -15,11 +15,13 @@ from PIL import Image
 
 from app.draw_request import DrawRequest
 from app.generator import DrawJob, PictureGenerator
+from reslora_sd.blocks.frozen import mapped_blocks, share_map
 from reslora_sd.convert.converting import convert
 from reslora_sd.convert.settings import Conversion, parse
 from reslora_sd.diffusion.adapters import add_adapters, load_adapters
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.starting import Start
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.runs.jsonl import read_jsonl
@@ -213,6 +215,26 @@ def test_an_adapter_without_its_run_is_merged_with_its_text_encoders_and_by_its_
             )
     with pytest.raises(ValueError, match=r"text_encoder_2.safetensors is of a text encoder that .* doesn't have"):
         load_adapters(load_parts(folders / "sd1"), file)
+
+
+def test_every_process_starts_from_the_first_ones_text_encoders(folders, monkeypatch):
+    settings = parse_settings(["--train_text_encoder", "--rank", "2", "--method", "reslora_frozen", "--init_lora", "x"])
+    one, other = (add_adapters(load_parts(folders / "sd1"), settings) for _ in range(2))
+    for number, adapters in enumerate((one, other)):
+        for adapter in adapters.by_component.values():
+            for members in mapped_blocks(adapter.blocks, adapter.config).values():
+                share_map(members, torch.full((members[0].lora_A.shape[1],) * 2, float(number)))
+            move_away_from_zero(adapter, seed=number)
+    before = other.unet.state_dict()
+    text = one.text["text_encoder"]
+    sent = iter(value.data for _, value in (*text.named_parameters(), *text.named_maps()))
+    monkeypatch.setattr("reslora_sd.diffusion.adapters.broadcast", lambda value: next(sent))
+    monkeypatch.setattr("reslora_sd.diffusion.starting.measure_paths", lambda *_: {})
+    Start().into(other, None, None, 0)
+    expected = text.state_dict()
+    assert any(name.endswith("lora_M") for name in expected) and next(sent, None) is None
+    assert all(torch.equal(value, expected[name]) for name, value in other.text["text_encoder"].state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in other.unet.state_dict().items())
 
 
 def test_processes_that_share_one_model_out_do_not_train_text_encoders(folders):
