@@ -180,6 +180,7 @@ def _calibrated(
     from ..diffusion.calibration import calibration_batches, calibration_settings, predict
     from ..diffusion.effort import effort_of
     from ..diffusion.models import load_parts
+    from ..diffusion.other_texts import other_texts
     from ..diffusion.progress import stage
 
     of_run = calibration_settings(run.arguments)
@@ -192,7 +193,8 @@ def _calibrated(
     parts: Parts = load_parts(base, **how)
     steps = run.steps or run.last_step
     drawn = steps * training.gradient_accumulation_steps
-    pictures = settings.calibration_samples or effort_of(of_run, drawn).calibration
+    effort = effort_of(of_run, drawn)
+    pictures = settings.calibration_samples or effort.calibration
     count = max(1, pictures // training.train_batch_size)
     adapters = load_adapters(parts, file)
     batches = calibration_batches(of_run, parts, drawn, count)
@@ -203,5 +205,6 @@ def _calibrated(
                 yield batch
                 bar.update()
 
-        statistics = adapters.statistics(counted(), lambda batch: predict(parts.unet, parts, batch))
+        others = other_texts(parts, effort.prompts)
+        statistics = adapters.statistics(counted(), lambda batch: predict(parts.unet, parts, batch), others)
     return parts.unet, adapters, statistics, prediction_of(parts.scheduler.config.prediction_type)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .batches import Batch
+    from .conditioning import Conditioning, LateConditioning
     from .settings import UnetSettings
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -110,18 +111,28 @@ class Adapters:
         for adapter in self.by_component.values():
             adapter.remove()
 
-    def statistics(self, batches: Iterable[Batch], forward: Callable[[Batch], object]) -> dict[str, Statistics]:
-        """What merging needs of every component; text encoders are run on the batches' captions.
+    def statistics(
+        self, batches: Iterable[Batch], forward: Callable[[Batch], object], others: Iterable[LateConditioning]
+    ) -> dict[str, Statistics]:
+        """What merging needs of every component; text encoders are run on other texts, too.
 
         All tokens of a text count, those after its end too: the U-Net reads them.
 
         Args:
+            batches: each is drawn when the U-Net is to see it.
             forward: runs the U-Net on a batch.
+            others: what text encoders see before the batches' captions: `other_texts`.
         """
-        chosen = list(batches) if self.text else batches  # which are drawn once
-        found = {UNET: collect_statistics(self.unet, chosen, forward)}
+        texts: list[Conditioning | LateConditioning] = list(others)
+
+        def keeping_texts() -> Iterator[Batch]:
+            for batch in batches:
+                texts.append(batch.conditioning)
+                yield batch
+
+        found = {UNET: collect_statistics(self.unet, keeping_texts() if self.text else batches, forward)}
         for component, adapter in self.text.items():
-            found[component] = collect_statistics(adapter, chosen, lambda batch: batch.conditioning.arguments())
+            found[component] = collect_statistics(adapter, texts, lambda text: text.arguments())
         return found
 
     def merge(

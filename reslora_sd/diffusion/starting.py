@@ -26,6 +26,7 @@ from .batches import BatchMaker
 from .calibration import predict
 from .frozen_paths import measure_paths
 from .models import Parts
+from .other_texts import other_texts
 from .progress import stage
 from .settings import UnetSettings
 
@@ -120,7 +121,11 @@ def _start(
             if component == UNET:
                 continue
             adapter = adapters.text[component]
-            started = start_from(adapter, found.taken, batches, lambda batch: batch.conditioning.arguments())
+
+            def texts() -> list[Any]:
+                return [*other_texts(parts), *(batch.conditioning for batch in batches())]
+
+            started = start_from(adapter, found.taken, texts, lambda text: text.arguments())
             blocks |= {f"{component}.{name}": one for name, one in started.items()}
             stack.enter_context(applied(found.taken, adapter.model))
         unet = matched[UNET].taken
