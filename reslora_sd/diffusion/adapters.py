@@ -89,9 +89,11 @@ class Adapters:
                     value.data.copy_(broadcast(value.data))
 
     def save(self, folder: Path) -> None:
-        """Writes the training forms into a folder."""
-        for component, adapter in self.by_component.items():
-            adapter.save(folder / _file_of(component))
+        """Writes the training forms into a folder; text encoders' modules have the names that LoRA files give them."""
+        self.unet.save(folder / _file_of(UNET))
+        for component, adapter in self.text.items():
+            state = {in_files(name): value for name, value in adapter.state_dict().items()}
+            adapter.save(folder / _file_of(component), state)
 
     def load(self, folder: Path) -> None:
         """Takes up what `save` wrote.
