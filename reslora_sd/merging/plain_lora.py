@@ -170,6 +170,8 @@ class PlainLoRA:
             )
 
     def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
+        if unet_config and self.component == TRANSFORMER:
+            raise ValueError("unet_config is for LoRAs of U-Nets, and this one is of a transformer. Leave it out.")
         family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
         return describe(self.components, self._origin(), details, family)
 
