@@ -24,6 +24,7 @@ from reslora_sd.diffusion.adapters import Adapters, applied_to, load_adapters, w
 from reslora_sd.diffusion.calibration import calibration_batches, calibration_settings, predict
 from reslora_sd.diffusion.drawing import draw_pictures
 from reslora_sd.diffusion.models import DEFAULT_MODEL, Parts, load_parts
+from reslora_sd.diffusion.other_texts import other_texts
 from reslora_sd.diffusion.resuming import DATA_PATHS, MODEL_PATHS, looked_for_copies
 from reslora_sd.diffusion.sources import read_sources
 from reslora_sd.runs.jsonl import is_whole
@@ -163,7 +164,8 @@ class PictureGenerator:
                 statistics, asked = None, run.arguments.get("alpha_from")
                 if looks_at_data(approach, asked):
                     batches = _reporting(self._batches(run, own, step), job)
-                    statistics = adapters.statistics(batches, lambda batch: predict(own.unet, own, batch))
+                    others = other_texts(own, calibration_settings(run.arguments).validation.validation_prompts or ())
+                    statistics = adapters.statistics(batches, lambda batch: predict(own.unet, own, batch), others)
                 self._merged[key] = adapters.merge(approach, statistics, alpha_from=alpha_from_of(approach, asked))
             while len(self._merged) > 8:
                 self._merged.popitem(last=False)

@@ -175,7 +175,7 @@ def main(settings: UnetSettings) -> None:
     parts.chunks = chunks_of(parts, settings.data.max_token_length)
     parts.to(accelerator.device, frozen_dtype(accelerator))
     parts.encodings = encodings_of(model.cache_dir, parts)
-    split, framing = prepare_data(settings, parts, resolution, accelerator, run, checkpoint)
+    split, framing = prepare_data(settings, parts, resolution, accelerator, run, checkpoint, start)
     images = split.training
 
     # 2. Frozen models in the precision of the run, an adapter in float32; latents and embeddings once

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -28,6 +28,9 @@ from .unet import attach_processors, check_processors
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+_CLIP = "text_model."
+"""What `CLIPTextModel` has before its modules' names up to transformers 5.5; the files keep it."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class ResLoRAAdapter:
     def load_state_dict(self, state: Mapping[str, Tensor], source: str = "the state") -> None:
         """Takes all parameters from `state`, or changes nothing.
 
+        A CLIP text model's names are taken with `text_model.` and without, which depends on transformers' version.
+
         Raises:
             ValueError: a parameter is missing, left over or of another shape.
         """
@@ -111,6 +116,7 @@ class ResLoRAAdapter:
             **{name: tuple(parameter.shape) for name, parameter in own.items()},
             **{name: (size, size) for name, size in width.items()},
         }
+        state = _as_named_here(state, shapes.keys())
         missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
         if missing or extra:
             example = f"missing {missing[0]}" if missing else f"unknown {extra[0]}"
@@ -153,6 +159,13 @@ class ResLoRAAdapter:
         if self._removal is not None:
             self._removal(self.model)
         self._removal = None
+
+
+def _as_named_here(state: Mapping[str, Tensor], names: Set[str]) -> dict[str, Tensor]:
+    """`state` with the names that the model has, where they differ in `text_model.` at the beginning alone."""
+    missing = names - state.keys()
+    here = {name.removeprefix(_CLIP) if name.startswith(_CLIP) else _CLIP + name: name for name in missing}
+    return {here.get(name, name): value for name, value in state.items()}
 
 
 def add_reslora(model: nn.Module, config: ResLoRAConfig) -> ResLoRAAdapter:

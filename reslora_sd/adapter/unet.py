@@ -198,7 +198,12 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             "Forward chunking runs a feed-forward layer several times in one pass, which the paths of its block don't "
             "allow. Turn it off (block.set_chunk_feed_forward(None)), or leave ff out of target_modules."
         )
-    handed = next(value for value in (*args, *kwargs.values()) if isinstance(value, dict) and TAPE in value)
+    handed = next((one for one in (*args, *kwargs.values()) if isinstance(one, dict) and TAPE in one), None)
+    if handed is None:
+        raise RuntimeError(
+            f"A {type(module).__name__} got no tape. Call the U-Net itself, unet(...): calling unet.forward(...) or "
+            "one of its parts leaves out the hook that makes the tape."
+        )
     enter_tape(handed[TAPE])
 
 

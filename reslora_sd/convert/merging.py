@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,8 +152,10 @@ def _loaded(file: Path, run: Run | None, base: str, settings: ConvertSettings) -
         return unet, Adapters(load_reslora(unet, file))
     arguments = run.arguments if run and settings.base is None else {}
     more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir", "tokenizer_name")}
-    # the prediction type decides nothing about weights, and this one is possible for every schedule
-    parts = load_parts(base, prediction_type="v_prediction", model_config=settings.model_config, **more)
+    more["model_config"] = settings.model_config or arguments.get("model_config")
+    with _readable("models", base):
+        # the prediction type decides nothing about weights, and this one is possible for every schedule
+        parts = load_parts(base, prediction_type="v_prediction", **more)
     return parts.unet, load_adapters(parts, file)
 
 
@@ -163,11 +166,17 @@ def _unet(base: str, run: Run | None, settings: ConvertSettings) -> Any:
     arguments = run.arguments if run and settings.base is None else {}  # what the run says is of its own model
     more = {name: arguments.get(name) for name in ("revision", "variant", "cache_dir")}
     more["model_config"] = settings.model_config or arguments.get("model_config")
-    try:
+    with _readable("U-Net", base):
         return load_unet(base, **more)
+
+
+@contextmanager
+def _readable(part: str, base: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Cannot read the U-Net of {base!r} ({reason(error)}). Give a pipeline's folder, a checkpoint file or a "
+            f"Cannot read the {part} of {base!r} ({reason(error)}). Give a pipeline's folder, a checkpoint file or a "
             "Hub name with --base. Adapters of language models are merged by their own scripts."
         ) from error
 
@@ -180,6 +189,7 @@ def _calibrated(
     from ..diffusion.calibration import calibration_batches, calibration_settings, predict
     from ..diffusion.effort import effort_of
     from ..diffusion.models import load_parts
+    from ..diffusion.other_texts import other_texts
     from ..diffusion.progress import stage
 
     of_run = calibration_settings(run.arguments)
@@ -192,7 +202,8 @@ def _calibrated(
     parts: Parts = load_parts(base, **how)
     steps = run.steps or run.last_step
     drawn = steps * training.gradient_accumulation_steps
-    pictures = settings.calibration_samples or effort_of(of_run, drawn).calibration
+    effort = effort_of(of_run, drawn)
+    pictures = settings.calibration_samples or effort.calibration
     count = max(1, pictures // training.train_batch_size)
     adapters = load_adapters(parts, file)
     batches = calibration_batches(of_run, parts, drawn, count)
@@ -203,5 +214,6 @@ def _calibrated(
                 yield batch
                 bar.update()
 
-        statistics = adapters.statistics(counted(), lambda batch: predict(parts.unet, parts, batch))
+        others = other_texts(parts, effort.prompts)
+        statistics = adapters.statistics(counted(), lambda batch: predict(parts.unet, parts, batch), others)
     return parts.unet, adapters, statistics, prediction_of(parts.scheduler.config.prediction_type)

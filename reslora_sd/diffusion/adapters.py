@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ..adapter.adapter import ResLoRAAdapter, add_reslora, load_reslora
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .batches import Batch
+    from .conditioning import Conditioning, LateConditioning
     from .settings import UnetSettings
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -76,10 +78,22 @@ class Adapters:
             for parameter in self.text_parameters():
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
+    def share_start(self) -> None:
+        """Gives the text encoders' blocks the first process's values: each one started on captions of its own.
+
+        DDP does so for the U-Net, which it wraps.
+        """
+        for adapter in self.text.values():
+            for _, value in (*adapter.named_parameters(), *adapter.named_maps()):
+                if value is not None:
+                    value.data.copy_(broadcast(value.data))
+
     def save(self, folder: Path) -> None:
-        """Writes the training forms into a folder."""
-        for component, adapter in self.by_component.items():
-            adapter.save(folder / _file_of(component))
+        """Writes the training forms into a folder; text encoders' modules have the names that LoRA files give them."""
+        self.unet.save(folder / _file_of(UNET))
+        for component, adapter in self.text.items():
+            state = {in_files(name): value for name, value in adapter.state_dict().items()}
+            adapter.save(folder / _file_of(component), state)
 
     def load(self, folder: Path) -> None:
         """Takes up what `save` wrote.
@@ -99,18 +113,28 @@ class Adapters:
         for adapter in self.by_component.values():
             adapter.remove()
 
-    def statistics(self, batches: Iterable[Batch], forward: Callable[[Batch], object]) -> dict[str, Statistics]:
-        """What merging needs of every component; text encoders are run on the batches' captions.
+    def statistics(
+        self, batches: Iterable[Batch], forward: Callable[[Batch], object], others: Iterable[LateConditioning]
+    ) -> dict[str, Statistics]:
+        """What merging needs of every component; text encoders are run on other texts, too.
 
         All tokens of a text count, those after its end too: the U-Net reads them.
 
         Args:
+            batches: each is drawn when the U-Net is to see it.
             forward: runs the U-Net on a batch.
+            others: what text encoders see before the batches' captions: `other_texts`.
         """
-        chosen = list(batches) if self.text else batches  # which are drawn once
-        found = {UNET: collect_statistics(self.unet, chosen, forward)}
+        texts: list[Conditioning | LateConditioning] = list(others)
+
+        def keeping_texts() -> Iterator[Batch]:
+            for batch in batches:
+                texts.append(batch.conditioning)
+                yield batch
+
+        found = {UNET: collect_statistics(self.unet, keeping_texts() if self.text else batches, forward)}
         for component, adapter in self.text.items():
-            found[component] = collect_statistics(adapter, chosen, lambda batch: batch.conditioning.arguments())
+            found[component] = collect_statistics(adapter, texts, lambda text: text.arguments())
         return found
 
     def merge(

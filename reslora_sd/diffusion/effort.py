@@ -5,7 +5,7 @@ Counts follow from settings and steps alone, never from a clock, so that a resum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..runs.names import APPROACHES, looks_at_data
 from .settings import UnetSettings
@@ -31,6 +31,8 @@ class Effort:
     """Draw them with the other merges; and let exact merges have statistics, for the error of each branch."""
     alpha_from: str = "weights"
     """As `merge` takes it: where Eq. 13's factors come from."""
+    prompts: tuple[str, ...] = field(default=(), compare=False)
+    """Of the run's validation pictures: trained text encoders are measured on them, too."""
 
     def merges(self, residual: str, approach: str) -> tuple[str, ...]:
         """The merges that are made and measured, the exported one among them."""
@@ -58,11 +60,14 @@ def effort_of(settings: UnetSettings, drawn: int) -> Effort:
         settings.training.train_batch_size,
     )
     pictures, alpha_from = drawn * batch_size, settings.method.alpha_from
+    prompts = tuple(settings.validation.validation_prompts or ())
     if report:
         calibration = asked or FULL_CALIBRATION
-        return Effort(calibration, min(FULL_MEASURED, calibration), draw_others=True, alpha_from=alpha_from)
+        return Effort(
+            calibration, min(FULL_MEASURED, calibration), draw_others=True, alpha_from=alpha_from, prompts=prompts
+        )
     calibration = asked or min(max(pictures // 16, _LEAST_CALIBRATION), FULL_CALIBRATION)
     if report is False:
-        return Effort(calibration, batch_size, other_merges=False, draw=False, alpha_from=alpha_from)
+        return Effort(calibration, batch_size, other_merges=False, draw=False, alpha_from=alpha_from, prompts=prompts)
     measured = min(max(pictures // 100, _LEAST_MEASURED), FULL_MEASURED)
-    return Effort(calibration, min(measured, calibration), alpha_from=alpha_from)
+    return Effort(calibration, min(measured, calibration), alpha_from=alpha_from, prompts=prompts)

@@ -22,6 +22,7 @@ from .effort import Effort
 from .export import Exported, Exporter
 from .loss import squared_errors, target_of
 from .models import Parts
+from .other_texts import other_texts
 from .precision import use_own_forward
 from .progress import stage
 from .validation import Validation, save_sheets
@@ -184,6 +185,7 @@ def _merge_all(
             statistics = adapters.statistics(
                 batches.between(calibration.start, calibration.stop),
                 lambda batch: _predict(parts.unet, parts, [batch], bar),
+                other_texts(parts, effort.prompts),
             )
     cut = {approach: rank} if rank is not None else {}
     with stage("merging", len(wanted)) as bar:

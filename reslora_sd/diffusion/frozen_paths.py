@@ -15,6 +15,7 @@ from .adapters import Adapters
 from .batches import Batch, BatchMaker
 from .calibration import predict
 from .models import Parts
+from .other_texts import other_texts
 from .progress import stage
 
 _TOKENS_A_FEATURE, _LEAST = 32, 16
@@ -42,7 +43,8 @@ def path_samples(adapter: ResLoRAAdapter) -> int:
 
 
 def measure_paths(adapters: Adapters, parts: Parts, batches: BatchMaker, pictures: int | None) -> dict[str, Any]:
-    """Measures the maps of new adapters; nothing is done for other methods. Text encoders see the same captions.
+    """Measures the maps of new adapters; nothing is done for other methods. Text encoders see the same captions,
+    and `other_texts`.
 
     Args:
         pictures: `--path_samples`.
@@ -62,6 +64,7 @@ def measure_paths(adapters: Adapters, parts: Parts, batches: BatchMaker, picture
 
         explained = freeze_paths(adapter, chosen, forward)
         for component, one in adapters.text.items():
-            found = freeze_paths(one, chosen, lambda batch: batch.conditioning.arguments())
+            texts = [*other_texts(parts), *(batch.conditioning for batch in chosen)]
+            found = freeze_paths(one, texts, lambda text: text.arguments())
             explained |= {f"{component}.{name}": share for name, share in found.items()}
     return {FROZEN_PATHS_KEY: {"pictures": sum(len(batch.timesteps) for batch in chosen), "explained": explained}}

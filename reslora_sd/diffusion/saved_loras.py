@@ -13,6 +13,7 @@ from .batches import BatchMaker
 from .calibration import predict
 from .export import Exporter
 from .models import Parts
+from .other_texts import other_texts
 from .precision import own_forward
 from .settings import UnetSettings
 
@@ -52,6 +53,7 @@ class LoRASaver:
                 statistics = self.adapters.statistics(
                     self.batches.between(first, first + count),
                     lambda batch: predict(unet, self.parts, batch),
+                    other_texts(self.parts, self.settings.validation.validation_prompts or ()),
                 )
         alpha_from = alpha_from_of(method.approach, method.alpha_from)
         plain = self.adapters.merge(method.approach, statistics, rank=method.merge_rank, alpha_from=alpha_from)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..files.lora_file import UNET
+from ..files.lora_file import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from ..merging.applied import applied
 from ..merging.plain_lora import PlainLoRA
 from ..merging.start import BlockStart, Match, match, start_from
@@ -21,11 +21,12 @@ from ..modes import evaluating
 from ..runs.folder import RunFolder
 from ..runs.jsonl import read_object
 from ..runs.names import FROZEN_PATHS_KEY, RUN_FILE
-from .adapters import Adapters, path_in
+from .adapters import TEXT_TARGETS, Adapters, path_in
 from .batches import BatchMaker
 from .calibration import predict
 from .frozen_paths import measure_paths
 from .models import Parts
+from .other_texts import other_texts
 from .progress import stage
 from .settings import UnetSettings
 
@@ -66,17 +67,51 @@ class Start:
         """By component; nothing where the run starts from no LoRA."""
         if self.lora is None:
             return {}
-        others = self.lora.text_encoders
-        rest = {component: blocks for component, blocks in others.items() if component not in adapters.text}
+        given = {UNET: replace(self.lora, text_encoders={}, text_reports={})}
+        for component, adapter in adapters.text.items():
+            blocks = self.lora.text_encoders.get(component, {})
+            given[component] = PlainLoRA({path_in(adapter.model, path): block for path, block in blocks.items()})
         try:
-            found = {UNET: match(adapters.unet, replace(self.lora, text_encoders=rest), self.partial)}
-            for component in (name for name in others if name in adapters.text):
-                adapter = adapters.text[component]
-                own = {path_in(adapter.model, path): block for path, block in others[component].items()}
-                found[component] = match(adapter, PlainLoRA(own), self.partial)
+            found = {name: match(adapters.by_component[name], plain) for name, plain in given.items()}
         except ValueError as error:
             raise ValueError(f"--init_lora {self.path}: {error}") from error
+        untrained = [
+            f"{component}.{name}"
+            for component, blocks in self.lora.text_encoders.items()
+            if component not in adapters.text
+            for name in blocks
+        ]
+        self._check_left_out(adapters, found, untrained)
+        found[UNET] = replace(found[UNET], left_out=(*untrained, *found[UNET].left_out))
         return found
+
+    def _check_left_out(self, adapters: Adapters, found: Mapping[str, Match], untrained: list[str]) -> None:
+        """Refuses what would be lost; what the model itself doesn't read is no loss."""
+        unet, ending = found[UNET].left_out, "or leave them out with --init_lora_partial."
+        text = [
+            f"{component}.{name}"
+            for component in adapters.text
+            for name in found[component].left_out
+            if not _never_read(adapters, component, name)
+        ]
+        beside = "They are of a text encoder that this model lacks" if adapters.text else "Add --train_text_encoder"
+        named = "Name them in --target_modules if they are layers of transformers"
+        attention = f"Of text encoders, {', '.join(TEXT_TARGETS)} alone are trained: choose another LoRA"
+        for names, advice in (
+            (unet, f"{named}, {ending}"),
+            (untrained, f"{beside}, {ending}"),
+            (text, f"{attention}, {ending}"),
+        ):
+            if names and not self.partial:
+                raise ValueError(
+                    f"--init_lora {self.path}: there is no block for {len(names)} layers of this LoRA: "
+                    f"{_some(names)}. {advice}"
+                )
+        if not any(one.taken.blocks for one in found.values()):
+            shown = _some([*unet, *untrained, *text]) or "no layer that is read"
+            raise ValueError(
+                f"--init_lora {self.path}: the adapter has no block for anything in this LoRA, which has {shown}."
+            )
 
     def into(self, adapters: Adapters, parts: Parts, batches: BatchMaker, first: int) -> dict[str, Any]:
         """Starts the adapters, and tells what was taken.
@@ -93,6 +128,7 @@ class Start:
         measured_paths = measure_paths(adapters, parts, batches, self.path_samples)
         matched = self._match(adapters)
         if not matched:
+            adapters.share_start()
             return measured_paths
         size = batches.batch_size
 
@@ -101,6 +137,7 @@ class Start:
 
         with stage("starting from the LoRA"):
             blocks = _start(adapters, parts, matched, lambda: some(self.calibration, first))
+            adapters.share_start()
             measured = list(some(_MEASURED, first + max(1, self.calibration // size)))
             drift = _drift(adapters, matched, parts, measured)
         about = _describe(self.path, blocks, matched, drift)
@@ -115,14 +152,35 @@ def _start(
     blocks: dict[str, BlockStart] = {}
     with ExitStack() as stack:
         for component, found in matched.items():
-            if component == UNET:
+            if component == UNET or not found.taken.blocks:
                 continue
             adapter = adapters.text[component]
-            started = start_from(adapter, found.taken, batches, lambda batch: batch.conditioning.arguments())
+
+            def texts() -> list[Any]:
+                return [*other_texts(parts), *(batch.conditioning for batch in batches())]
+
+            started = start_from(adapter, found.taken, texts, lambda text: text.arguments())
             blocks |= {f"{component}.{name}": one for name, one in started.items()}
             stack.enter_context(applied(found.taken, adapter.model))
         unet = matched[UNET].taken
+        if not unet.blocks:
+            return blocks
         return start_from(adapters.unet, unet, batches, lambda batch: predict(parts.unet, parts, batch)) | blocks
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _never_read(adapters: Adapters, component: str, name: str) -> bool:
+    """Whether it is in the last layer of SDXL's first text encoder, which other tools train for nothing."""
+    if component != TEXT_ENCODER or TEXT_ENCODER_2 not in adapters.text:
+        return False
+    encoder: Any = adapters.text[component].model
+    last = encoder.config.num_hidden_layers - 1
+    return f".layers.{last}." in f".{name}"
 
 
 def start_of(settings: UnetSettings, run: RunFolder, checkpoint: Path | None) -> Start:

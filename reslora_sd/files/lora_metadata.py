@@ -17,13 +17,15 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from .lora_file import UNET, Blocks, Origin
+from .lora_file import TRANSFORMER, UNET, Blocks, Origin
 
 PREDICTION_TYPE = "modelspec.prediction_type"
 TRAINED_ALPHA = "reslora_lora_alpha"
 """What lora_alpha was in training, before the scale went into the weights."""
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 """As diffusers calls them, and as modelspec does."""
+_NEEDED = ("block_out_channels", "cross_attention_dim")
+"""What a U-Net's config has, and that of no other model."""
 _WIDTHS = (320, 640, 1280)
 _LEGACY_PLACE, _LEGACY_BYTES = 0x100000, 0x10000
 
@@ -43,12 +45,12 @@ class Family:
 
     def to_metadata(self) -> dict[str, str]:
         """Entries for the file; those that aren't known are left out."""
-        found = {
-            "ss_base_model_version": self.version,
-            "modelspec.architecture": f"{self.architecture}/lora",
-            "modelspec.implementation": self.implementation,
-        }
-        if self != CUSTOM:
+        found = {"modelspec.implementation": self.implementation}
+        if self.version:
+            found["ss_base_model_version"] = self.version
+        if self.architecture:
+            found["modelspec.architecture"] = f"{self.architecture}/lora"
+        if self not in (CUSTOM, UNNAMED):
             found["ss_v2"] = str(self.v2)
         if self.resolution:
             found["modelspec.resolution"] = f"{self.resolution}x{self.resolution}"
@@ -57,6 +59,8 @@ class Family:
 
 CUSTOM = Family("custom", "stable-diffusion")
 """A model of no known family, such as the embedded one: no other program has a place for its LoRA."""
+UNNAMED = Family("", "")
+"""A transformer: its blocks don't say whether it is Stable Diffusion 3 or FLUX, nor which one of these."""
 SD1 = Family("sd_v1", "stable-diffusion-v1", 512)
 SD2 = Family("sd_v2", "stable-diffusion-v2", None, v2=True)
 """Where the prediction type isn't known."""
@@ -72,7 +76,14 @@ def family_of(config: Mapping[str, Any], prediction_type: str | None = None) -> 
 
     Args:
         prediction_type: of the scheduler, which tells the two of SD 2 apart; left out, the sample size does.
+
+    Raises:
+        ValueError: it is the config of another model.
     """
+    lacking = [name for name in _NEEDED if name not in config]
+    if lacking:
+        kind = config.get("_class_name", "another model")
+        raise ValueError(f"unet_config is of {kind} and lacks {', '.join(lacking)}. Give unet.config, or leave it out.")
     widths, text = tuple(config["block_out_channels"]), config["cross_attention_dim"]
     if config.get("addition_embed_type") == "text_time":
         is_base = text == 2048 and config.get("projection_class_embeddings_input_dim") == 2816 and widths == _WIDTHS
@@ -84,6 +95,8 @@ def family_of(config: Mapping[str, Any], prediction_type: str | None = None) -> 
 
 def guess_family(components: Mapping[str, Blocks], prediction_type: str | None = None) -> Family:
     """From nothing but the blocks of a U-Net: by the width of the text that `attn2` reads, and of the layers."""
+    if TRANSFORMER in components:
+        return UNNAMED
     blocks = components.get(UNET, {})
     text = {block.shape[1] for name, block in blocks.items() if name.endswith(("attn2.to_k", "attn2.to_v"))}
     widths = {block.shape[0] for name, block in blocks.items() if name.endswith(("to_q", "to_k", "to_v"))}

@@ -55,7 +55,8 @@ class PlainLoRA:
     """How it was merged."""
     reports: Mapping[str, BlockReport] = field(default_factory=dict)
     component: str = UNET
-    """What of a pipeline `blocks` belong to: `unet`, or `transformer` (Stable Diffusion 3, FLUX)."""
+    """What of a pipeline `blocks` belong to: `unet`, `transformer` (Stable Diffusion 3, FLUX), or a text encoder whose
+    part stands alone."""
     text_encoders: Mapping[str, Blocks] = field(default_factory=dict)
     """Blocks of `text_encoder` and `text_encoder_2`, by the paths that LoRA files have (`text_model. ...`)."""
     text_reports: Mapping[str, Mapping[str, BlockReport]] = field(default_factory=dict)
@@ -145,14 +146,16 @@ class PlainLoRA:
         return Origin(self.config, self.approach)
 
     def by_component(self) -> dict[str, PlainLoRA]:
-        """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them."""
+        """The LoRA of each component alone: `unet`, `text_encoder`, `text_encoder_2`, as far as it has them.
+
+        `save_kohya` of SDXL's first text encoder needs `unet_config`: its layers alone don't say that there are two.
+        """
+        whole: dict[str, Any] = {"text_encoders": {}, "text_reports": {}}
         alone = {
-            name: replace(
-                self, blocks=blocks, reports=self.text_reports.get(name, {}), text_encoders={}, text_reports={}
-            )
+            name: replace(self, component=name, blocks=blocks, reports=self.text_reports.get(name, {}), **whole)
             for name, blocks in self.text_encoders.items()
         }
-        return {self.component: replace(self, text_encoders={}, text_reports={}), **alone} if self.blocks else alone
+        return {self.component: replace(self, **whole), **alone} if self.blocks else alone
 
     def check_alone(self) -> None:
         """Whether the LoRA is of one model.
@@ -167,6 +170,8 @@ class PlainLoRA:
             )
 
     def _metadata(self, unet_config: Mapping[str, Any] | None, details: Mapping[str, str]) -> dict[str, str]:
+        if unet_config and self.component == TRANSFORMER:
+            raise ValueError("unet_config is for LoRAs of U-Nets, and this one is of a transformer. Leave it out.")
         family = family_of(unet_config, details.get(PREDICTION_TYPE)) if unet_config else None
         return describe(self.components, self._origin(), details, family)
 

@@ -32,8 +32,6 @@ from .plain_lora import PlainLoRA
 from .start_block import Pair, take_off_predecessors
 from .start_paths import StartSums, own_rows, waves
 
-_SHOWN = 3
-
 
 @dataclass(frozen=True)
 class BlockStart:
@@ -58,14 +56,11 @@ class Match:
     """Blocks of the adapter that the LoRA says nothing of."""
 
 
-def match(adapter: ResLoRAAdapter, plain: PlainLoRA, partial: bool = False) -> Match:
-    """Finds each pair's block.
-
-    Args:
-        partial: leave out what the adapter has no place for; else it is refused.
+def match(adapter: ResLoRAAdapter, plain: PlainLoRA) -> Match:
+    """Finds each pair's block. Whether a pair may be without one is for the caller to say.
 
     Raises:
-        ValueError: the LoRA is of another model, by name or shape; nothing of it fits; or something doesn't.
+        ValueError: the LoRA is of another model, by name or shape.
     """
     taken, left_out = {}, [f"{part}.{name}" for part, blocks in plain.text_encoders.items() for name in blocks]
     for name, pair in plain.blocks.items():
@@ -74,14 +69,6 @@ def match(adapter: ResLoRAAdapter, plain: PlainLoRA, partial: bool = False) -> M
             taken[name] = pair
         else:
             left_out.append(name)
-    shown = ", ".join(left_out[:_SHOWN]) + (f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else "")
-    if not taken:
-        raise ValueError(f"The adapter has no block for anything in this LoRA, which has {shown or 'no layer at all'}.")
-    if left_out and not partial:
-        raise ValueError(
-            f"The adapter has no block for {len(left_out)} layers of this LoRA: {shown}. Name them in --target_modules "
-            "if they are layers of transformers, or leave them out with --init_lora_partial."
-        )
     missing = tuple(name for name in adapter.blocks if name not in taken)
     return Match(PlainLoRA(taken, plain.config, plain.approach), tuple(left_out), missing)
 

@@ -329,3 +329,11 @@ def test_diffusers_still_takes_cross_attention_kwargs_in_the_seventh_place():
     """The pre-hook counts on it where somebody passes everything by position."""
     names = list(inspect.signature(UNet2DConditionModel.forward).parameters)
     assert names[7] == "cross_attention_kwargs"  # after self
+
+
+@pytest.mark.parametrize("part", ["mid_block.attentions.0", None])
+def test_a_part_that_is_called_alone_says_that_it_got_no_tape(part):
+    unet = small_unet().eval()
+    add_reslora(unet, ResLoRAConfig(r=4, residual="input", target_modules=("ff.net.2",)))
+    with pytest.raises(RuntimeError, match=r"^A Transformer2DModel got no tape\. Call the U-Net itself"):
+        unet.get_submodule(part)(torch.zeros(1, 1, 1, 1)) if part else unet.forward(**inputs_for(unet))

@@ -102,6 +102,34 @@ def test_the_included_model_is_found_wherever_it_was(run, tmp_path):
         run(tmp_path, tmp_path / "x", "--merge")
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_a_run_whose_model_needed_model_config_is_read_with_it(run, tmp_path, monkeypatch, text):
+    adapter = add_reslora(small_unet(), ResLoRAConfig(residual="none", r=2))
+    for name in ("reslora_adapter.safetensors", *(["reslora_adapter.text_encoder.safetensors"] if text else [])):
+        adapter.save(tmp_path / name)
+    said = {"method": "lora", "base_model": "m.safetensors", "arguments": {"model_config": "sizes", "variant": "fp16"}}
+    (tmp_path / "run.json").write_text(json.dumps(said))
+    asked = []
+
+    def load(name, **how):
+        asked.append((name, how["model_config"], how["variant"]))
+        raise KeyError("conv_in")
+
+    monkeypatch.setattr(f"reslora_sd.diffusion.models.{'load_parts' if text else 'load_unet'}", load)
+    what = "models" if text else "U-Net"
+    with pytest.raises(ValueError, match=rf"Cannot read the {what} of 'm\.safetensors' \(.*conv_in.*\)\. .*--base"):
+        run(tmp_path, tmp_path / "x", "--merge")
+    with pytest.raises(ValueError, match="Cannot read"):
+        run(tmp_path, tmp_path / "x", "--merge", "--model_config", "others")
+    with pytest.raises(ValueError, match="Cannot read"):
+        run(tmp_path, tmp_path / "x", "--merge", "--base", "b.safetensors")
+    assert asked == [
+        ("m.safetensors", "sizes", "fp16"),
+        ("m.safetensors", "others", "fp16"),
+        ("b.safetensors", None, None),
+    ]
+
+
 def test_exact_merges_need_no_data_and_can_be_cut(run, tmp_path, tiny_pipeline_folder):
     unet = UNet2DConditionModel.from_pretrained(tiny_pipeline_folder, subfolder="unet")
     adapter = add_reslora(unet, ResLoRAConfig(residual="block", r=4, lora_alpha=6))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from reslora_sd import PlainLoRA
+from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.diffusion import class_pictures, export
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.batches import training_batches
@@ -16,8 +18,10 @@ from reslora_sd.diffusion.emphasis import Emphasis
 from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.order import BucketOrder
+from reslora_sd.diffusion.preparing import check_adapters
 from reslora_sd.diffusion.prior import balanced
 from reslora_sd.diffusion.settings import DataSettings
+from reslora_sd.diffusion.starting import Start
 from reslora_sd.runs.jsonl import read_jsonl
 
 CLASS = "a colour"
@@ -190,3 +194,29 @@ def test_a_description_that_changed_since_the_run_began_is_told_when_it_goes_on(
         with pytest.raises(ValueError, match=words):
             train_only(*flags, "--resume_from_checkpoint", "latest")
     assert read_jsonl(run / "log.jsonl")
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_what_cant_be_trained_is_told_before_a_picture_of_the_class_is_drawn(train_only, tmp_path, monkeypatch):
+    monkeypatch.setattr(class_pictures, "_drawn", lambda *_: pytest.fail("drew pictures first"))
+    about = ("--with_prior_preservation", "--class_data_dir", tmp_path / "class", "--class_prompt", CLASS)
+    with pytest.raises(ValueError, match="target_modules has 'to_qq', which matches no layer"):
+        train_only(*about, "--target_modules", "to_qq")
+    one = PlainBlock(torch.ones(1, 99), torch.ones(16, 1), 1.0)
+    PlainLoRA({"mid_block.attentions.0.proj_in": one}).save_diffusers(tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match=r"--init_lora .*wide\.safetensors: .*another model"):
+        train_only(*about, "--init_lora", tmp_path / "wide.safetensors")
+
+
+def test_the_check_before_drawing_leaves_nothing_behind(tiny_pipeline_folder):
+    parts = load_parts(tiny_pipeline_folder)
+    settings = parse_settings(["--train_text_encoder", "--gradient_checkpointing"])
+    models = (parts.unet, parts.text_encoder)
+    before = [(set(model.state_dict()), model.training, model.is_gradient_checkpointing) for model in models]
+    state = torch.get_rng_state()
+    check_adapters(settings, parts, Start())
+    assert torch.equal(state, torch.get_rng_state()) and not parts.adapted_text
+    after = [(set(model.state_dict()), model.training, model.is_gradient_checkpointing) for model in models]
+    assert after == before and not any(one.requires_grad for model in models for one in model.parameters())
+    with pytest.raises(ValueError, match="--train_text_encoder under DEEPSPEED"):
+        check_adapters(settings, parts, Start(), "DEEPSPEED")

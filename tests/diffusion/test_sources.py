@@ -156,7 +156,7 @@ def test_a_run_that_began_with_copies_goes_on_with_them(tmp_path, monkeypatch, s
     settings, anything = parse_settings([]), cast(Any, None)
     for checkpoint in (tmp_path / "checkpoint-2", tmp_path / "elsewhere/checkpoint-2", None):
         with pytest.raises(InterruptedError):
-            preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path), checkpoint)
+            preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path), checkpoint, anything)
     assert asked == [expected, False, False]
 
 
@@ -268,7 +268,7 @@ def test_a_training_refuses_what_it_would_ignore_and_an_inspection_takes_it(tmp_
     assert len(images) == 1
     settings, anything = parse_settings(["--dataset_config", str(tmp_path / "set.toml"), *words]), cast(Any, None)
     with pytest.raises(ValueError, match=said):
-        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), None)
+        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), None, anything)
     goes_on = tmp_path / "run/checkpoint-2"
     with pytest.raises(AttributeError):  # of what isn't given here: it comes to what follows
-        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), goes_on)
+        preparing.prepare_data(settings, anything, 16, anything, RunFolder(tmp_path / "run"), goes_on, anything)

@@ -10,7 +10,13 @@ from PIL import Image
 
 from reslora_sd import PlainLoRA
 from reslora_sd.blocks.plain import PlainBlock
+from reslora_sd.diffusion import starting
+from reslora_sd.diffusion.adapters import add_adapters, path_in
+from reslora_sd.diffusion.arguments import parse_settings
+from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.starting import Start
 from reslora_sd.runs.jsonl import read_jsonl
+from tests.single_files import small_pipeline
 from tests.snapshots import snapshot
 from tests.unets import small_unet
 
@@ -135,3 +141,58 @@ def test_another_models_file_and_no_file_at_all_are_refused_and_change_nothing(t
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             train_only("--overwrite_output_dir", "--init_lora", tmp_path / name)
     assert snapshot(run) == before
+
+
+LAYER = "text_model.encoder.layers.{}.{}"
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sdxl")
+    small_pipeline("sdxl").save_pretrained(place)
+    return place
+
+
+def layers_of(model, *paths):
+    """Pairs for a text encoder's layers, by the names that files have."""
+    blocks = {}
+    for path in paths:
+        linear = model.get_submodule(path_in(model, path))
+        blocks[path] = PlainBlock(torch.ones(2, linear.in_features), torch.ones(linear.out_features, 2), 1.0)
+    return blocks
+
+
+def test_what_an_ordinary_lora_of_text_encoders_has_is_refused_with_advice_that_works(sdxl):
+    """kohya's scripts train fc1, fc2, and the last layer of SDXL's first encoder, which is never read."""
+    parts = load_parts(sdxl)
+    first, last = LAYER.format(0, "self_attn.q_proj"), LAYER.format(1, "self_attn.q_proj")
+    in_unet = next(name for name, _ in parts.unet.named_modules() if name.endswith("attn1.to_q"))
+    to_q = parts.unet.get_submodule(in_unet)
+    unet = {in_unet: PlainBlock(torch.ones(2, to_q.in_features), torch.ones(to_q.out_features, 2), 1.0)}
+    encoder = layers_of(parts.text_encoder, first, last)
+    more = layers_of(parts.text_encoder, LAYER.format(0, "mlp.fc1"))
+    words = parse_settings(["--method", "lora", "--rank", "2"])
+    adapters = add_adapters(parts, words)
+    with pytest.raises(
+        ValueError, match=rf"no block for 2 layers .*: text_encoder\.{first}, .*Add --train_text_encoder"
+    ):
+        Start(PlainLoRA(unet, text_encoders={"text_encoder": encoder})).check(adapters)
+    Start(PlainLoRA(unet, text_encoders={"text_encoder": encoder}), partial=True).check(adapters)
+    with pytest.raises(ValueError, match=r"no block for anything in this LoRA, which has text_encoder\."):
+        Start(PlainLoRA({}, text_encoders={"text_encoder": encoder}), partial=True).check(adapters)
+    adapters.remove()
+
+    adapters = add_adapters(parts, parse_settings(["--method", "lora", "--rank", "2", "--train_text_encoder"]))
+    matched = Start(PlainLoRA(unet, text_encoders={"text_encoder": encoder}))._match(adapters)
+    assert [len(one.taken.blocks) for one in matched.values()] == [1, 1, 0]
+    assert [path.endswith(last.removeprefix("text_model.")) for path in matched["text_encoder"].left_out] == [True]
+    whole = PlainLoRA(unet, text_encoders={"text_encoder": encoder | more})
+    with pytest.raises(ValueError, match=r"no block for 1 layers .*mlp\.fc1\. Of text .*--init_lora_partial") as told:
+        Start(whole).check(adapters)
+    assert "target_modules" not in str(told.value)
+    assert len(Start(whole, partial=True)._match(adapters)["text_encoder"].left_out) == 2
+    alone = Start(PlainLoRA({}, text_encoders={"text_encoder": encoder}))._match(adapters)
+    before = adapters.unet.state_dict()
+    started = starting._start(adapters, parts, alone, list)
+    assert len(started) == 1 and all(torch.equal(before[k], v) for k, v in adapters.unet.state_dict().items())
+    assert adapters.text["text_encoder"].blocks[next(iter(alone["text_encoder"].taken.blocks))].lora_B.any()

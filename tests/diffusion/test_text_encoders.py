@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from PIL import Image
 
 from app.draw_request import DrawRequest
 from app.generator import DrawJob, PictureGenerator
+from reslora_sd.adapter.training_form import read_training_form, write_training_form
+from reslora_sd.blocks.frozen import mapped_blocks, share_map
 from reslora_sd.convert.converting import convert
 from reslora_sd.convert.settings import Conversion, parse
-from reslora_sd.diffusion.adapters import add_adapters, load_adapters
+from reslora_sd.diffusion.adapters import add_adapters, in_files, load_adapters
 from reslora_sd.diffusion.arguments import parse_settings
 from reslora_sd.diffusion.models import load_parts
+from reslora_sd.diffusion.starting import Start
 from reslora_sd.files.storage import load_tensors
 from reslora_sd.merging.plain_lora import PlainLoRA
 from reslora_sd.runs.jsonl import read_jsonl
@@ -213,6 +217,50 @@ def test_an_adapter_without_its_run_is_merged_with_its_text_encoders_and_by_its_
             )
     with pytest.raises(ValueError, match=r"text_encoder_2.safetensors is of a text encoder that .* doesn't have"):
         load_adapters(load_parts(folders / "sd1"), file)
+
+
+@pytest.mark.parametrize("spelled", [in_files, lambda name: name.removeprefix("text_model.")])
+def test_training_forms_are_read_whatever_transformers_calls_the_modules(folders, tmp_path, spelled):
+    settings = parse_settings(["--train_text_encoder", "--rank", "2", "--method", "reslora_frozen"])
+    adapters = add_adapters(load_parts(folders / "sdxl"), settings)
+    for adapter in adapters.by_component.values():
+        move_away_from_zero(adapter)
+    adapters.save(tmp_path)
+    for component in adapters.text:
+        file = tmp_path / TEXT_ADAPTERS[component]
+        stored, config = read_training_form(file)
+        assert all(name.startswith("text_model.encoder.") for name in stored)
+        write_training_form(file, {spelled(name): value for name, value in stored.items()}, config)
+    loaded = load_adapters(load_parts(folders / "sdxl"), tmp_path / ADAPTER_FILE)
+    for component, adapter in loaded.by_component.items():
+        before = adapters.by_component[component].state_dict()
+        assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
+    for adapter in loaded.by_component.values():
+        move_away_from_zero(adapter, seed=5)
+    loaded.load(tmp_path)
+    again = loaded.text["text_encoder"].state_dict()
+    assert all(torch.equal(again[name], value) for name, value in adapters.text["text_encoder"].state_dict().items())
+
+
+def test_every_process_starts_from_the_first_ones_text_encoders(folders, monkeypatch):
+    settings = parse_settings(["--train_text_encoder", "--rank", "2", "--method", "reslora_frozen", "--init_lora", "x"])
+    one, other = (add_adapters(load_parts(folders / "sd1"), settings) for _ in range(2))
+    for number, adapters in enumerate((one, other)):
+        for adapter in adapters.by_component.values():
+            for members in mapped_blocks(adapter.blocks, adapter.config).values():
+                share_map(members, torch.full((members[0].lora_A.shape[1],) * 2, float(number)))
+            move_away_from_zero(adapter, seed=number)
+    before = other.unet.state_dict()
+    text = one.text["text_encoder"]
+    sent = iter(value.data for _, value in (*text.named_parameters(), *text.named_maps()) if value is not None)
+    monkeypatch.setattr("reslora_sd.diffusion.adapters.broadcast", lambda value: next(sent))
+    monkeypatch.setattr("reslora_sd.diffusion.starting.measure_paths", lambda *_: {})
+    nothing: Any = None
+    Start().into(other, nothing, nothing, 0)
+    expected = text.state_dict()
+    assert any(name.endswith("lora_M") for name in expected) and next(sent, None) is None
+    assert all(torch.equal(value, expected[name]) for name, value in other.text["text_encoder"].state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in other.unet.state_dict().items())
 
 
 def test_processes_that_share_one_model_out_do_not_train_text_encoders(folders):

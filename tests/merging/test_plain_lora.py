@@ -8,9 +8,11 @@ import torch
 
 from reslora_sd import PlainLoRA, merge
 from reslora_sd.blocks.plain import PlainBlock
+from reslora_sd.files.storage import load_tensors
 from reslora_sd.merging.applied import applied
 from tests.merging.adapted import adapted_toy
 from tests.toys import TARGETS, ids_for, toy
+from tests.unets import SMALL_SDXL, small_unet
 
 
 def merged(residual="block"):
@@ -168,3 +170,48 @@ def test_a_lora_of_text_encoders_too_is_never_half_applied():
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"layers.0.q.weight", "layers.1.k.weight"}
     assert list(PlainLoRA({}, text_encoders=plain.text_encoders).by_component()) == ["text_encoder"]
+
+
+@pytest.mark.parametrize(
+    ("component", "config", "kohya"),
+    [
+        ("text_encoder", None, "lora_te_"),
+        ("text_encoder", dict(small_unet(SMALL_SDXL).config), "lora_te1_"),
+        ("text_encoder_2", None, "lora_te2_"),
+    ],
+)
+def test_the_part_of_a_text_encoder_alone_is_saved_under_its_own_names(tmp_path, component, config, kohya):
+    block, path = PlainBlock(torch.ones(1, 8), torch.ones(8, 1), 1.0), "text_model.encoder.layers.1.self_attn.k_proj"
+    in_unet = {"mid_block.attentions.0.transformer_blocks.0.attn1.to_q": block}
+    part = PlainLoRA(in_unet, text_encoders={component: {path: block}}).by_component()[component]
+    assert part.component == component and not part.text_encoders
+    part.save_kohya(tmp_path / "k.safetensors", unet_config=config)
+    part.save_diffusers(tmp_path / "d.safetensors", unet_config=config)
+    stems = {
+        name: {key.split(".lora_")[0].removesuffix(".alpha") for key in load_tensors(tmp_path / name)[0]}
+        for name in ("k.safetensors", "d.safetensors")
+    }
+    assert stems == {"k.safetensors": {kohya + path.replace(".", "_")}, "d.safetensors": {f"{component}.{path}"}}
+    for name in stems:
+        read = PlainLoRA.load(tmp_path / name).text_encoders[component]
+        assert list(read) == [path] and torch.equal(read[path].delta_weight(), block.delta_weight())
+
+
+def test_a_lora_of_a_transformer_is_not_called_stable_diffusion_and_takes_no_other_models_config(tmp_path):
+    block = PlainBlock(torch.ones(1, 8), torch.ones(8, 1), 1.0)
+    plain, file = (
+        PlainLoRA({"transformer_blocks.0.attn.to_q": block}, component="transformer"),
+        tmp_path / "t.safetensors",
+    )
+    plain.save_diffusers(file)
+    metadata = load_tensors(file)[1]
+    assert "modelspec.architecture" not in metadata and "ss_base_model_version" not in metadata
+    assert metadata["modelspec.implementation"] == "diffusers" and metadata["reslora_merge_approach"] == "none"
+    config = {"_class_name": "FluxTransformer2DModel", "num_layers": 19}
+    with pytest.raises(ValueError, match=r"unet_config is for LoRAs of U-Nets, .* of a transformer\. Leave it out"):
+        plain.save_diffusers(file, unet_config=config)
+    for save in ("save_diffusers", "save_kohya"):
+        with pytest.raises(
+            ValueError, match=r"is of FluxTransformer2DModel and lacks block_out_channels, .*Give unet\."
+        ):
+            getattr(merged()[2], save)(tmp_path / "u.safetensors", unet_config=config)
