@@ -17,6 +17,11 @@ from .card_html import card, settings_table, table
 from .menus import Menu
 from .shared import PRIVATE, Page, menu, message
 
+_WITH_TOKEN = (
+    "(which, token, ...rest) => [which, document.querySelector('#card [data-run]')?.dataset.run ?? '', ...rest]"
+)
+"""The token of the card that the browser shows: by the time that somebody clicks, its name can be another run's."""
+
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
@@ -29,8 +34,8 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     listed = gr.HTML(elem_id="run-list")
     shown = gr.HTML(elem_id="card")
     said = gr.HTML(elem_id="card-said")
-    token = gr.State("")  # of the run whose card is shown: its name can be another's by the time somebody clicks
-    (trash, *fields), changes = _build_keeping(page, chosen, (which, token), said)
+    token = gr.State("")  # of the run whose card was drawn last
+    (trash, *fields), changes = _build_keeping(page, chosen, which, said)
     with gr.Accordion("Settings of A and B", open=False, elem_id="two-settings"):
         only = gr.Checkbox(True, label="Only what differs")
         settings = gr.HTML(elem_id="settings")
@@ -45,11 +50,9 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
     return draw, inputs, outputs
 
 
-def _build_keeping(
-    page: Page, chosen: gr.CheckboxGroup, open_card: tuple[gr.Dropdown, gr.State], said: gr.HTML
-) -> tuple[Any, Any]:
+def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, said: gr.HTML) -> tuple[Any, Any]:
     """What changes a run; gives the list of deleted runs with the fields name, note and pin, and the changes."""
-    which, token = open_card
+    token = gr.Textbox(visible=False)
     with gr.Row(elem_classes="tight"):
         title = gr.Textbox(
             label="Name (empty: its method)", max_length=keeping.LONGEST_TITLE, min_width=180, elem_id="run-title"
@@ -65,8 +68,12 @@ def _build_keeping(
         trash = Menu([], label="Deleted runs", elem_id="trash", scale=3, min_width=240, visible=False)
         back = gr.Button("Bring it back", size="sm", elem_id="bring-back", scale=0, min_width=150, visible=False)
     changes = [
-        save.click(_keep(page), [which, token, title, note, pinned, chosen], [said, which, chosen], **PRIVATE),
-        delete.click(_delete(page), [which, token, chosen], [said, which, chosen, trash, back], **PRIVATE),
+        save.click(
+            _keep(page), [which, token, title, note, pinned, chosen], [said, which, chosen], js=_WITH_TOKEN, **PRIVATE
+        ),
+        delete.click(
+            _delete(page), [which, token, chosen], [said, which, chosen, trash, back], js=_WITH_TOKEN, **PRIVATE
+        ),
         back.click(_bring_back(page), [trash, chosen], [said, which, chosen, trash, back], **PRIVATE),
     ]
     trash.change(lambda place: gr.Button(visible=place is not None), trash, back, **PRIVATE)
@@ -90,7 +97,8 @@ def _draw(page: Page) -> Any:
         return (
             table(found, len(items), kept) + _left_out(page),
             menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
-            _or_why(f"The card of {kept}", _card, kept, run.path, token, signature(run.path))
+            f'<div data-run="{token}">'
+            f"{_or_why(f'The card of {kept}', _card, kept, run.path, token, signature(run.path))}</div>"
             if run is not None and kept
             else message(f"There is no run {kept}." if kept else "There is no run."),
             _or_why("The settings of A and B", settings_table, a, b, two, only),
