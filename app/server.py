@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.exceptions import HTTPException
+
 from .guard import Guard, Uploads, token_script
 from .library import Library
 
@@ -44,15 +46,25 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begun = False
+
         async def send_with_headers(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = [*message.get("headers", []), *_HEADERS]
                 if message["status"] == 200 and _PICTURE.search(scope["path"]):
                     headers = [one for one in headers if one[0].lower() != b"cache-control"] + [_FOREVER]
                 message = {**message, "headers": headers}
             await send(message)
 
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        except RuntimeError as error:
+            gone = error.__cause__
+            if not (begun and isinstance(gone, HTTPException) and gone.status_code == 404):
+                raise
+            # Gradio ends the stream of a browser that has left in this way: nobody is there to hear of it
 
 
 @dataclass(frozen=True)

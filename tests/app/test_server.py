@@ -10,9 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from app import guard
 from app.server import SecurityHeaders, listen, serve
@@ -177,9 +179,25 @@ def test_security_headers_leave_a_stream_a_stream():
     async def send(message):
         sent.append(message)
 
-    asyncio.run(SecurityHeaders(stream)({"type": "http"}, None, send))
+    asyncio.run(SecurityHeaders(stream)({"type": "http", "path": "/"}, None, send))
     names = [name for name, _ in sent[0]["headers"]]
     assert names == [b"x", b"content-security-policy", b"x-content-type-options"] and len(sent) == 4
+
+
+@pytest.mark.parametrize(("status", "begun", "told"), [(404, True, False), (404, False, True), (500, True, True)])
+def test_the_stream_of_a_browser_that_has_left_ends_without_a_traceback(status, begun, told):
+    """Gradio raises in the middle of its answer, which Starlette turns into a RuntimeError."""
+
+    async def stream(scope, receive, send):
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("response already started") from HTTPException(status)
+
+    async def send(message):
+        pass
+
+    with pytest.raises(RuntimeError) if told else nullcontext():
+        asyncio.run(SecurityHeaders(stream)({"type": "http", "path": "/"}, None, send))
 
 
 def test_the_first_free_port_is_taken_and_a_port_that_is_taken_is_told():

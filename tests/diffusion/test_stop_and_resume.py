@@ -94,7 +94,13 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+_LATE = ("between the two files of a merged LoRA", "after the report")
+"""Their neighbours among the moments show nearly the same."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(one, marks=pytest.mark.slow) if one in _LATE else one for one in MOMENTS]
+)
 def test_whatever_the_moment_a_resumed_run_is_the_straight_one(train, straight, tmp_path, moment):
     run = tmp_path / "run"
     with killed(*MOMENTS[moment]):

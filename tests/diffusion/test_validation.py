@@ -21,6 +21,7 @@ def test_captions_come_from_all_over_the_data_and_none_twice():
     images = CaptionedImages.__new__(CaptionedImages)
     images.captions = [[one] for one in ("red fish", "red fish", "blue fish", "red mug", "blue mug", "red mug")]
     images.captions[2].append("another")
+    images.priors = [False] * 6
     assert images.some_captions(2) == ["red fish", "red mug"]
     assert images.some_captions(99) == ["red fish", "blue fish", "red mug", "blue mug"]
     assert images.some_captions(0) == []

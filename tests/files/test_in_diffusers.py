@@ -169,7 +169,10 @@ def test_a_unet_alone_takes_its_part_also_without_metadata(kind, saved):
     assert all((found[name] - delta).norm() <= 1e-6 * delta.norm() for name, delta in deltas.items())
 
 
-@pytest.mark.parametrize(("family", "kind"), [("sd1", "middle"), ("sd2", "block"), ("sdxl", "none"), ("sd1", TEXT)])
+_PEFT = [("sd1", "middle"), ("sd2", "block"), pytest.param("sdxl", "none", marks=pytest.mark.slow), ("sd1", TEXT)]
+
+
+@pytest.mark.parametrize(("family", "kind"), _PEFT)
 def test_peft_loads_its_folder_and_merges_it(family, kind, saved):
     unet = tiny_unet(family)
     before = {name: layer.weight.detach().clone() for name, layer in unet.named_modules() if hasattr(layer, "weight")}

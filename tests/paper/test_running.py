@@ -156,7 +156,7 @@ def test_what_lacks_its_data_is_left_out_with_the_way_to_get_it(tmp_path, monkey
     main(["plan", *words])
     said = capsys.readouterr().out
     assert "gsm8k/train.jsonl: there is no such file. Give the folder that has gsm8k/train.jsonl as --data_dir" in said
-    assert "15 steps" in said  # 40 rows, batches of 16, five epochs
+    assert "25 steps" in said  # 40 rows, batches of 8, five epochs
 
 
 def test_a_plan_starts_nothing_writes_nothing_and_loads_no_torch(tmp_path):

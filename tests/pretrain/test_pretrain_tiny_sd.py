@@ -36,6 +36,7 @@ def assert_same(first: Any, second: Any, place: str = "checkpoint") -> None:
         assert first == second, place
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_a_straight_run_bit_for_bit(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def test_paper_lines_and_fillings_have_their_colours() -> None:
     assert near(drawing.lines((250, 0, 0), (0, 0, 90), (9, 99, 9)), (32, 32), (9, 99, 9))
 
 
+@pytest.mark.slow
 def test_every_number_of_processes_gives_the_same_drawings(data: Path) -> None:
     drawings = pretrain_data.load_drawings(data, 32, only_sets=["plain"])
     alone = recolour.recoloured(drawings, [3, 0], 3, seed=1)
