@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock
-from ..blocks.tape import checkpoint_contexts, current_tape, end_tape, enter_tape, leave_tape, new_tape
+from ..blocks.tape import checkpoint_contexts, enter_tape, new_tape
 from ..config import ResLoRAConfig
+from .hooks import leave_and_end, undone_after_error
 from .layers import put_in, take_out
 
 _CHECKPOINTING_FLAGS = ("is_activation_checkpointing", "is_gradient_checkpointing")
@@ -32,15 +33,11 @@ def attach_linears(
     """
     handles: list[RemovableHandle] = []
     put_in(model, blocks, config)
-    try:
+    restore = functools.partial(take_out, tuple(blocks))
+    with undone_after_error(handles, lambda: restore(model)):
         handles.append(model.register_forward_pre_hook(_begin))
-        handles.append(model.register_forward_hook(_end, always_call=True))
-    except BaseException:
-        for handle in handles:
-            handle.remove()
-        take_out(tuple(blocks), model)
-        raise
-    return functools.partial(take_out, tuple(blocks)), handles
+        handles.append(model.register_forward_hook(leave_and_end, always_call=True))
+    return restore, handles
 
 
 def gradient_checkpointing_kwargs() -> dict[str, Any]:
@@ -55,13 +52,6 @@ def _begin(module: nn.Module, args: tuple[Any, ...]) -> None:
     if recomputes:
         _check_checkpointing(module)
     enter_tape(new_tape(keep=recomputes, model=module))
-
-
-def _end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    tape = current_tape()
-    if tape is not None:  # the pre-hook itself may have failed
-        leave_tape(tape)
-        end_tape(tape)
 
 
 def _check_checkpointing(model: nn.Module) -> None:

@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock
-from ..blocks.tape import TAPE, current_tape, end_tape, enter_tape, leave_tape, new_tape
+from ..blocks.tape import TAPE, enter_tape, new_tape
 from ..config import ResLoRAConfig
+from .hooks import handed_with_tape, leave, leave_and_end, undone_after_error
 from .layers import put_in, take_out
 
 _BLOCKS = ("JointTransformerBlock", "SD3SingleTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
@@ -34,19 +35,15 @@ def attach_transformer(
     """
     handles: list[RemovableHandle] = []
     put_in(model, blocks, config)
-    try:
+    restore = functools.partial(take_out, tuple(blocks))
+    with undone_after_error(handles, lambda: restore(model)):
         handles.append(model.register_forward_pre_hook(_begin, with_kwargs=True))
-        handles.append(model.register_forward_hook(_end, always_call=True))
+        handles.append(model.register_forward_hook(leave_and_end, always_call=True))
         for module in model.modules():
             if type(module).__name__ in _BLOCKS:
                 handles.append(module.register_forward_pre_hook(_enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(_leave, always_call=True))
-    except BaseException:
-        for handle in handles:
-            handle.remove()
-        take_out(tuple(blocks), model)
-        raise
-    return functools.partial(take_out, tuple(blocks)), handles
+                handles.append(module.register_forward_hook(leave, always_call=True))
+    return restore, handles
 
 
 def _begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -61,32 +58,9 @@ def _begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return args, {**kwargs, _KWARGS: handed}
 
 
-def _end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    tape = current_tape()
-    if tape is not None:  # the pre-hook itself may have failed
-        leave_tape(tape)
-        end_tape(tape)
-
-
-def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    if getattr(module, "_chunk_size", None) is not None:
-        raise RuntimeError(
-            "Forward chunking runs a feed-forward layer several times in one pass, which the paths of its block don't "
-            "allow. Turn it off (block.set_chunk_feed_forward(None))."
-        )
-    handed = next((one for one in (*args, *kwargs.values()) if isinstance(one, dict) and TAPE in one), None)
-    if handed is None:
-        raise RuntimeError(
-            f"A {type(module).__name__} got no tape. Call the model itself, model(...): calling model.forward(...) or "
-            "one of its parts leaves out the hook that makes the tape."
-        )
+def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    handed = handed_with_tape(module, args, kwargs, "the model", "model")
     enter_tape(handed[TAPE])
     rest = {key: value for key, value in handed.items() if key != TAPE}
     left = tuple(rest if one is handed else one for one in args)
     return left, {key: rest if one is handed else one for key, one in kwargs.items()}
-
-
-def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    tape = current_tape()
-    if tape is not None:
-        leave_tape(tape)

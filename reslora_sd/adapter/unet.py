@@ -18,8 +18,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..blocks.block import LoRABlock
 from ..blocks.branch import add_branches
-from ..blocks.tape import TAPE, Tape, current_tape, end_tape, enter_tape, leave_tape, new_tape
+from ..blocks.tape import TAPE, Tape, end_tape, enter_tape, new_tape
 from ..config import ResLoRAConfig
+from .hooks import handed_with_tape, leave, undone_after_error
 from .layers import put_in, take_out
 
 if TYPE_CHECKING:
@@ -149,19 +150,14 @@ def attach_processors(
     handles: list[RemovableHandle] = []
     put_in(unet, others, config)
     restore = functools.partial(_restore, before, tuple(others))
-    try:
+    with undone_after_error(handles, lambda: restore(unet)):
         cast(Any, unet).set_attn_processor(processors)
         handles.append(unet.register_forward_pre_hook(_hand_out_tape, with_kwargs=True))
         handles.append(unet.register_forward_hook(_take_back_tape, with_kwargs=True, always_call=True))
         for name, module in unet.named_modules():
             if type(module).__name__ in _HOLDERS and any(other.startswith(f"{name}.") for other in others):
                 handles.append(module.register_forward_pre_hook(_enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(_leave, always_call=True))
-    except BaseException:
-        for handle in handles:
-            handle.remove()
-        restore(unet)
-        raise
+                handles.append(module.register_forward_hook(leave, always_call=True))
     return restore, handles
 
 
@@ -193,21 +189,4 @@ def _take_back_tape(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Makes the tape that a transformer or a block of one is called with the current one."""
-    if getattr(module, "_chunk_size", None) is not None:
-        raise RuntimeError(
-            "Forward chunking runs a feed-forward layer several times in one pass, which the paths of its block don't "
-            "allow. Turn it off (block.set_chunk_feed_forward(None)), or leave ff out of target_modules."
-        )
-    handed = next((one for one in (*args, *kwargs.values()) if isinstance(one, dict) and TAPE in one), None)
-    if handed is None:
-        raise RuntimeError(
-            f"A {type(module).__name__} got no tape. Call the U-Net itself, unet(...): calling unet.forward(...) or "
-            "one of its parts leaves out the hook that makes the tape."
-        )
-    enter_tape(handed[TAPE])
-
-
-def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    tape = current_tape()
-    if tape is not None:  # the pre-hook itself may have failed
-        leave_tape(tape)
+    enter_tape(handed_with_tape(module, args, kwargs, "the U-Net", "unet")[TAPE])

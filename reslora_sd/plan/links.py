@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -149,3 +149,12 @@ def matches(name: str, target_modules: tuple[str, ...] | str) -> bool:
     if isinstance(target_modules, str):
         return re.fullmatch(target_modules, name) is not None
     return any(name == target or name.endswith("." + target) for target in target_modules)
+
+
+def unmatched(names: Iterable[str], target_modules: tuple[str, ...] | str) -> str | None:
+    """The first target that none of the names matches."""
+    rules = [target_modules] if isinstance(target_modules, str) else [(target,) for target in target_modules]
+    known = list(names)
+    left = (rule for rule in rules if not any(matches(name, rule) for name in known))
+    first = next(left, None)
+    return first[0] if isinstance(first, tuple) else first

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..config import ResLoRAConfig
 from ..modes import evaluating
-from .links import Site, matches
+from .calls import recorder
+from .links import Site, matches, unmatched
 
 _TOKENS = 8
 _LAYER_NUMBER = re.compile(r".*\.\d+\.")
@@ -32,7 +33,7 @@ def trace_text(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
     _check_targets(model, config, targets)
     check_own_weights(model, targets)
     calls: list[tuple[str, Tensor]] = []  # tensors are kept, so that an id is never given out again
-    handles = [module.register_forward_pre_hook(_recorder(name, calls)) for name, module in targets.items()]
+    handles = [module.register_forward_pre_hook(recorder(name, calls)) for name, module in targets.items()]
     try:
         with evaluating(model), torch.no_grad():
             tokens = torch.zeros(1, _TOKENS, dtype=torch.long, device=next(model.parameters()).device)
@@ -104,15 +105,6 @@ def _sites(calls: Sequence[tuple[str, Tensor]], targets: dict[str, nn.Module]) -
         )
 
 
-def _recorder(name: str, calls: list[tuple[str, Tensor]]) -> Any:
-    def record(_module: object, args: tuple[Any, ...]) -> None:
-        if any(seen == name for seen, _ in calls):
-            raise ValueError(f"{name} runs twice in one forward pass, so that its predecessor isn't defined.")
-        calls.append((name, args[0]))
-
-    return record
-
-
 def _check_targets(model: nn.Module, config: ResLoRAConfig, targets: dict[str, nn.Module]) -> None:
     for name, module in targets.items():
         if type(module) is not nn.Linear:
@@ -121,12 +113,10 @@ def _check_targets(model: nn.Module, config: ResLoRAConfig, targets: dict[str, n
                 "no quantized layers, no layers that carry another adapter. Name other target_modules, or load the "
                 "model without these."
             )
-    rules = [config.target_modules] if isinstance(config.target_modules, str) else config.target_modules
-    for rule in rules:
-        one: tuple[str, ...] | str = rule if isinstance(config.target_modules, str) else (rule,)
-        if not any(matches(name, one) for name in targets):
-            there = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-            raise ValueError(
-                f"target_modules has {rule!r}, which matches no module of this {type(model).__name__}. Its linears "
-                f"are named {', '.join(there) or 'nothing'}."
-            )
+    rule = unmatched(targets, config.target_modules)
+    if rule is not None:
+        there = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise ValueError(
+            f"target_modules has {rule!r}, which matches no module of this {type(model).__name__}. Its linears are "
+            f"named {', '.join(there) or 'nothing'}."
+        )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ResLoRAConfig
-from .links import Site, matches
+from .calls import recorder
+from .links import Site, matches, unmatched
 
 TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
 """Classes of diffusers."""
@@ -35,7 +35,7 @@ def trace_transformer(model: nn.Module, config: ResLoRAConfig) -> list[Site]:
     calls: list[tuple[str, Tensor]] = []  # tensors are kept, so that an id is never given out again
     for name, module in twin.named_modules():
         if name in targets:
-            module.register_forward_pre_hook(_recorder(name, calls))
+            module.register_forward_pre_hook(recorder(name, calls))
     with torch.no_grad():
         twin(**_meta_inputs(model))
     names: dict[int, str] = {}
@@ -67,15 +67,13 @@ def _targets(model: nn.Module, config: ResLoRAConfig) -> dict[str, nn.Linear]:
                 "(unload_lora()), or leave this module out of target_modules."
             )
         found[name] = module
-    rules: Sequence[str] = [config.target_modules] if isinstance(config.target_modules, str) else config.target_modules
-    for rule in rules:
-        one: tuple[str, ...] | str = rule if isinstance(config.target_modules, str) else (rule,)
-        if not any(matches(name, one) for name in found):
-            there = sorted({_BLOCK.sub("", name) for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-            raise ValueError(
-                f"target_modules has {rule!r}, which matches no linear layer of this {type(model).__name__}. It has "
-                f"{', '.join(there)}."
-            )
+    rule = unmatched(found, config.target_modules)
+    if rule is not None:
+        there = sorted({_BLOCK.sub("", name) for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise ValueError(
+            f"target_modules has {rule!r}, which matches no linear layer of this {type(model).__name__}. It has "
+            f"{', '.join(there)}."
+        )
     return found
 
 
@@ -83,15 +81,6 @@ def _idle(model: nn.Module) -> set[str]:
     """SD3's last block makes no text any more: what asks for it changes nothing, and would never learn."""
     blocks = (name for name, module in model.named_modules() if type(module).__name__ == "JointTransformerBlock")
     return {f"{name}.attn.add_q_proj" for name in blocks if getattr(model.get_submodule(name), "context_pre_only", 0)}
-
-
-def _recorder(name: str, calls: list[tuple[str, Tensor]]) -> Any:
-    def record(_module: object, args: tuple[Any, ...]) -> None:
-        if any(seen == name for seen, _ in calls):
-            raise ValueError(f"{name} runs twice in one forward pass, so that its predecessor isn't defined.")
-        calls.append((name, args[0]))
-
-    return record
 
 
 def _meta_inputs(model: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..config import ResLoRAConfig
-from .links import Site, matches
+from .links import Site, matches, unmatched
 from .targets import ATTENTION, FEED_FORWARD, PROJECTIONS
 
 if TYPE_CHECKING:
@@ -176,11 +176,9 @@ def _check_targets(unet: nn.Module, config: ResLoRAConfig, sites: Sequence[Site]
             f"target_modules also matches {first} ({len(stray)} such modules), which is {what} but no layer of a "
             f"transformer that can have a block. ResLoRA for U-Nets takes {_TAKEN}. Leave it out."
         )
-    targets = [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
-    for target in targets:
-        rule = target if isinstance(config.target_modules, str) else (target,)
-        if not any(matches(name, rule) for name in found):
-            raise ValueError(
-                f"target_modules has {target!r}, which matches no layer of this U-Net that can have a block. "
-                f"It may be one of {_TAKEN}, or the end of a path such as 'attn1.to_q'."
-            )
+    rule = unmatched(found, config.target_modules)
+    if rule is not None:
+        raise ValueError(
+            f"target_modules has {rule!r}, which matches no layer of this U-Net that can have a block. It may be one "
+            f"of {_TAKEN}, or the end of a path such as 'attn1.to_q'."
+        )

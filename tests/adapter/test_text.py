@@ -14,6 +14,7 @@ from torch import nn
 from reslora_sd import ResLoRAConfig, ResLoRALinear, add_reslora, load_reslora
 from reslora_sd.adapter import text as linear_module
 from reslora_sd.adapter.text import gradient_checkpointing_kwargs
+from reslora_sd.blocks.tape import current_tape
 from reslora_sd.config import RESIDUALS
 from tests.oracle import OracleLinear, world_of
 from tests.texts import small_bert, small_llama, tokens_for
@@ -106,7 +107,7 @@ def test_checkpointing_without_our_context_is_refused_before_it_can_go_wrong():
     model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with pytest.raises(RuntimeError, match="gradient_checkpointing_kwargs"):
         model(input_ids=tokens_for(model))
-    assert linear_module.current_tape() is None
+    assert current_tape() is None
     model.eval()(input_ids=tokens_for(model))  # nothing is recomputed here
 
 
