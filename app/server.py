@@ -46,25 +46,37 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        begun = False
-
         async def send_with_headers(message: Any) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 headers = [*message.get("headers", []), *_HEADERS]
                 if message["status"] == 200 and _PICTURE.search(scope["path"]):
                     headers = [one for one in headers if one[0].lower() != b"cache-control"] + [_FOREVER]
                 message = {**message, "headers": headers}
             await send(message)
 
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class QuietEnds:
+    """Ends the stream of a browser that has left without a traceback, which Gradio's own way to end it prints."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begun = False
+
+        async def noted(message: Any) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
         try:
-            await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+            await self.app(scope, receive, noted)
         except RuntimeError as error:
             gone = error.__cause__
             if not (begun and isinstance(gone, HTTPException) and gone.status_code == 404):
                 raise
-            # Gradio ends the stream of a browser that has left in this way: nobody is there to hear of it
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,7 @@ def make_app(
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, hosts=names, token=token, password=password, uploads=Uploads())
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(QuietEnds)
     app.include_router(routes(page.library, cache / "downloads"))
     mount(app, page, token_script(token))
     return app

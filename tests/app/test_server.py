@@ -17,7 +17,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from app import guard
-from app.server import SecurityHeaders, listen, serve
+from app.server import QuietEnds, SecurityHeaders, listen, serve
 from tests.app.browser import address_of, serving
 from tests.scripts import ROOT
 
@@ -197,7 +197,7 @@ def test_the_stream_of_a_browser_that_has_left_ends_without_a_traceback(status, 
         pass
 
     with pytest.raises(RuntimeError) if told else nullcontext():
-        asyncio.run(SecurityHeaders(stream)({"type": "http", "path": "/"}, None, send))
+        asyncio.run(QuietEnds(stream)({"type": "http", "path": "/"}, None, send))
 
 
 def test_the_first_free_port_is_taken_and_a_port_that_is_taken_is_told():
