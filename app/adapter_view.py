@@ -14,6 +14,8 @@ from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run
 
+from .wording import method_name, variant_name
+
 MERGE_COLUMNS = ["block", "factor", "rank", "error of its branch", "norm of its change", "x_n explains"]
 """Of the merge's table; the last one is the share of the input of the block before that is a linear map of its own."""
 _MOST_STEPS = 20
@@ -157,7 +159,7 @@ def end_table(run: Run) -> pd.DataFrame:
         lost, moved = number(loss, name), number(drift, name)
         rows.append(
             (
-                f"{name} (exported)" if name == run.exported else name,
+                f"{variant_name(name)} (exported)" if name == run.exported else variant_name(name),
                 "" if lost is None else f"{lost:.4f}",
                 "" if moved is None else f"{100 * moved:.2f} %",
             )
@@ -177,9 +179,12 @@ def norm_differences(reference: Run, other: Run) -> tuple[dict[str, float], str]
     a, b = merged_blocks(reference), merged_blocks(other)
     for run, blocks in ((reference, a), (other, b)):
         if not blocks and run.results:
-            return {}, f"{run.name} is a text run, which has no merge report: its merges are in {RESULTS_FILE}."
+            return (
+                {},
+                f"{method_name(run.name)} is a text run without a merge report: its figures are in {RESULTS_FILE}.",
+            )
         if not blocks:
-            return {}, f"{run.name} has no merge report yet: it is written when training has ended."
+            return {}, f"{method_name(run.name)} has no merge report yet: it is written when training has ended."
     norms = {name: (number(a[name], "norm"), number(b[name], "norm")) for name in b if name in a}
     found = {
         name: after - before for name, (before, after) in norms.items() if before is not None and after is not None

@@ -27,6 +27,7 @@ from .adapter_view import (
     planned_blocks,
     short_place,
 )
+from .wording import method_name
 
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: it can be read out, and takes the page's colour
 _INK = "#010203"
@@ -57,7 +58,7 @@ def link_plan(run: Run) -> str:
         bar.set_label("error of the merged branch", color=_INK)
         _ink(bar.ax)
     _label(main, places, lanes)
-    return left_out + _svg(figure, f"Link plan of {run.name}: {plan_summary(run)}")
+    return left_out + _svg(figure, f"Link plan of {method_name(run.name)}: {plan_summary(run)}")
 
 
 def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, str]:

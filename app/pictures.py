@@ -19,8 +19,8 @@ from reslora_sd.runs.names import BASE, UNMERGED
 from reslora_sd.runs.paths import inside
 from reslora_sd.runs.run import PictureKey, Run
 
-MERGED = "merged, as exported"
-"""Choice of pictures: the approach that each run's own export has."""
+from .wording import MERGED, variant_name
+
 _EXACT = "exact"
 _MOST_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -176,8 +176,8 @@ def _titled(name: str, run: Run, asked: str, step: int) -> str:
     used = variant_of(run, asked)
     if used == BASE:
         return f"base model, drawn by {name}"
-    how = f", merged ({used})" if used and used != UNMERGED else ""
-    instead = f", as it has no {asked}" if asked not in (MERGED, used) else ""
+    how = f", {variant_name(used)}" if used and used != UNMERGED else ""
+    instead = f", instead of {variant_name(asked)}" if asked not in (MERGED, used) else ""
     return f"{name}, step {step}{how}{instead}"
 
 
@@ -201,7 +201,8 @@ def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
 def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -> PictureView:
     """A run's picture at a step."""
     title, variant = _titled(name, run, variant, step), variant_of(run, variant)
-    alt = f'Picture by {name} at step {step}, {variant or "merged"}, for the prompt "{prompt}" with seed {seed}'
+    how = variant_name(variant) or MERGED
+    alt = f'Picture by {name} at step {step}, {how}, for the prompt "{prompt}" with seed {seed}'
     picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:
         return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")

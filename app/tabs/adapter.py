@@ -12,6 +12,7 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import adapter_view, drawings
+from ..wording import labelled
 from .menus import Menu
 from .shared import FOLLOW, Page, menu, message
 
@@ -58,7 +59,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
 
 def _draw(page: Page) -> Any:
     def draw(names: list[str], a: str | None, b: str | None, name: str | None, approach: str | None) -> tuple[Any, ...]:
-        runs = page.runs(names)
+        runs = page.keyed(names)
         new = name if name in runs else (b if b in runs else next(iter(runs), None))
         if new is None:
             nothing = message("Choose a run above.")
@@ -68,13 +69,13 @@ def _draw(page: Page) -> Any:
         listed = approach if approach in known else next(iter(known), None)
         title, heat = _heat(page, names, a, b)
         return (
-            menu(gr.Dropdown, list(runs), new, name),
+            menu(gr.Dropdown, page.choices(names), new, name),
             message(f"{adapter_view.plan_summary(run)} {adapter_view.lora_summary(run)}"),
             _plan(run.path, signature(run.path)),
             title,
             heat,
             adapter_view.end_table(run),
-            menu(gr.Dropdown, known, listed, approach),
+            menu(gr.Dropdown, labelled(known), listed, approach),
             adapter_view.merge_table(run, listed),
         )
 
@@ -83,6 +84,7 @@ def _draw(page: Page) -> Any:
 
 def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[str, str]:
     runs = page.runs(names)
+    a, b = page.shown(a, b)
     if a not in runs or b not in runs or a == b or a is None or b is None:
         return message("The heat map needs two runs. Choose them above."), ""
     svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))

@@ -63,6 +63,7 @@ def _draw(page: Page) -> Any:
 
 def _figure(page: Page, names: list[str], a: str | None, b: str | None, weight: float) -> str:
     runs = page.runs(names)
+    a, b = page.shown(a, b)
     if a not in runs or b not in runs or a == b or a is None or b is None:
         return '<p class="say">Choose two runs above, to see how soon B comes as far as A.</p>'
     large, rule = curves.reach_text(a, b, curves.reach(runs[a], runs[b], weight))

@@ -16,15 +16,13 @@ from app.adapter_view import (
     planned_blocks,
     short_place,
 )
-from app.library import Library
 from reslora_sd import PlainLoRA
 from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
 def runs(made_up_pair):
-    library = Library(made_up_pair)
-    return library.get(library.names())
+    return {path.name: read_run(path) for path in made_up_pair}
 
 
 def test_the_link_plan_of_a_real_run_is_on_the_map(real_runs):
