@@ -167,7 +167,7 @@ def _told_apart(own: Mapping[Path, str]) -> dict[Path, str]:
     kinds: list[Callable[[Path], str]] = [lambda path: path.name, lambda path: f"{path.parent.name}/{path.name}", str]
     for kind in kinds:
         counts = Counter(found.values())
-        found = {path: name if counts[name] == 1 else f"{own[path]} ({kind(path)})" for path, name in found.items()}
+        found = {path: name if counts[name] == 1 else f"{own[path]}, {kind(path)}" for path, name in found.items()}
     taken: set[str] = set()
     for path, name in found.items():  # a file may have any method's name
         numbered = (f"{name} {number}" for number in itertools.count(2))

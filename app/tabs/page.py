@@ -11,7 +11,19 @@ from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
 from ..wording import variant_name
-from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
+from . import (
+    adapter,
+    address,
+    blind_test,
+    compare,
+    curves,
+    figures_style,
+    runs,
+    sharing_style,
+    train_here,
+    try_grid,
+    try_it,
+)
 from .menus import Menu, Ticks
 from .shared import FOLLOW, PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
@@ -31,8 +43,8 @@ def build(page: Page) -> gr.Blocks:
             restore = gr.Button("Show what the address says", elem_id="restore")  # a script's; nobody sees it
         with gr.Row(elem_classes="tight"):
             chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
-            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
+            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
+            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
         notes = gr.HTML(elem_id="notes", visible=False)
         seen, tab, asked = gr.State(""), gr.State("compare"), gr.Textbox(visible=False)
         pair = (first, second)
@@ -75,7 +87,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         build(page),
         path="/",
         theme=THEME,
-        css=CSS + sharing_style.CSS,
+        css=CSS + sharing_style.CSS + figures_style.CSS,
         head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)) + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed

@@ -115,7 +115,7 @@ def test_one_hostile_run_leaves_the_others_to_be_seen(made_up_pair, tmp_path):
     hostile = [{**json.loads(line), "seed": seed} for line, seed in zip(lines, (2**70, -1, True, 7), strict=False)]
     (first / "validation/index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in hostile))
     about = json.loads((second / "run.json").read_text())
-    (second / "run.json").write_text(json.dumps({**about, "method": "LoRA (" + str(tmp_path / "third") + ")"}))
+    (second / "run.json").write_text(json.dumps({**about, "method": "LoRA, " + str(tmp_path / "third")}))
     for name in ("third", "fourth"):
         shutil.copytree(first, tmp_path / name)
     runs = Library([first, second, tmp_path / "fourth", tmp_path / "third"]).names()
@@ -126,14 +126,14 @@ def test_one_hostile_run_leaves_the_others_to_be_seen(made_up_pair, tmp_path):
 
 def test_names_that_come_out_the_same_are_numbered(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "a" / "run"]
-    taken = ["LoRA (a/run)", f"LoRA ({folders[1]})"]
+    taken = ["LoRA, a/run", f"LoRA, {folders[1]}"]
     for number, (folder, method) in enumerate(
         zip([*folders, tmp_path / "c", tmp_path / "d"], ["lora", "lora", *taken], strict=True)
     ):
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"method": method, "number": number}))
     names = Library([tmp_path / "c", tmp_path / "d", *folders]).names()
-    assert len(names) == 4 and sum(name.startswith("LoRA (") for name in names) == 4
+    assert len(names) == 4 and sum(name.startswith("LoRA, ") for name in names) == 4
 
 
 def test_a_link_plan_of_any_length_is_drawn_in_part(made_up):

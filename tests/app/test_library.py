@@ -29,8 +29,8 @@ def test_runs_are_found_below_a_folder_and_named_by_method(made_up_pair, tmp_pat
     assert find_runs(tmp_path) == sorted(made_up_pair)
     make_run(tmp_path / "again" / "second", "lora", steps=3, every=3, prompts=("x",), side=8)
     names = Library([tmp_path]).names()
-    assert set(names) == {"LoRA (second)", "LoRA (lora)", "ResLoRA (input)"}
-    assert names["LoRA (second)"] == tmp_path / "again" / "second"
+    assert set(names) == {"LoRA, second", "LoRA, lora", "ResLoRA (input)"}
+    assert names["LoRA, second"] == tmp_path / "again" / "second"
 
 
 def test_a_run_is_read_again_only_when_its_files_change(made_up):

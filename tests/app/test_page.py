@@ -178,10 +178,9 @@ def test_curves_of_all_runs_are_on_one_plot_with_the_step_and_the_figure(page):
     assert "Steps that ResLoRA (input) needs to reach LoRA's loss" in page.locator("#reach").inner_text()
     assert "loss on held-out pictures" in page.locator("#reach .rule").inner_text()
     for metric in ("loss", "validation_loss", "grad_norm", "seconds", "memory"):
-        plot = page.locator(f"#curve-{metric} svg.marks, #curve-{metric} svg").first
-        plot.wait_for()
-        page.wait_for_function(f"document.querySelector('#curve-{metric}').textContent.includes('step 4 (chosen)')")
-        assert {"lora", "reslora_is"} <= set(page.locator(f"#curve-{metric} text").all_text_contents())
+        page.wait_for_selector(f"#curve-{metric} svg[aria-label*='to step 4: LoRA']")
+        legend = page.locator(f"#curve-{metric} .legend").inner_text()
+        assert all(name in legend for name in ("LoRA", "ResLoRA (input)", "step 4 (chosen)"))
     picture(page, "curves-1440-light")
 
 
@@ -322,7 +321,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     choose(again, "Training", "first/reslora_is")
     again.locator("#stop-training").click()
     again.wait_for_selector(".training.stopped >> text=first/reslora_is", timeout=120_000)
-    again.wait_for_selector("#runs >> text=LoRA (first/lora)")
+    again.wait_for_selector("#runs >> text=LoRA, first/lora")
     assert "can be resumed" in again.locator(".training").first.inner_text()
     assert again.strays == []
     again.context.close()

@@ -52,7 +52,7 @@ def test_a_run_that_gets_a_name_stays_ticked_and_open(page, keys, made_up_pair):
 def test_runs_of_equal_name_are_never_taken_for_each_other(page, keys, made_up_pair, tmp_path):
     other = tmp_path / "z" / "lora"
     shutil.copytree(made_up_pair[0], other)
-    assert [name for name, _ in page.choices()] == [f"LoRA ({tmp_path.name}/lora)", "ResLoRA (input)", "LoRA (z/lora)"]
+    assert [name for name, _ in page.choices()] == [f"LoRA, {tmp_path.name}/lora", "ResLoRA (input)", "LoRA, z/lora"]
     assert [run.path for run in page.runs([key_of(other)]).values()] == [other]
     page.library.discard(keys[0])
     assert page.choices()[1] == ("LoRA", key_of(other)) and page.runs([keys[0]]) == {}
