@@ -195,5 +195,9 @@ def as_svg(figure: Figure, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     said = html.escape(alt, quote=True)
-    size = r'<svg\1 role="img" aria-label="' + said.replace("\\", r"\\") + r'" style="width:100%;min-width:calc(\2px)"'
+    size = (
+        r'<svg\1 role="img" aria-label="'
+        + said.replace("\\", r"\\")
+        + r'" style="width:100%;min-width:calc(\2px);max-width:calc(2 * \2px)"'
+    )
     return f'<div class="drawing" tabindex="0">{_SVG_SIZE.sub(size, text, count=1)}</div>'

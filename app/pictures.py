@@ -17,13 +17,14 @@ from PIL import Image
 
 from reslora_sd.runs.names import BASE, UNMERGED
 from reslora_sd.runs.paths import inside
-from reslora_sd.runs.run import PictureKey, Run
+from reslora_sd.runs.run import PictureKey, Run, is_text
 
 from .wording import MERGED, variant_name
 
 _EXACT = "exact"
 _MOST_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
+NO_PICTURES = "{} is a text run, which has no pictures: see the tab Text"
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -
     alt = f'Picture by {name} at step {step}, {how}, for the prompt "{prompt}" with seed {seed}'
     picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:
-        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
+        missing = NO_PICTURES.format(name) if is_text(run.settings) else f"No picture of {name} at step {step}"
+        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=missing)
     try:
         source = source_of(run.validation, picture.file)
         return PictureView(title, alt, decoded(*source), source=source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,13 +83,24 @@ def groups(runs: Mapping[str, Run], together: bool = True) -> list[Group]:
 
 
 def lines(found: Iterable[Group], metric: str, weight: float) -> list[Line]:
-    """A curve for each group that has the metric: of the steps that all its runs have, each smoothed by itself."""
+    """A curve for each group that has the metric of the log, each run smoothed by itself."""
+
+    def table(run: Run) -> dict[int, float]:
+        steps, values = series(run, metric)
+        return dict(zip(steps, smooth(values, weight) if metric in SMOOTHED else values, strict=True))
+
+    return bands(found, table)
+
+
+def bands(found: Iterable[Group], table: Callable[[Run], dict[int, float]]) -> list[Line]:
+    """A curve for each group of which all runs have values: of the steps that all of them have.
+
+    Args:
+        table: values of a run by step.
+    """
     made = []
     for group in found:
-        tables = []
-        for run in group.runs:
-            steps, values = series(run, metric)
-            tables.append(dict(zip(steps, smooth(values, weight) if metric in SMOOTHED else values, strict=True)))
+        tables = [table(run) for run in group.runs]
         shared = sorted(set(tables[0]).intersection(*tables[1:]))
         if not shared:
             continue

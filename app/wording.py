@@ -31,7 +31,7 @@ _MERGES = {
     "none": "paths dropped",
 }
 _VARIANTS = {UNMERGED: "as trained", BASE: "base model", **_MERGES}
-_OF_RESULTS = "merged: "
+OF_RESULTS = "merged: "
 """Before a merge's name in a text run's results."""
 
 
@@ -42,7 +42,7 @@ def method_name(method: str) -> str:
 
 def variant_name(variant: str) -> str:
     """Of a picture, an answer or a merge: what the model was then. One that isn't ours is as it is."""
-    return _VARIANTS.get(variant.removeprefix(_OF_RESULTS), variant)
+    return _VARIANTS.get(variant.removeprefix(OF_RESULTS), variant)
 
 
 def labelled(variants: Iterable[str]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from reslora_sd.runs.run import Run
+from reslora_sd.runs.run import Run, is_text
 
 from .. import run_card
 from ..downloads import address
@@ -17,8 +17,10 @@ from ..keeping import Kept
 from ..library import key_of
 from ..pictures import PictureView
 from ..run_list import Item
+from ..seeds import Group
 from ..wording import method_name, with_tip
 from .shared import message
+from .text_html import results_table
 
 _SIDE = 192
 _FORMS = {
@@ -73,6 +75,8 @@ def card(name: str, run: Run, kept: Kept, token: str = "") -> str:
         made = message(f"There is no command to show: {error}")
     parts.append(f"<h3>The command that made it</h3>{made}")
     parts.append(_pictures(name, run))
+    if is_text(run.settings):
+        parts.append(f"<h3>Its figures</h3>{results_table([Group(name, (run,))])}")
     parts.append(_measures(run))
     return f'<article class="card">{"".join(parts)}</article>'
 
@@ -84,6 +88,11 @@ def _downloads(run: Run, token: str) -> str:
         if file is not None:
             text = f"Download the LoRA {use}, {file.stat().st_size / 1e6:.1f} MB"
             links.append(_link(address(key_of(run.path), form, token), text, form))
+    if is_text(run.settings):
+        return message(
+            f"A text run: its LoRA is in {run_card.PEFT}/ of its folder, where README.md says how to load it. Its "
+            "answers are in the tab Text."
+        )
     if not links:
         links.append(message("It has no LoRA to download yet: that is written when the training has ended."))
     if run.arguments:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from reslora_sd.runs.names import UNMERGED
+from reslora_sd.runs.run import is_text
 
 from .. import grids, pictures
 from ..wording import labelled
@@ -194,6 +195,8 @@ def _show(page: Page) -> Any:
         runs = page.runs(names)
         if prompt is None or seed is None or not steps:
             why = "Choose a run above" if not runs else "The chosen runs have no such pictures yet"
+            if runs and all(is_text(run.settings) for run in runs.values()):
+                why = pictures.NO_PICTURES.format(next(iter(runs)))
             empty = [
                 gr.Image(value=None, label=why, alt_text=why, visible=place == 0) for place in range(MOST_SIDES + 1)
             ]

@@ -20,6 +20,7 @@ from . import (
     figures_style,
     runs,
     sharing_style,
+    text,
     train_here,
     try_grid,
     try_it,
@@ -30,17 +31,14 @@ from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "adapter", "try", "blind", "runs", "train")
+_TABS = ("compare", "curves", "adapter", "text", "try", "blind", "runs", "train")
 
 
 def build(page: Page) -> gr.Blocks:
     """The whole page; nothing is read before somebody opens it."""
     blocks: gr.Blocks
     with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
-        with gr.Row(elem_id="head"):
-            gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
-            dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
-            restore = gr.Button("Show what the address says", elem_id="restore")  # a script's; nobody sees it
+        dark, restore = _build_head()
         with gr.Row(elem_classes="tight"):
             chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
             first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
@@ -56,6 +54,8 @@ def build(page: Page) -> gr.Blocks:
                 drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
             with gr.Tab("Inside the adapter", id="adapter"):
                 drawers["adapter"] = adapter.build(page, chosen, pair)
+            with gr.Tab("Text", id="text"):
+                drawers["text"] = text.build(page, chosen)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
                 try_grid.build(page, chosen, drawers["try"][1][1])
@@ -74,6 +74,14 @@ def build(page: Page) -> gr.Blocks:
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
     return blocks
+
+
+def _build_head() -> tuple[gr.Button, gr.Button]:
+    """The title; gives the button of the theme, and that of a script which nobody sees."""
+    with gr.Row(elem_id="head"):
+        gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
+        dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+        return dark, gr.Button("Show what the address says", elem_id="restore")
 
 
 def mount(app: FastAPI, page: Page, head: str = "") -> None:

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from reslora_sd.runs.names import METHODS
-from reslora_sd.runs.run import Run
+from reslora_sd.runs.run import Run, is_text
 
 from ..library import Library, key_of
 from ..passing import Passing
@@ -61,6 +61,10 @@ class Page:
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
         return self.library.get(names or [])
+
+    def drawing(self, keys: Sequence[str] | None) -> dict[str, Run]:
+        """The chosen runs without text runs, which draw nothing."""
+        return {name: run for name, run in self.runs(keys).items() if not is_text(run.settings)}
 
     def keyed(self, keys: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs by their keys."""

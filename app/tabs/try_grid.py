@@ -128,10 +128,10 @@ def _draw(page: Page) -> Any:
         try:
             if stop is None or stop.is_set():
                 raise Stopped
-            runs = page.runs(names)
+            runs = page.drawing(names)
             plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds, step)
             common = DrawRequest(plan.prompts[0], negative, 0, int(steps), float(guidance), approach)
-            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), plan.step, common, stop)
+            job = _Job(page, runs or page.drawing(list(page.library.keys())[:1]), plan.step, common, stop)
             yield from _shown(page, plan, job)
         except Stopped:
             replaced = len(tickets) > 1  # then the later drawing has the word

@@ -66,7 +66,7 @@ def stop_session(page: Page, session: str | None) -> bool:
 
 def guidance_of(page: Page) -> float:
     """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
-    runs = page.library.get(list(page.library.names())[:1]).values()
+    runs = page.drawing(list(page.library.keys())).values()
     found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
     if isinstance(found, int | float) and _GUIDANCE[0] <= found <= _GUIDANCE[1]:
         return float(found)
@@ -119,7 +119,7 @@ def _build_picture(place: int) -> gr.Image:
 
 def _menus(page: Page) -> Any:
     def menus(names: list[str], step: int | None) -> tuple[Any, Any]:
-        found = sorted({one for run in page.runs(names).values() for one in run.checkpoints})
+        found = sorted({one for run in page.drawing(names).values() for one in run.checkpoints})
         new = step if step in found else (found[-1] if found else None)
         return menu(gr.Dropdown, found, new, step), gr.Button(interactive=new is not None)
 
@@ -177,7 +177,7 @@ def _draw(page: Page) -> Any:
         strength: float,
         session: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        runs = dict(list(page.runs(names).items())[:MOST_RUNS])
+        runs = dict(list(page.drawing(names).items())[:MOST_RUNS])
         tickets = page.stop_events.get(session.session_hash or "", {})
         stop = tickets.get(ticket)
         try:

@@ -56,7 +56,7 @@ def test_a_block_has_its_factor_rank_error_and_norm(real_runs):
     assert table["error of its branch"].str.endswith("%").all()
     shares = table["x_n explains"][table["x_n explains"] != ""].str.removesuffix(" %").astype(float)
     assert len(shares) == 64 and shares.between(0, 100).all() and (shares == 100).any()
-    assert list(end_table(run)["model"])[:2] == ["base", "unmerged"]
+    assert list(end_table(run)["model"])[:2] == ["base model", "as trained"]
 
 
 def test_the_heat_map_is_the_difference_of_the_merged_weights_norms(real_runs):
