@@ -44,13 +44,11 @@ def side_by_side(figures: Sequence[str]) -> str:
 
 
 def _row(place: int, line: Line, step: int | None, unit: str) -> str:
-    value = line.at(step) if step is not None else None
-    where = f"at {unit} {step}" if value is not None else f"at {unit} {line.steps[-1]}"
-    value = value if value is not None else line.values[-1]
+    place_of, value = line.at(step)
     dashed = " dashed" if place >= len(COLOURS) else ""
     return (
         f'<li><i class="swatch{dashed}" style="border-color:{COLOURS[place % len(COLOURS)]}"></i>'
-        f"<span>{html.escape(line.name)}</span> <b>{value:.4g}</b> {where}</li>"
+        f"<span>{html.escape(line.name)}</span> <b>{value:.4g}</b> at {unit} {place_of}</li>"
     )
 
 
@@ -62,7 +60,9 @@ def _draw(lines: Sequence[Line], title: str, step: int | None, unit: str) -> str
         style = "--" if place >= len(COLOURS) else "-"
         if line.low != line.high:
             axes.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.22, linewidth=0)
-        axes.plot(line.steps, line.values, style, color=colour, linewidth=1.4, marker="o" if few else None)
+        axes.plot(
+            line.steps, line.values, style, color=colour, linewidth=1.4, marker="o" if few else None, markersize=3
+        )
     if step is not None:
         axes.axvline(step, color="#8a837d", linewidth=1, linestyle=":")
     ends = limits([value for line in lines for value in (*line.low, *line.high)])

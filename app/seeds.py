@@ -50,10 +50,10 @@ class Line:
     low: list[float]
     high: list[float]
 
-    def at(self, step: int) -> float | None:
-        """The value at a step, or at the last one before; `None` before the first."""
-        before = [value for place, value in zip(self.steps, self.values, strict=True) if place <= step]
-        return before[-1] if before else None
+    def at(self, step: int | None) -> tuple[int, float]:
+        """A step and its value: the last that is no later than `step`; the last of all where there is none such."""
+        points = list(zip(self.steps, self.values, strict=True))
+        return next((one for one in reversed(points) if step is None or one[0] <= step), points[-1])
 
 
 def groups(runs: Mapping[str, Run], together: bool = True) -> list[Group]:

@@ -11,7 +11,6 @@ ul.legend .swatch { display: inline-block; width: 1.5rem; margin-right: .5rem; v
   border-top: 3px solid; text-indent: 0; }
 ul.legend .swatch.dashed { border-top-style: dashed; }
 table.numbers td { white-space: nowrap; font-variant-numeric: tabular-nums; }
-table.numbers th[scope=row] { min-width: 9rem; }
 #run-a input, #run-b input { text-overflow: ellipsis; }
 .asked { border-top: 1px solid var(--border-color-primary); padding: .4rem 0 .8rem; }
 .asked h3 { font-size: 1rem; margin: .2rem 0; }

@@ -35,7 +35,11 @@ def test_runs_that_differ_in_seed_and_folder_alone_are_one_line_with_the_number_
 
 def test_the_line_is_the_mean_and_the_band_goes_from_the_lowest_to_the_highest(runs):
     (line,) = lines(groups(runs)[:1], "loss", 0.5)
-    assert line.steps == [1, 2, 3, 4] and line.at(2) == line.values[1] and line.at(0) is None
+    assert (
+        line.steps == [1, 2, 3, 4]
+        and line.at(2) == (2, line.values[1])
+        and line.at(9) == line.at(0) == line.at(None) == (4, line.values[3])
+    )
     assert [line.low[0], line.values[0], line.high[0]] == pytest.approx([1.1, 1.2, 1.3])
 
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from app import keeping
 from app.exporting import comparison
-from app.synthetic import make_run
+from app.synthetic import make_run, make_text_run
 from reslora_sd.runs.contents import kohya_file
 from reslora_sd.runs.reader import read_run
-from tests.app.browser import chromium, open_page, picture, serving, show_tab
+from tests.app.browser import barriers, chromium, open_page, picture, serving, show_tab
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def runs(real_runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     for method, path in real_runs.items():
         shutil.copytree(path, folder / method)
+    make_text_run(folder / "text", "reslora_ms")
     return folder
 
 
@@ -191,3 +192,21 @@ def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page
     page.wait_for_selector(".card h2:text-is('First try')")
     assert (runs / "lora" / "run.json").is_file()
     keeping.write_kept(runs / "lora", keeping.Kept())
+
+
+def test_a_text_run_beside_runs_of_pictures_shows_its_answers_and_no_error(page):
+    show_tab(page, "Compare")
+    page.locator("#runs").get_by_label("ResLoRA (middle)").check()
+    page.wait_for_selector("#side-2 >> text=is a text run, which has no pictures")
+    show_tab(page, "Text")
+    page.wait_for_selector("#text-said >> text=1 to 10 of 25 questions.")
+    assert page.locator(".asked").count() == 10 and page.locator("#text-answers b >> text=Ann").count() == 0
+    page.locator("#text-forth").click()
+    page.wait_for_selector("#text-said >> text=11 to 20 of 25 questions.")
+    page.locator("#text-words input, #text-words textarea").fill("25")
+    page.wait_for_selector("#text-said >> text=1 to 1 of 1 questions.")
+    page.wait_for_selector(".answers .mark.wrong")
+    assert "merged by least squares" in page.locator("#text-results").inner_text()
+    assert page.locator(".toast-body").count() == 0 and barriers(page) == []
+    picture(page, "text-1440-light")
+    page.locator("#runs").get_by_label("ResLoRA (middle)").uncheck()
