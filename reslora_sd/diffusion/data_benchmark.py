@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -104,26 +105,51 @@ def speeds(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float,
         yield name, before, speed, maker.waited / (time.perf_counter() - started)
 
 
+class Stage(NamedTuple):
+    """What was needed up to its end."""
+
+    seconds: float
+    """By the clock."""
+    own: float
+    """Seconds of this process."""
+    memory: float
+    """The most until then, MiB."""
+
+
 def first_step(args: argparse.Namespace) -> dict[str, Any]:
-    """What comes before the first step: seconds by clock and of this process; and the peak of memory in MiB."""
+    """The stages before the first step; and of how many files of the data set there was one opening, two, and so on."""
     told: dict[str, Any] = {}
+    opened = _openings(args.of)
     started = time.perf_counter(), time.process_time()
 
     def tell(name: str) -> None:
         nonlocal started
         now = time.perf_counter(), time.process_time()
-        told[name] = [after - before for after, before in zip(now, started, strict=True)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        told[name] = Stage(now[0] - started[0], now[1] - started[1], peak)
         started = now
 
     words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", args.of, "--resolution", "64"]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     maker = maker_of([*words, "--train_batch_size", "4", "--buckets"], Path(args.cache), tell)
+    before = Counter(opened.values())
     maker(0)
     tell("first batch")
-    return {**told, "memory": [before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]}
+    return {**told, "opened": dict(before), "opened by then": dict(Counter(opened.values()))}
 
 
-def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
+def _openings(folder: str) -> Counter[str]:
+    """Counts from now on how often this process opens each file of a folder."""
+    found: Counter[str] = Counter()
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
+            found[arguments[0]] += 1
+
+    sys.addaudithook(note)
+    return found
+
+
+def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """`first_step` with an empty cache, and with what that left."""
     data = make_pictures(folder / "many", args.many, (96, 64))
     for name in ("cache empty", "again"):
@@ -132,6 +158,17 @@ def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str
             [sys.executable, "-m", "reslora_sd.diffusion.data_benchmark", *words], stdout=subprocess.PIPE, check=True
         )
         yield name, json.loads(done.stdout.splitlines()[-1])
+
+
+def _lines(name: str, told: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}:"
+    for stage, found in told.items():
+        if stage.startswith("opened"):
+            counts = ", ".join(f"{files} files {times} x" for times, files in sorted(found.items()))
+            yield f"  {stage:42} {counts}"
+        else:
+            seconds, own, memory = found
+            yield f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core, {memory:6.0f} MiB at most until then"
 
 
 @contextmanager
@@ -162,10 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with temporary(args.folder) as folder:
         if args.many:
             for name, told in many(args, folder):
-                before, peak = told.pop("memory")
-                print(f"{args.many} pictures, {name}: {peak:.0f} MiB at most, {before:.0f} MiB of it before all data")
-                for stage, (seconds, own) in told.items():
-                    print(f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core")
+                print("\n".join(_lines(f"{args.many} pictures, {name}", told)), flush=True)
             return
         print(f"{'':30} seconds before   pictures a second   waiting in steps of {args.step_seconds:g} s")
         for name, before, speed, waiting in speeds(args, folder):
