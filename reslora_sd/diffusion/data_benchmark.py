@@ -2,6 +2,7 @@
 
     python -m reslora_sd.diffusion.data_benchmark                 # 32 photos of 3 million pixels
     python -m reslora_sd.diffusion.data_benchmark --many 10000    # small pictures: seconds and memory to the first step
+    python -m reslora_sd.diffusion.data_benchmark --many 10000 --tar    # the same in tar files
 
 The photos are made up, in a temporary folder. The first form prints, for every way to keep and to prepare them,
 pictures a second of batches alone, with the VAE's work in them, and what share of a step waits for data; the second,
@@ -16,6 +17,7 @@ import os
 import resource
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -46,6 +48,7 @@ WAYS: dict[str, tuple[list[str], bool, bool]] = {
 """Flags, whether there is a cache on disk, and whether there are workers."""
 
 _WITH_A_DEVICE = 6
+_IN_A_SHARD = 1000
 
 
 def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
@@ -61,6 +64,17 @@ def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
     for number in range(count):
         (folder / f"{number}.jpg").write_bytes(data + number.to_bytes(4, "big"))  # the same picture, another content
         (folder / f"{number}.txt").write_text(f"made-up picture number {number}")
+    return folder
+
+
+def make_shards(folder: Path, pictures: Path) -> Path:
+    """The pictures and captions of a folder in tar files of a thousand each."""
+    folder.mkdir(parents=True)
+    files = sorted(pictures.iterdir())
+    for number, start in enumerate(range(0, len(files), 2 * _IN_A_SHARD)):
+        with tarfile.open(folder / f"{number:05}.tar", "w") as archive:
+            for file in files[start : start + 2 * _IN_A_SHARD]:
+                archive.add(file, file.name)
     return folder
 
 
@@ -152,6 +166,7 @@ def _openings(folder: str) -> Counter[str]:
 def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """`first_step` with an empty cache, and with what that left."""
     data = make_pictures(folder / "many", args.many, (96, 64))
+    data = make_shards(folder / "shards", data) if args.tar else data
     for name in ("cache empty", "again"):
         words = ["--of", str(data), "--cache", str(folder / "cache"), "--base_model", args.base_model]
         done = subprocess.run(
@@ -188,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--many", type=int, help="Measure so many small pictures up to the first step instead.")
+    parser.add_argument("--tar", action="store_true", help="With --many: in tar files.")
     parser.add_argument("--base_model", default=str(DEFAULT_MODEL))
     parser.add_argument("--folder", help="Where the temporary folder is made.")
     parser.add_argument("--of", help=argparse.SUPPRESS)

@@ -37,6 +37,10 @@ def test_more_pictures_than_are_checked_at_first_are_opened_once_before_the_firs
     for module in ("captioned", "encoded"):
         monkeypatch.setattr(f"reslora_sd.diffusion.{module}.CHECKED_UP_TO", 2)
     data = data_benchmark.make_pictures(tmp_path / "many", 9, (32, 16))
+    monkeypatch.setattr(data_benchmark, "_IN_A_SHARD", 4)
+    assert [file.name for file in sorted(data_benchmark.make_shards(tmp_path / "tar", data).iterdir())] == [
+        f"0000{number}.tar" for number in range(3)
+    ]
     words = ["--of", str(data), "--cache", str(tmp_path / "cache"), "--base_model", str(tiny_pipeline_folder)]
     data_benchmark.main(words)
     told = json.loads(capsys.readouterr().out.splitlines()[-1])

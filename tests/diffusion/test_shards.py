@@ -20,6 +20,8 @@ from reslora_sd.diffusion.framing import framing_of
 from reslora_sd.diffusion.models import load_parts
 from reslora_sd.diffusion.pictures import as_rgb
 from reslora_sd.diffusion.settings import DataSettings
+from tests.damage import Trials
+from tests.damaged_kinds import Kind
 from tests.photos import make_photos, upright
 from tests.pickled import WritesMarker
 
@@ -234,6 +236,19 @@ def test_a_damaged_truncated_or_compressed_shard_is_told_before_training(tmp_pat
     shard.write_bytes(damage(shard.read_bytes()))
     with pytest.raises(ValueError, match=rf"(?s)0.tar can't be read \(.*({words})"):
         load(shard)
+
+
+def test_whatever_is_damaged_in_a_shard_gives_one_sentence_that_names_it(photos, tmp_path):
+    def make(folder):
+        pack(folder / "data" / "0.tar", [*files_of(photos, "icon.png"), (f"{'a' * 150}.png", b"-"), ("1.json", b"{}")])
+
+    def read(folder):
+        images = load(folder / "data")
+        for row in range(len(images)):
+            images.image(row)
+
+    trials = Trials(tmp_path, (Kind("shard", ("data/0.tar",), make, read),))
+    assert [fault for number in range(60) if (fault := trials.run(number, seed=3))] == []
 
 
 def test_a_shard_that_changes_later_and_archives_of_other_kinds_are_told(shards, tmp_path):
