@@ -11,7 +11,7 @@ from .. import curves
 from .shared import FOLLOW, Page
 
 
-def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
+def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: Any) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
     figure = gr.HTML(elem_id="reach")
     weight = gr.Slider(
