@@ -78,10 +78,10 @@ def test_every_answer_forbids_what_is_from_elsewhere(address):
 
 def test_a_browser_asks_for_pictures_and_scripts_once_and_for_the_page_each_time(address):
     page = gzip.decompress(get(address)[2]).decode()
-    sent = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
+    sent = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page)[0])
     row = sent["manifest"]["rows"][0]
     picture = f"{address}/pictures/{row['key']}/{row['files'][-1]}"
-    script = address + re.search(r"/assets/index-[\w-]+\.js", page)[0]
+    script = address + re.findall(r"/assets/index-[\w-]+\.js", page)[0]
     for url, kind in ((picture, "image/png"), (script, "javascript")):
         for _ in range(2):
             _, headers, body = get(url)
