@@ -1,7 +1,7 @@
 """Visitors of the page without a browser: each asks a running server for all that a browser would, and in its order.
 
 A visitor has six connections, as a browser has. It asks for the page, for the pictures that the page shows first, for
-every script and style of Gradio that the page's components need, and for the stream that Gradio keeps open. Scripts come
+every script and style of Gradio that the page needs, and for the stream that Gradio keeps open. Scripts come
 in the waves in which a browser finds them, with an empty cache, and some that a browser leaves until a tab is opened
 come, too. Then it moves: at each move it asks for the pictures of the new step that it doesn't have, and afterwards for
 those of the steps beside, as the page's script does. Now and then it asks whether a run has changed. It runs no script
