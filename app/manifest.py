@@ -28,10 +28,10 @@ def manifest(runs: Mapping[str, Run], chosen: Selection, key_of: Callable[[Run],
     """
     sides = list(runs)[:MOST_SIDES]
     if chosen.prompt is None or chosen.seed is None:
-        return _nothing("The chosen runs have no such pictures yet" if runs else "Choose a run above")
+        return nothing("The chosen runs have no such pictures yet" if runs else "Choose a run above")
     all_steps = pictures.steps_of(runs, chosen.prompt, chosen.seed, chosen.variant)
     if not all_steps:
-        return _nothing("The chosen runs have no such pictures yet")
+        return nothing("The chosen runs have no such pictures yet")
     steps = spread(all_steps, MOST_STEPS)
     pair = [name for name in (chosen.a, chosen.b) if name is not None and name in runs]
     rows = list(dict.fromkeys([*sides, *pair]))
@@ -60,7 +60,8 @@ def stamp(mtime_ns: int, size: int) -> str:
     return hashlib.sha256(f"{mtime_ns} {size}".encode()).hexdigest()[:12]
 
 
-def _nothing(why: str) -> dict[str, Any]:
+def nothing(why: str) -> dict[str, Any]:
+    """A manifest without pictures, and why it has none."""
     return {"steps": [], "span": "", "rows": [], "sides": 0, "pair": [], "real": None, "why": why}
 
 

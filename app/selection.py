@@ -10,6 +10,9 @@ from reslora_sd.runs.run import Run
 
 from . import pictures
 
+MOST_CHOICES = 500
+"""Of a menu: an index can name hundreds of thousands of prompts, and a browser would stand still."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -37,6 +40,8 @@ class Selection:
     seed: int | None
     variants: tuple[str, ...]
     variant: str
+    left_out: int
+    """Prompts that are not among the choices."""
 
 
 def select(known: Sequence[str], runs: Mapping[str, Run], asked: Asked) -> Selection:
@@ -47,13 +52,26 @@ def select(known: Sequence[str], runs: Mapping[str, Run], asked: Asked) -> Selec
         runs: the chosen ones.
     """
     a, b = pair_of(runs, asked.a, asked.b)
-    prompts = tuple(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
+    all_prompts = tuple(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
+    prompts = all_prompts[:MOST_CHOICES]
     prompt = asked.prompt if asked.prompt in prompts else next(iter(prompts), None)
-    seeds = tuple(pictures.seeds_of(runs, prompt)) if prompt is not None else ()
+    seeds = tuple(pictures.seeds_of(runs, prompt))[:MOST_CHOICES] if prompt is not None else ()
     seed = asked.seed if asked.seed in seeds else next(iter(seeds), None)
-    variants = tuple(pictures.variants(runs))
+    variants = tuple(pictures.variants(runs))[:MOST_CHOICES]
     variant = asked.variant if asked.variant in variants else variants[0]
-    return Selection(tuple(known), tuple(runs), a, b, prompts, prompt, seeds, seed, variants, variant)
+    return Selection(
+        tuple(known),
+        tuple(runs),
+        a,
+        b,
+        prompts,
+        prompt,
+        seeds,
+        seed,
+        variants,
+        variant,
+        len(all_prompts) - len(prompts),
+    )
 
 
 def pair_of(runs: Mapping[str, Run], first: str | None, second: str | None) -> tuple[str | None, str | None]:

@@ -41,7 +41,9 @@ class Shell:
         self._templates: OrderedDict[tuple[bytes, ...], tuple[str, dict[str, Any], str]] = OrderedDict()
         self._made: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
 
-    async def __call__(self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]]) -> Answer:
+    async def __call__(
+        self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]], styles: Mapping[str, str]
+    ) -> Answer:
         """The page, made anew only when what it holds has changed."""
         headers = dict(scope["headers"])
         name = (str(scope.get("scheme")).encode(), *(headers.get(one, b"") for one in _NAMED_BY))
@@ -49,9 +51,9 @@ class Shell:
             self._templates[name] = _taken_apart((await of_gradio()).decode())
             _shorten(self._templates, _MOST_NAMES)
         known_by, make = await run_in_threadpool(self.parts, scope["query_string"].decode("latin-1"))
-        key = (name, known_by)
+        key = (name, known_by, len(styles))
         if key not in self._made:
-            made = await run_in_threadpool(lambda: _page(self._templates[name], *make()))
+            made = await run_in_threadpool(lambda: _page(self._templates[name], dict(styles), *make()))
             self._made[key] = packed(made, b"text/html; charset=utf-8")
             _shorten(self._made, self.most)
         return self._made[key]
@@ -72,12 +74,22 @@ def _taken_apart(whole: str) -> tuple[str, dict[str, Any], str]:
     return whole[:start], config, whole[end:]
 
 
-def _page(template: tuple[str, dict[str, Any], str], properties: Mapping[str, Any], head: str, start: str) -> bytes:
+def _page(
+    template: tuple[str, dict[str, Any], str],
+    styles: Mapping[str, str],
+    properties: Mapping[str, Any],
+    head: str,
+    start: str,
+) -> bytes:
     before, config, after = template
     components = [
         {**one, "props": {**one["props"], **properties.get(one["props"].get("elem_id") or "", {})}}
         for one in config["components"]
     ]
+    # Gradio loads no style whose link is there; one that is switched off isn't fetched
+    links = "".join(f'<link rel="stylesheet" href=".{path}" disabled>' for path in styles)
+    end = after.index("</head>")
+    after = f"{after[:end]}<style>{''.join(styles.values())}</style>{links}{after[end:]}"
     opened = after.index(">", after.index("<body")) + 1
     at = before.rindex("<script>")
     body = f"{after[:opened]}{start}{after[opened:]}"

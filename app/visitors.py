@@ -29,6 +29,7 @@ _LOOKS_EVERY = 3.0
 _CONFIG = "window.gradio_config = "
 _FIRST = re.compile(r'<script type="application/json">(.*?)</script>', re.DOTALL)
 _NAMED = re.compile(r'(?:src|href)="\./(assets/[\w.-]+)"|(static/js/[\w.]+\.js)')
+_SWITCHED_OFF = re.compile(r'href="\./assets/([\w.-]+)" disabled>')
 _IMPORTED = re.compile(r"""(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
 _PARTS = re.compile(r"m\.f=\[(.*?)\]")
 _COMPONENT = re.compile(r"component:.*?import\(`\./([\w.-]+)`\).*?mapDeps\(\[([\d,]*)\]\)")
@@ -145,8 +146,9 @@ class Opening:
         config = json.JSONDecoder().raw_decode(page, page.index(_CONFIG) + len(_CONFIG))[0]
         self.kinds = sorted({one["type"] for one in config["components"]})
         self.theme = f"theme.css?v={config.get('theme_hash', '')}"
-        self.asked: set[str] = set()
         self.first = {one or other for one, other in _NAMED.findall(page)}
+        self.asked = {f"assets/{one}" for one in _SWITCHED_OFF.findall(page)}
+        self.first -= self.asked
 
     async def scripts(self) -> None:
         """Everything that the page's HTML names, and what that names, and so on."""

@@ -13,6 +13,7 @@ from reslora_sd.runs.run import Run
 
 from .answers import Answers
 from .library import Library
+from .limits import Limits
 from .manifest import manifest, stamp
 from .pictures import decoded, source_of
 from .selection import Asked, Selection, select
@@ -34,6 +35,7 @@ class Visits:
     def __init__(self, library: Library, store: Callable[[Any], str]) -> None:
         self.library, self.store = library, store
         self._answers, self._files = Answers(_MOST_ANSWERS), Answers(50_000)
+        self.limits = Limits()
         self._runs: dict[str, Path] = {}
         self._looked: tuple[float, str] = (-1.0, "")
 
@@ -77,7 +79,11 @@ class Visits:
     def packed(self, query: str) -> bytes:
         """The manifest of what an address asks for, as gzipped JSON."""
         asked = address.read(query).asked
-        found: bytes = self.once(("packed", asked), lambda: pack(self.manifest(self.select(asked, asked.runs))))
+
+        def make() -> bytes:
+            return pack(self.manifest(self.select(asked, asked.runs)))
+
+        found: bytes = self.limits.get("Compare", asked, lambda: self.once(("packed", asked), make))
         return found
 
     def picture(self, key: str, mark: str, file: str) -> str:

@@ -78,15 +78,15 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> None:
     moving = gr.Image(label="Animation", interactive=False, visible=False, elem_id="moving", buttons=["fullscreen"])
     moving_file = gr.DownloadButton("Download the animation", visible=False, elem_id="download-animation")
     said = gr.HTML()
-    draw = _draw_grid(page)
+    draw, late = page.limited("The grid", _draw_grid(page), 2), gr.HTML(elem_id="grid-said", padding=False)
     inputs = [chosen, tab.prompt, tab.seed, tab.variant, every, most]
-    redraw = gr.Button("Draw the grid", elem_id="draw-grid", elem_classes="unseen")
+    redraw = gr.Button("Draw the grid", elem_id="redraw-grid", elem_classes="unseen")
     for trigger in (every.input, most.release, redraw.click):
-        trigger(draw, inputs, [sheet, png], **FOLLOW)
+        trigger(draw, inputs, [sheet, png, late], **FOLLOW)
     make.click(
-        _animate(page),
+        page.limited("The animation", _animate(page), 3),
         [chosen, tab.prompt, tab.seed, tab.variant, every, form],
-        [moving, moving_file, said],
+        [moving, moving_file, said, late],
         api_visibility="private",
     )
 

@@ -9,15 +9,26 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from ..limits import TooSlowError
+from ..manifest import nothing
 from ..selection import Asked, Selection
 from ..shell import Parts, Shell, in_page
 from ..uploads import MOST_BYTES_EACH
 from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
 from .menus import Menu, Ticks
-from .shared import FOLLOW, PRIVATE, Page, menu, warnings_and_notes
+from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
-_TABS = ("compare", "curves", "adapter", "try", "blind", "runs", "train")
+_NAMES = {
+    "compare": "Compare",
+    "curves": "Curves",
+    "adapter": "Inside the adapter",
+    "try": "Try it",
+    "blind": "Blind test",
+    "runs": "Runs",
+    "train": "Train here",
+}
+_TABS = tuple(_NAMES)
 _TITLE = "<h1>LoRA and ResLoRA, step by step</h1>"
 
 
@@ -36,33 +47,39 @@ def build(page: Page) -> gr.Blocks:
             first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
             second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
         notes = gr.HTML(elem_id="notes", visible=False)
+        slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
         drawers: dict[str, Any] = {}
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab(_NAMES["compare"], id="compare"):
                 shown = compare.build(page, chosen)
-            with gr.Tab("Curves", id="curves"):
+            with gr.Tab(_NAMES["curves"], id="curves"):
                 drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
-            with gr.Tab("Inside the adapter", id="adapter"):
+            with gr.Tab(_NAMES["adapter"], id="adapter"):
                 drawers["adapter"] = adapter.build(page, chosen, pair)
-            with gr.Tab("Try it", id="try"):
+            with gr.Tab(_NAMES["try"], id="try"):
                 drawers["try"] = try_it.build(page, chosen)
                 try_grid.build(page, chosen, drawers["try"][1][1])
-            with gr.Tab("Blind test", id="blind"):
+            with gr.Tab(_NAMES["blind"], id="blind"):
                 drawers["blind"] = blind_test.build(page, pair)
-            with gr.Tab("Runs", id="runs"):
+            with gr.Tab(_NAMES["runs"], id="runs"):
                 drawers["runs"] = runs.build(page, chosen, pair)
-            with gr.Tab("Train here", id="train"):
+            with gr.Tab(_NAMES["train"], id="train"):
                 drawers["train"] = train_here.build(page)
         dark.click(None, None, None, js=TOGGLE_DARK)
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
-        told = [notes, selected]
-        restore.click(_restore(page), asked, [*menus, *told, tabs], js="() => [location.search]", **PRIVATE)
-        refresh.click(_follow(page, again=True), menus, [*menus, *told], **FOLLOW)
+        told = [*menus, notes, selected]
+
+        def limited(what: str, draw: Any, outputs: list[Any]) -> dict[str, Any]:
+            return {"fn": page.limited(what, draw, len(outputs)), "outputs": [*outputs, slow]}
+
+        restored = limited("The page", _restore(page), [*told, tabs])
+        restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
+        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told), **FOLLOW)
         for trigger in (chosen.change, *(one.input for one in menus[1:])):
-            trigger(_follow(page), menus, [*menus, *told], **FOLLOW)
-        _draw_when_asked(drawers)
+            trigger(inputs=menus, **limited("The page", _follow(page), told), **FOLLOW)
+        _draw_when_asked(drawers, limited)
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
     return blocks
@@ -102,9 +119,11 @@ def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
         place = address.read(query)
 
         def make() -> Parts:
-            found = page.visits.select(place.asked)
-            updates = {**_updates(page, found, Asked()), "tabs": gr.Tabs(selected=_tab(place))}
-            sent = {**_sent(page, found), "manifest": page.visits.manifest(found)}
+            try:
+                sent, updates = page.limits.get("The page", place.asked, lambda: _first(page, place))
+            except TooSlowError as error:
+                sent = {"address": "", "state": "", "manifest": nothing(str(error))}
+                updates = {"slow": message(str(error), "bad")}
             early = (
                 f'<div id="early">{_TITLE}{compare.PLAYER}{compare.SIDES}'
                 f'<script type="application/json">{in_page(sent)}</script></div>'
@@ -114,6 +133,12 @@ def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
         return (page.visits.state(), place.asked, _tab(place)), make
 
     return parts
+
+
+def _first(page: Page, place: address.Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = page.visits.select(place.asked)
+    updates = {**_updates(page, found, Asked()), "tabs": gr.Tabs(selected=_tab(place))}
+    return {**_sent(page, found), "manifest": page.visits.manifest(found)}, updates
 
 
 def _properties(update: Any) -> dict[str, Any]:
@@ -126,19 +151,21 @@ def _properties(update: Any) -> dict[str, Any]:
     return given
 
 
-def _draw_when_asked(drawers: dict[str, Any]) -> None:
+def _draw_when_asked(drawers: dict[str, Any], limited: Callable[..., dict[str, Any]]) -> None:
     """A button for each tab, which the script presses when the tab is opened, and when what is chosen changes."""
     for name, (draw, inputs, outputs) in drawers.items():
-        button = gr.Button(f"Draw {name}", elem_id=f"draw-{name}", elem_classes="unseen")
+        button = gr.Button(f"Draw {name}", elem_id=f"redraw-{name}", elem_classes="unseen")
         # what takes a second shows that it is under way
-        slow = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
-        button.click(draw, inputs, outputs, **{**FOLLOW, **slow})
+        long = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
+        button.click(inputs=inputs, **limited(f"The tab {_NAMES[name]}", draw, outputs), **{**FOLLOW, **long})
 
 
 def _updates(page: Page, found: Selection, before: Asked) -> dict[str, Any]:
     """Of what is above the pictures, by `elem_id`, in the order of `menus` and `told`."""
     runs = page.runs(found.runs)
     said = warnings_and_notes(runs)
+    if found.left_out:
+        said += message(f"The menu has the first {len(found.prompts)} prompts; {found.left_out} more are left out.")
     return {
         "runs": menu(gr.CheckboxGroup, found.known, list(found.runs), list(before.runs)),
         "run-a": menu(gr.Dropdown, found.runs, found.a, before.a),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
 from PIL import Image
 
 from reslora_sd.runs.run import Run
 
 from ..library import Library
+from ..limits import Limits, TooSlowError
 from ..passing import Passing
 from ..pictures import store
 from ..visits import Visits
@@ -49,6 +51,7 @@ class Page:
     """For what is made for one look or download."""
     visits: Visits = field(init=False)
     """What is the same for all who look."""
+    limits: Limits = field(default_factory=Limits)
     _generator: PictureGenerator | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -59,6 +62,19 @@ class Page:
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
         return self.library.get(names or [])
+
+    def limited(self, what: str, draw: Callable[..., Any], outputs: int) -> Callable[..., tuple[Any, ...]]:
+        """The same view within the limit of time, with one more output: why it isn't shown; empty where it is."""
+
+        def drawn(*values: Any) -> tuple[Any, ...]:
+            try:
+                found = self.limits.get(what, repr(values), lambda: draw(*values))
+            except TooSlowError as error:
+                return *[gr.skip()] * outputs, message(str(error), "bad")
+            return *(found if outputs > 1 else [found]), ""
+
+        drawn.__name__ = draw.__name__
+        return drawn
 
     def generator(self) -> PictureGenerator:
         """Made at the first request: it needs torch, which takes seconds to load."""

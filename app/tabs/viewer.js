@@ -215,7 +215,7 @@
     const mine = (asked = `${now.address}#${now.state}`);
     try {
       const answer = await fetch(`compare.json?${now.address}`);
-      if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
+      if (!answer.ok) throw new Error((await answer.text()) || `The server answered ${answer.status}.`);
       const manifest = await answer.json();
       if (mine === asked) take(manifest);
     } catch (error) {
@@ -224,7 +224,7 @@
   };
   const redraw = (again) => {
     const tab = open_one(TABS, "#tabs"), part = open_one(PARTS, "#parts");
-    const name = tab === "compare" ? (part === "grid" ? "draw-grid" : "") : tab && `draw-${tab}`, button = byId(name);
+    const name = tab === "compare" ? (part === "grid" ? "redraw-grid" : "") : tab && `redraw-${tab}`, button = byId(name);
     const now = `${tab} ${part} ${asked} ${tab === "curves" ? shown?.steps[place] : ""}`;
     if ((now === drawn && !again) || (name && !button)) return; // a tab's inside comes a moment after it is opened
     drawn = now;
