@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image, ImageSequence
@@ -37,12 +38,34 @@ def address(real_runs, trainings):
         yield address
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser, address):
+    with visited(browser, address) as page:
+        yield page
+
+
 @pytest.fixture
-def page(browser, address):
+def page(request, browser, address):
+    """The page at its last step: one for many tests, as opening it costs more than they do, or the test's own."""
+    if request.node.get_closest_marker("own_page"):
+        with visited(browser, address) as page:
+            yield page
+    else:
+        page = request.getfixturevalue("shared_page")
+        show_tab(page, "Compare")
+        show_tab(page, "Side by side")
+        page.locator("#step input[type=range]").press("End")
+        wait_for_step(page, 4)
+        page.evaluate("document.activeElement.blur()")
+        yield page
+    assert page.strays == []  # nothing came from elsewhere, and no script failed
+
+
+@contextmanager
+def visited(browser, address):
     page = open_page(browser, address)
     page.wait_for_selector("#side-1 img")
     yield page
-    assert page.strays == []  # nothing came from elsewhere, and no script failed
     page.context.close()
 
 
@@ -92,6 +115,7 @@ def test_it_plays_and_pauses(page):
     assert alts(page) == before
 
 
+@pytest.mark.own_page
 def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
     choose(page, "Prompt", PROMPTS[1])
     page.wait_for_selector("#side-0 img[alt*='bold']")
@@ -103,6 +127,7 @@ def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
     assert page.locator("b", has_text=re.compile("^bold$")).count() == 0
 
 
+@pytest.mark.own_page
 def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browser, address):
     page.wait_for_url("**/?run=lora&run=reslora_is&a=lora&b=reslora_is&prompt=red+apple&seed=42&*step=4&tab=compare")
     choose(page, "Prompt", PROMPTS[1])
@@ -129,6 +154,7 @@ def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browse
     other.context.close()
 
 
+@pytest.mark.own_page
 def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
     assert "dark" not in page.evaluate("document.body.className")
     page.get_by_role("button", name="Light or dark").click()
@@ -194,6 +220,7 @@ def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
     picture(page, "inside-1440-light")
 
 
+@pytest.mark.own_page
 def test_enter_draws_and_a_prompt_that_is_cut_says_so_beside_it(page):
     show_tab(page, "Try it")
     page.locator("#try-steps input[type=number]").fill("1")
@@ -207,6 +234,7 @@ def test_enter_draws_and_a_prompt_that_is_cut_says_so_beside_it(page):
     page.wait_for_function("document.querySelector('#try-cut').innerText.trim() === ''")
 
 
+@pytest.mark.own_page
 def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
     show_tab(page, "Try it")
     draw(page, 2)
@@ -228,6 +256,7 @@ def draw(page, steps):
     page.locator("#draw").click()
 
 
+@pytest.mark.own_page
 def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_another_visitor(page, browser, address):
     other = open_page(browser, address)
     draw(page, 150)
@@ -254,6 +283,7 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     other.context.close()
 
 
+@pytest.mark.own_page
 def test_a_second_drawing_takes_the_place_of_the_first(page):
     draw(page, 150)
     page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
@@ -265,6 +295,7 @@ def test_a_second_drawing_takes_the_place_of_the_first(page):
     assert [text.rsplit(" ", 1)[1] for text in alts(page, "#tried")] == ["7"] * 3
 
 
+@pytest.mark.own_page
 def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_takes_none_with_it(page, tmp_path):
     for name, side in (("a", 40), ("b", 40), ("large", 400)):
         Image.effect_noise((side, side), 90).save(tmp_path / f"{name}.png")
@@ -297,6 +328,7 @@ def test_stop_says_so_where_nothing_is_drawn(page):
     page.wait_for_selector("#try-said >> text=Nothing is being drawn.")
 
 
+@pytest.mark.own_page
 def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page_closes(page, browser, address):
     show_tab(page, "Train here")
     page.locator("#prompts textarea").fill("red apple")
@@ -350,6 +382,9 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_an
     ):
         show_tab(page, tab)
         page.wait_for_selector(ready)
+        page.wait_for_function(
+            "![...document.querySelectorAll('[aria-label=\"Empty value\"]')].some(one => one.offsetParent)"
+        )
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
         assert barriers(page) == [], tab
@@ -358,6 +393,7 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_an
     page.context.close()
 
 
+@pytest.mark.own_page
 def test_everything_is_reached_by_the_tab_key_alone_with_a_visible_focus(page):
     reached, unseen = set(), []
     for _ in range(60):
