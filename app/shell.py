@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ _CONFIG = "window.gradio_config = "
 _NAMED_BY = (b"host", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix", b"x-gradio-server")
 """Headers that Gradio takes the page's own address from."""
 _MOST_NAMES = 20
+_LATER = r'<link rel="modulepreload" crossorigin href="\1" id="gradio-later">'
 _NOT_SENT = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 """Of each component: for programs that use a page without a browser. Ours has no such interface."""
 
@@ -88,8 +90,12 @@ def _page(
     ]
     # Gradio loads no style whose link is there; one that is switched off isn't fetched
     links = "".join(f'<link rel="stylesheet" href=".{path}" disabled>' for path in styles)
+    for path in styles:
+        after = after.replace(f'<link rel="stylesheet" crossorigin href=".{path}">', "")
     end = after.index("</head>")
     after = f"{after[:end]}<style>{''.join(styles.values())}</style>{links}{after[end:]}"
+    # its script would keep the browser from painting: ours starts it once the first pictures are there
+    after = re.sub(r'<script type="module" crossorigin src="(\./assets/[\w.-]+)"></script>', _LATER, after)
     opened = after.index(">", after.index("<body")) + 1
     at = before.rindex("<script>")
     body = f"{after[:opened]}{start}{after[opened:]}"

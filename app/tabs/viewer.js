@@ -49,8 +49,17 @@
     if (now !== turn) return; // a later move has come
     cells = found;
     fill();
+    requestAnimationFrame(() => setTimeout(start_gradio, 0)); // after these are painted
     for (const at of [place + 1, place - 1]) shown.rows.map((row) => address_of(row, at)).filter(Boolean).forEach(fetched);
   };
+
+  const start_gradio = () => {
+    const later = byId("gradio-later");
+    if (!later) return;
+    document.head.append(make("script", { type: "module", crossOrigin: "", src: later.href }));
+    later.remove();
+  };
+  setTimeout(start_gradio, 1500); // whatever becomes of the pictures
 
   const label = () => (shown.steps.length ? `Step ${shown.steps[place]}, of ${shown.span}` : "Step");
   const show_place = () => {
@@ -75,7 +84,7 @@
     const tools = make("span", { className: "tools" });
     tools.append(
       make("a", { textContent: "\u2913", title: "Download" }),
-      make("button", { textContent: "\u26f6", title: "Fullscreen", type: "button" }),
+      make("button", { textContent: "\u2922", title: "Fullscreen", type: "button" }),
     );
     found.append(make("figcaption"), tools, make("img"), make("p", { className: "missing" }));
     return found;
