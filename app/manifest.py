@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from reslora_sd.runs.run import PictureKey, Run
+from reslora_sd.runs.run import PictureKey, Run, is_text
 
 from . import pictures
+from .library import key_of
 from .selection import Selection
 
 STEP = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -19,31 +20,34 @@ MOST_SIDES, MOST_STEPS = 6, 2000
 """Pictures beside each other, and steps that a browser gets."""
 
 
-def manifest(runs: Mapping[str, Run], chosen: Selection, key_of: Callable[[Run], str]) -> dict[str, Any]:
+def manifest(runs: Mapping[str, Run], chosen: Selection, token_of: Callable[[Run], str]) -> dict[str, Any]:
     """Steps, and for each run a row of files with their texts.
 
     Args:
-        runs: those of `chosen`.
-        key_of: names a run in addresses of pictures.
+        runs: those of `chosen`, by the names that are shown.
+        token_of: names a run in addresses of pictures.
     """
     sides = list(runs)[:MOST_SIDES]
+    if runs and all(is_text(run.settings) for run in runs.values()):
+        return nothing(pictures.NO_PICTURES.format(next(iter(runs))))
     if chosen.prompt is None or chosen.seed is None:
         return nothing("The chosen runs have no such pictures yet" if runs else "Choose a run above")
     all_steps = pictures.steps_of(runs, chosen.prompt, chosen.seed, chosen.variant)
     if not all_steps:
         return nothing("The chosen runs have no such pictures yet")
     steps = spread(all_steps, MOST_STEPS)
-    pair = [name for name in (chosen.a, chosen.b) if name is not None and name in runs]
+    names = {key_of(run.path): name for name, run in runs.items()}
+    pair = [names[key] for key in (chosen.a, chosen.b) if key in names]
     rows = list(dict.fromkeys([*sides, *pair]))
     real = pictures.reference_of({name: runs[name] for name in sides}, chosen.prompt)
     said = f" ({len(steps)} of {len(all_steps)} are shown)" if len(steps) < len(all_steps) else ""
     return {
         "steps": steps,
         "span": f"{all_steps[0]} to {all_steps[-1]}{said}",
-        "rows": [_row(name, runs[name], chosen, steps, key_of) for name in rows],
+        "rows": [_row(name, runs[name], chosen, steps, token_of) for name in rows],
         "sides": len(sides),
         "pair": [rows.index(name) for name in pair],
-        "real": _real(*real, key_of) if real is not None else None,
+        "real": _real(*real, token_of) if real is not None else None,
         "why": "",
     }
 
@@ -65,14 +69,16 @@ def nothing(why: str) -> dict[str, Any]:
     return {"steps": [], "span": "", "rows": [], "sides": 0, "pair": [], "real": None, "why": why}
 
 
-def _row(name: str, run: Run, chosen: Selection, steps: Sequence[int], key_of: Callable[[Run], str]) -> dict[str, Any]:
+def _row(
+    name: str, run: Run, chosen: Selection, steps: Sequence[int], token_of: Callable[[Run], str]
+) -> dict[str, Any]:
     assert chosen.prompt is not None and chosen.seed is not None
     nothing, alt = pictures.missing_view(name, run, chosen.prompt, chosen.seed, chosen.variant, STEP)
     used = pictures.variant_of(run, chosen.variant)
     found = [run.pictures.get(PictureKey(chosen.prompt, chosen.seed, used, step)) for step in steps]
     return {
         "name": name,
-        "key": key_of(run),
+        "key": token_of(run),
         "title": nothing.title,
         "alt": alt,
         "missing": nothing.missing,
@@ -80,8 +86,8 @@ def _row(name: str, run: Run, chosen: Selection, steps: Sequence[int], key_of: C
     }
 
 
-def _real(run: Run, file: str, title: str, alt: str, key_of: Callable[[Run], str]) -> dict[str, Any]:
-    return {"key": key_of(run), "title": title, "alt": alt, "file": _address(run, file)}
+def _real(run: Run, file: str, title: str, alt: str, token_of: Callable[[Run], str]) -> dict[str, Any]:
+    return {"key": token_of(run), "title": title, "alt": alt, "file": _address(run, file)}
 
 
 def _address(run: Run, file: str) -> str:

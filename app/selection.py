@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reslora_sd.runs.names import METHODS
@@ -30,8 +30,8 @@ class Asked:
 class Selection:
     """What is shown, and the choices beside it."""
 
-    known: tuple[str, ...]
     runs: tuple[str, ...]
+    """Keys of the library, as are `a` and `b`."""
     a: str | None
     b: str | None
     prompts: tuple[str, ...]
@@ -44,12 +44,11 @@ class Selection:
     """Prompts that are not among the choices."""
 
 
-def select(known: Sequence[str], runs: Mapping[str, Run], asked: Asked) -> Selection:
+def select(runs: Mapping[str, Run], asked: Asked) -> Selection:
     """What is shown of what was asked.
 
     Args:
-        known: names of all runs.
-        runs: the chosen ones.
+        runs: the chosen ones by their keys.
     """
     a, b = pair_of(runs, asked.a, asked.b)
     all_prompts = tuple(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
@@ -60,7 +59,6 @@ def select(known: Sequence[str], runs: Mapping[str, Run], asked: Asked) -> Selec
     variants = tuple(pictures.variants(runs))[:MOST_CHOICES]
     variant = asked.variant if asked.variant in variants else variants[0]
     return Selection(
-        tuple(known),
         tuple(runs),
         a,
         b,

@@ -6,13 +6,14 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reslora_sd.runs.run import Run
 
 from .answers import Answers
-from .library import Library
+from .library import Library, key_of
 from .limits import Limits
 from .manifest import manifest, stamp
 from .pictures import decoded, source_of
@@ -60,11 +61,13 @@ class Visits:
         asked = asked or Asked()
 
         def make() -> Selection:
-            known = list(self.library.names())
-            kept = [name for name in known if name in (asked.runs if names is None else names)]
+            known = list(self.library.keys())
+            wanted = {self.library.key(text) for text in (asked.runs if names is None else names)}
+            kept = [key for key in known if key in wanted]
             if names is None:
                 kept = kept or known[:2]
-            return select(known, self.library.get(kept), asked)
+            runs = {key_of(run.path): run for run in self.library.get(kept).values()}
+            return select(runs, replace(asked, a=self.library.key(asked.a), b=self.library.key(asked.b)))
 
         found: Selection = self.once(("select", asked, None if names is None else tuple(names)), make)
         return found

@@ -14,6 +14,7 @@ import gradio as gr
 from reslora_sd.runs.names import UNMERGED
 
 from .. import grids
+from ..wording import labelled
 from .menus import Menu
 from .shared import FOLLOW, Page, message
 
@@ -53,7 +54,9 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Compare:
     with gr.Row(elem_classes="tight"):
         prompt = Menu([], label="Prompt", scale=4, min_width=180, elem_id="prompt")
         seed = Menu([], label="Seed", scale=1, min_width=90, elem_id="seed")
-        variant = Menu([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150, elem_id="variant")
+        variant = Menu(
+            labelled([UNMERGED]), value=UNMERGED, label="Which pictures", scale=2, min_width=150, elem_id="variant"
+        )
     tab = Compare(prompt, seed, variant, gr.Number(label="Step", precision=0, elem_id="opened"))
     gr.HTML(PLAYER, padding=False)
     with gr.Tabs(overflow_behavior="wrap", elem_id="parts"):

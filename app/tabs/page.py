@@ -14,7 +14,21 @@ from ..manifest import nothing
 from ..selection import Asked, Selection
 from ..shell import Parts, Shell, in_page
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
+from ..wording import labelled
+from . import (
+    adapter,
+    address,
+    blind_test,
+    compare,
+    curves,
+    figures_style,
+    runs,
+    sharing_style,
+    text,
+    train_here,
+    try_grid,
+    try_it,
+)
 from .menus import Menu, Ticks
 from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
@@ -23,6 +37,7 @@ _NAMES = {
     "compare": "Compare",
     "curves": "Curves",
     "adapter": "Inside the adapter",
+    "text": "Text",
     "try": "Try it",
     "blind": "Blind test",
     "runs": "Runs",
@@ -44,8 +59,8 @@ def build(page: Page) -> gr.Blocks:
             refresh = gr.Button("Look at the folders again", elem_id="refresh", elem_classes="unseen")
         with gr.Row(elem_classes="tight"):
             chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
-            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
+            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
+            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
         notes = gr.HTML(elem_id="notes", visible=False)
         slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
@@ -58,11 +73,13 @@ def build(page: Page) -> gr.Blocks:
                 drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
             with gr.Tab(_NAMES["adapter"], id="adapter"):
                 drawers["adapter"] = adapter.build(page, chosen, pair)
+            with gr.Tab(_NAMES["text"], id="text"):
+                drawers["text"] = text.build(page, chosen)
             with gr.Tab(_NAMES["try"], id="try"):
                 drawers["try"] = try_it.build(page, chosen)
                 try_grid.build(page, chosen, drawers["try"][1][1])
             with gr.Tab(_NAMES["blind"], id="blind"):
-                drawers["blind"] = blind_test.build(page, pair)
+                drawers["blind"] = blind_test.build(page, chosen, pair)
             with gr.Tab(_NAMES["runs"], id="runs"):
                 drawers["runs"] = runs.build(page, chosen, pair)
             with gr.Tab(_NAMES["train"], id="train"):
@@ -96,7 +113,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
         build(page),
         path="/",
         theme=THEME,
-        css=CSS + sharing_style.CSS,
+        css=CSS + sharing_style.CSS + figures_style.CSS,
         head=head + HEAD + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
@@ -167,12 +184,12 @@ def _updates(page: Page, found: Selection, before: Asked) -> dict[str, Any]:
     if found.left_out:
         said += message(f"The menu has the first {len(found.prompts)} prompts; {found.left_out} more are left out.")
     return {
-        "runs": menu(gr.CheckboxGroup, found.known, list(found.runs), list(before.runs)),
-        "run-a": menu(gr.Dropdown, found.runs, found.a, before.a),
-        "run-b": menu(gr.Dropdown, found.runs, found.b, before.b),
+        "runs": menu(gr.CheckboxGroup, page.choices(), list(found.runs), list(before.runs)),
+        "run-a": menu(gr.Dropdown, page.choices(found.runs), found.a, before.a),
+        "run-b": menu(gr.Dropdown, page.choices(found.runs), found.b, before.b),
         "prompt": menu(gr.Dropdown, found.prompts, found.prompt, before.prompt),
         "seed": menu(gr.Dropdown, found.seeds, found.seed, before.seed),
-        "variant": menu(gr.Dropdown, found.variants, found.variant, before.variant),
+        "variant": menu(gr.Dropdown, labelled(found.variants), found.variant, before.variant),
         "notes": gr.HTML(value=said, visible=bool(said)),
         "address": address.element(**_sent(page, found)),
     }

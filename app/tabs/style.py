@@ -44,7 +44,6 @@ CSS = """
 .side .image-frame, .side .image-frame > *, .side img { width: 100% !important; max-width: none; }
 .side img { height: auto !important; object-fit: contain; }
 #grid img, #live img, #moving img { max-width: 100%; height: auto; background: #fff; }
-#curves { flex-wrap: wrap; }
 .say { margin: .25rem 0; padding: 0 .2rem; }
 .say.bad, details.say { padding: .6rem .8rem; border-left: 4px solid #dc2626; border-radius: 4px; }
 .say.bad { background: rgba(220, 38, 38, .12); }

@@ -183,6 +183,8 @@ def training_batches(
     random_framing = framing.is_random(images)
     if asked and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
+    if random_framing and not quiet:
+        _say_crops(images, framing, training.dataloader_num_workers)
     on_disk = parts.encodings is not None
     cache = not random_framing and (on_disk or _fits(parts, images, framing)) if asked is None else asked
     share = Share(processes, rank, wait, workers_here(training.dataloader_num_workers))
@@ -205,6 +207,21 @@ def training_batches(
         training.noise_offset,
         training.timesteps(schedule),
     )
+
+
+def _say_crops(images: CaptionedImages, framing: Framing, workers: int) -> None:
+    """Tells why pictures with random crops are kept nowhere, and what is faster."""
+    pictures = zip(images.looks, images.sizes, strict=True)
+    count = sum(not framing.of(look).has_few_forms(size) for look, size in pictures)
+    if count:
+        logger.info(
+            "Crops of %d pictures are random, and each is met once: they are decoded and encoded each time%s. "
+            "--center_crop, or buckets, have one crop of each, whose latents are kept (with --cache_dir on disk).",
+            count,
+            f", by {workers} worker{'s' * (workers > 1)} ahead of the device"
+            if workers
+            else ", in the loop; --dataloader_num_workers has workers decode them ahead of the device",
+        )
 
 
 def _fits(parts: Parts, images: CaptionedImages, framing: Framing) -> bool:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 
 from .pictures import check_depth, enable_heic, has_alpha, upright_size
+from .tar_members import Member
 from .wording import Wording
 
-_OF_A_PICTURE = ("captions", "places", "repeats", "looks", "priors", "files", "masks")
+_OF_A_PICTURE = ("captions", "places", "repeats", "looks", "priors", "files", "members", "masks")
 """Names of the lists that say something of each picture."""
 Found = TypeVar("Found")
 CHECKED_UP_TO = 20_000
@@ -77,6 +78,8 @@ class CaptionedImages:
         """Whether a picture is one of the class, which is there to keep what the model knows of it."""
         self.files: list[str | None] = [None] * len(captions)
         """Where each picture is, if it is a file of its own."""
+        self.members: list[Member | None] = [None] * len(captions)
+        """Where each picture is, if it is a part of a tar file."""
         self.masks: list[str | None] = [None] * len(captions)
         """The file that says which parts of it count."""
         self.copies_left_out: int | None = None
@@ -141,12 +144,15 @@ class CaptionedImages:
     def stored_size(self, index: int) -> int:
         """In bytes."""
         file = self.files[index]
-        return os.stat(file).st_size if file else len(self._stored(index))
+        member = self.members[index]
+        return os.stat(file).st_size if file else member.size if member else len(self._stored(index))
 
     def _stored(self, index: int) -> bytes:
         file = self.files[index]
         if file:
             return Path(file).read_bytes()
+        if member := self.members[index]:
+            return member.read()
         image = self._opened(index, self._glance, lambda image: image)
         held = getattr(image, "fp", None)
         return (
@@ -229,7 +235,7 @@ def joined(parts: Sequence[CaptionedImages], name: str, order: Sequence[int] | N
 
     whole = CaptionedImages([part.captions[place] for part, place in places], read, name, None, glance)
     whole.places = [part.places[place] or f", {part.name}" for part, place in places]
-    for name in ("repeats", "looks", "priors", "files", "masks"):
+    for name in ("repeats", "looks", "priors", "files", "members", "masks"):
         setattr(whole, name, [getattr(part, name)[place] for part, place in places])
     whole.every_look = tuple(dict.fromkeys(look for part in parts for look in part.every_look))
     return whole

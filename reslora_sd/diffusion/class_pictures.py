@@ -36,13 +36,17 @@ def check_class_folder(data: DataSettings) -> None:
     if not data.class_prompt or not data.class_data_dir:
         return
     folder = Path(data.class_data_dir)
-    if tables := parquet_files(folder):
-        raise ValueError(
-            f"{tables[0]} is a table, and pictures that --class_prompt draws don't lie in tables. Leave out "
-            "--class_prompt to train on its rows with their own captions, or name another --class_data_dir."
-        )
-    if folder.exists() and not folder.is_dir():
+    packed = parquet_files(folder)
+    if folder.exists() and not folder.is_dir() and not packed:
         raise ValueError(f"--class_data_dir {folder} is no folder. Name one for pictures of the class.")
+    if not packed and folder.is_dir():
+        survey = Survey(folder)
+        packed = [] if survey.pictures else survey.shards
+    if packed:
+        raise ValueError(
+            f"{packed[0]} is a table or tar file, and pictures that --class_prompt draws don't lie in one. Leave out "
+            "--class_prompt to train on its pictures with their own captions, or name another --class_data_dir."
+        )
 
 
 def draw_class_pictures(settings: UnetSettings, parts: Parts, resolution: int, accelerator: Accelerator) -> None:

@@ -191,7 +191,7 @@ def _open(source: Source, cache_dir: str | None, masked: bool = False) -> _Opene
     folder, name = source.path, source.dataset_name
     if name is None:
         path = Path(str(folder))
-        rows = open_folder(path, cache_dir, source.captions, source.class_name)
+        rows = open_folder(path, cache_dir, source.captions, source.class_name, source.caption_column)
         if not (source.mask and masked):
             return _Opened(source, rows, str(folder))
         files = picture_files(rows, str(folder), source.image_column)

@@ -2,6 +2,7 @@
 
     python -m reslora_sd.diffusion.data_benchmark                 # 32 photos of 3 million pixels
     python -m reslora_sd.diffusion.data_benchmark --many 10000    # small pictures: seconds and memory to the first step
+    python -m reslora_sd.diffusion.data_benchmark --many 10000 --tar    # the same in tar files
 
 The photos are made up, in a temporary folder. The first form prints, for every way to keep and to prepare them,
 pictures a second of batches alone, with the VAE's work in them, and what share of a step waits for data; the second,
@@ -16,12 +17,14 @@ import os
 import resource
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -45,6 +48,7 @@ WAYS: dict[str, tuple[list[str], bool, bool]] = {
 """Flags, whether there is a cache on disk, and whether there are workers."""
 
 _WITH_A_DEVICE = 6
+_IN_A_SHARD = 1000
 
 
 def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
@@ -60,6 +64,17 @@ def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
     for number in range(count):
         (folder / f"{number}.jpg").write_bytes(data + number.to_bytes(4, "big"))  # the same picture, another content
         (folder / f"{number}.txt").write_text(f"made-up picture number {number}")
+    return folder
+
+
+def make_shards(folder: Path, pictures: Path) -> Path:
+    """The pictures and captions of a folder in tar files of a thousand each."""
+    folder.mkdir(parents=True)
+    files = sorted(pictures.iterdir())
+    for number, start in enumerate(range(0, len(files), 2 * _IN_A_SHARD)):
+        with tarfile.open(folder / f"{number:05}.tar", "w") as archive:
+            for file in files[start : start + 2 * _IN_A_SHARD]:
+                archive.add(file, file.name)
     return folder
 
 
@@ -104,34 +119,71 @@ def speeds(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float,
         yield name, before, speed, maker.waited / (time.perf_counter() - started)
 
 
+class Stage(NamedTuple):
+    """What was needed up to its end."""
+
+    seconds: float
+    """By the clock."""
+    own: float
+    """Seconds of this process."""
+    memory: float
+    """The most until then, MiB."""
+
+
 def first_step(args: argparse.Namespace) -> dict[str, Any]:
-    """What comes before the first step: seconds by clock and of this process; and the peak of memory in MiB."""
+    """The stages before the first step; and of how many files of the data set there was one opening, two, and so on."""
     told: dict[str, Any] = {}
+    opened = _openings(args.of)
     started = time.perf_counter(), time.process_time()
 
     def tell(name: str) -> None:
         nonlocal started
         now = time.perf_counter(), time.process_time()
-        told[name] = [after - before for after, before in zip(now, started, strict=True)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        told[name] = Stage(now[0] - started[0], now[1] - started[1], peak)
         started = now
 
     words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", args.of, "--resolution", "64"]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     maker = maker_of([*words, "--train_batch_size", "4", "--buckets"], Path(args.cache), tell)
+    before = Counter(opened.values())
     maker(0)
     tell("first batch")
-    return {**told, "memory": [before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]}
+    return {**told, "opened": dict(before), "opened by then": dict(Counter(opened.values()))}
 
 
-def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
+def _openings(folder: str) -> Counter[str]:
+    """Counts from now on how often this process opens each file of a folder."""
+    found: Counter[str] = Counter()
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
+            found[arguments[0]] += 1
+
+    sys.addaudithook(note)
+    return found
+
+
+def many(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """`first_step` with an empty cache, and with what that left."""
     data = make_pictures(folder / "many", args.many, (96, 64))
+    data = make_shards(folder / "shards", data) if args.tar else data
     for name in ("cache empty", "again"):
         words = ["--of", str(data), "--cache", str(folder / "cache"), "--base_model", args.base_model]
         done = subprocess.run(
             [sys.executable, "-m", "reslora_sd.diffusion.data_benchmark", *words], stdout=subprocess.PIPE, check=True
         )
         yield name, json.loads(done.stdout.splitlines()[-1])
+
+
+def _lines(name: str, told: dict[str, Any]) -> Iterator[str]:
+    yield f"{name}:"
+    for stage, found in told.items():
+        if stage.startswith("opened"):
+            counts = ", ".join(f"{files} files {times} x" for times, files in sorted(found.items()))
+            yield f"  {stage:42} {counts}"
+        else:
+            seconds, own, memory = found
+            yield f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core, {memory:6.0f} MiB at most until then"
 
 
 @contextmanager
@@ -151,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--many", type=int, help="Measure so many small pictures up to the first step instead.")
+    parser.add_argument("--tar", action="store_true", help="With --many: in tar files.")
     parser.add_argument("--base_model", default=str(DEFAULT_MODEL))
     parser.add_argument("--folder", help="Where the temporary folder is made.")
     parser.add_argument("--of", help=argparse.SUPPRESS)
@@ -162,10 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with temporary(args.folder) as folder:
         if args.many:
             for name, told in many(args, folder):
-                before, peak = told.pop("memory")
-                print(f"{args.many} pictures, {name}: {peak:.0f} MiB at most, {before:.0f} MiB of it before all data")
-                for stage, (seconds, own) in told.items():
-                    print(f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core")
+                print("\n".join(_lines(f"{args.many} pictures, {name}", told)), flush=True)
             return
         print(f"{'':30} seconds before   pictures a second   waiting in steps of {args.step_seconds:g} s")
         for name, before, speed, waiting in speeds(args, folder):

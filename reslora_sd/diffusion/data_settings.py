@@ -26,7 +26,9 @@ class DataSettings:
     )
     dataset_config_name: str | None = option(None, "Configuration of the Hub data set.")
     dataset_config: str | None = option(None, "TOML or YAML file that describes several folders and data sets.")
-    train_data_dir: str | None = option(None, "Folder of pictures with metadata.jsonl or .txt files, or of parquets.")
+    train_data_dir: str | None = option(
+        None, "Folder of pictures with metadata.jsonl or .txt files, of parquets, or of tars."
+    )
     image_column: str | None = option(None, "Column of pictures (left out: found by name).")
     caption_column: str | None = option(None, "Column of captions (left out: found by name).")
     trigger_word: str | None = option(None, "Begin each caption that doesn't have this word with it.")

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +122,14 @@ class DiskCache:
     def content(self, file: str) -> str:
         """A name for what a file holds. It is remembered, and the file isn't read again unless it has changed."""
         said = os.stat(file)
-        stamp, place = [said.st_size, said.st_mtime_ns], os.path.abspath(file)
+        return self.content_at(os.path.abspath(file), [said.st_size, said.st_mtime_ns], Path(file).read_bytes)
+
+    def content_at(self, place: str, stamp: list[int], read: Callable[[], bytes]) -> str:
+        """As `content`, of what is at a place of a file with this size and time of its last change."""
         known = self._known().get(place)
         if isinstance(known, list) and len(known) == 3 and known[:2] == stamp and isinstance(known[2], str):
             return known[2]
-        found = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        found = hashlib.sha256(read()).hexdigest()
         self.note(place, [*stamp, found])
         return found
 

@@ -43,7 +43,9 @@ class Encodings:
         return key_of(self._made_by, PIL.__version__, self._vae, self._content(images, row), frame, interpolation, mask)
 
     def _content(self, images: CaptionedImages, row: int) -> str:
-        file = images.files[row]
+        file, member = images.files[row], images.members[row]
+        if member:
+            return self.disk.content_at(member.place, [member.shard.size, member.shard.changed], member.read)
         return self.disk.content(file) if file else images.content(row)
 
     def words(self, caption: str) -> Words | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from .metadata import METADATA, read_metadata
 from .pictures import first_line, read_utf8, unreadable_kind
+from .shards import open_shards
 from .sources import CaptionsFrom
 from .survey import Survey
 
@@ -18,10 +20,16 @@ REPEATS = "_repeats"
 """Column that says how often a row is to be met in an epoch, where folders say so."""
 _ENDS = {"auto": (".txt", ".caption"), "txt": (".txt",), "caption": (".caption",)}
 """Ends of text files with captions, the first of which counts."""
+_PACKED = re.compile(r"\.(tgz|tbz2|txz|zip|tar\.\w+)$", re.IGNORECASE)
+"""Archives whose members can't be read by their places."""
 
 
 def open_folder(
-    path: Path, cache_dir: str | None = None, captions: CaptionsFrom = "auto", class_name: str | None = None
+    path: Path,
+    cache_dir: str | None = None,
+    captions: CaptionsFrom = "auto",
+    class_name: str | None = None,
+    caption_column: str | None = None,
 ) -> Any:
     """The rows of a folder, with pictures that are decoded as they are used; one line is logged of what is taken.
 
@@ -33,12 +41,14 @@ def open_folder(
             * a parquet file, or a folder of them;
             * pictures and a metadata.jsonl, metadata.csv or metadata.parquet with a column `file_name`;
             * pictures, each with its caption in a text file of the same name (`cat.png`, `cat.txt`), kohya's layout;
-              a picture without one has the name of its class as its caption, where folders are called `10_rex`.
+              a picture without one has the name of its class as its caption, where folders are called `10_rex`;
+            * a tar file, or a folder of them without pictures: see `shards`.
         captions: where to look for captions; "auto" takes the first of these that is there.
         class_name: the class of all pictures, where no folder in it says another.
+        caption_column: of JSON in tar files.
 
     Returns:
-        a `datasets.Dataset`; `PLACE` and `REPEATS` may be among its columns.
+        a `datasets.Dataset`, of which `PLACE` and `REPEATS` may be columns; or `ShardRows`.
 
     Raises:
         FileNotFoundError: the folder, a picture or a caption is not there.
@@ -47,8 +57,13 @@ def open_folder(
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Give a folder of pictures, or a parquet file.")
     if path.is_file():
+        if path.suffix.lower() == ".tar":
+            return open_shards(Survey(path), captions, class_name, caption_column)
         return _parquet([_data_file(path)], path, cache_dir)
     survey = Survey(path)
+    if survey.shards and _are_all(survey):
+        return open_shards(survey, captions, class_name, caption_column)
+    survey.note("tar files beside pictures or tables, which alone are read", survey.shards, warn=True)
     if captions == "auto" and (tables := _tables(survey)):
         rows = _parquet(tables, path, cache_dir)
         survey.note("pictures beside parquet files, which alone are read", survey.pictures, warn=True)
@@ -83,9 +98,21 @@ def _tables(survey: Survey) -> list[Path]:
     return [file for file in survey.files if file.suffix == ".parquet" and file.name not in METADATA]
 
 
+def _are_all(survey: Survey) -> bool:
+    """Whether the shards of a folder are its data: there is no picture, and no table but what img2dataset writes."""
+    shards = set(survey.shards)
+    beside = [table for table in _tables(survey) if table.with_suffix(".tar") in shards]
+    if survey.pictures or len(beside) < len(_tables(survey)):
+        return False
+    survey.note("tables beside tar files of their names, which alone are read", beside)
+    return True
+
+
 def _data_file(path: Path) -> Path:
     if path.suffix != ".parquet":
-        raise ValueError(f"{path} is neither a folder nor a parquet file. Give the folder that holds the pictures.")
+        raise ValueError(
+            f"{path} is neither a folder, a parquet file nor a tar file. Give the folder that holds the pictures."
+        )
     return path
 
 
@@ -181,17 +208,22 @@ def _note_texts(survey: Survey, texts: list[Path], ends: tuple[str, ...]) -> Non
 
 def _captions_of(pictures: list[Path], survey: Survey, ends: tuple[str, ...]) -> list[Path]:
     """The text files in which the captions of pictures stand, or would: a.txt, or a.TXT, or a.caption."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}  # of texts: a Path takes five times the memory
     for end in reversed(ends):
         for written in (end.upper(), end):
-            found |= {file.with_suffix(""): file for file in survey.files if file.suffix == written}
-    return [found.get(path.with_suffix(""), path.with_suffix(ends[0])) for path in pictures]
+            found |= {os.path.splitext(file)[0]: file for file in survey.files if file.suffix == written}
+    return [found.get(os.path.splitext(path)[0]) or path.with_suffix(ends[0]) for path in pictures]
 
 
 def _no_captions(survey: Survey) -> str:
     """Why a folder without metadata has no captioned picture, and what to do."""
     survey.tell("no pictures")
     odd = [file for file in survey.files if unreadable_kind(file.suffix.lower())]
+    packed = [file for file in survey.files if _PACKED.search(file.name)]
+    if packed and not survey.pictures:
+        return (
+            f"{survey.root} has no pictures, but {survey.name(packed[0])}. Unpack it to a plain .tar, or to a folder."
+        )
     if odd and not survey.pictures:
         remedy = unreadable_kind(odd[0].suffix.lower())
         return f"{survey.root} has no captioned pictures that can be opened here. {survey.name(odd[0])}: {remedy}."

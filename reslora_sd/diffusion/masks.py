@@ -33,7 +33,9 @@ def find_masks(folder: Path, files: Sequence[str | None], root: Path) -> dict[st
     if not folder.is_dir():
         raise ValueError(f"The masks' folder {folder} isn't there. Give one with a mask for each picture, of its name.")
     if None in files:
-        raise ValueError(f"The pictures of {root} lie in tables, and {folder} can have no masks of their names.")
+        raise ValueError(
+            f"The pictures of {root} lie in tables or tar files, and {folder} can have no masks of their names."
+        )
     masks = Survey(folder).pictures
     placed, named = _by(masks, lambda file: _place(file, folder)), _by(masks, lambda file: file.stem)
     base = root if root.is_dir() else root.parent

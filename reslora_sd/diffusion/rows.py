@@ -11,6 +11,7 @@ from PIL import Image
 
 from .captioned import CaptionedImages
 from .folders import PLACE, REPEATS
+from .shards import ShardRows
 
 _COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
 
@@ -23,6 +24,10 @@ def captioned_images(
     Raises:
         ValueError: a column is not there, or as `CaptionedImages`.
     """
+    if isinstance(rows, ShardRows):
+        if image_column is not None:
+            raise ValueError(f"--image_column is {image_column!r}, but {name} has tar files, which have no columns.")
+        return rows.images(name)
     import datasets
 
     columns = [column for column in rows.column_names if column not in (PLACE, REPEATS)]
@@ -61,6 +66,8 @@ def picture_files(rows: Any, name: str, image_column: str | None = None) -> list
     Raises:
         ValueError: the column is not there.
     """
+    if isinstance(rows, ShardRows):
+        return [None] * len(rows)
     import datasets
 
     column = _column("image", image_column, [one for one in rows.column_names if one not in (PLACE, REPEATS)], name)

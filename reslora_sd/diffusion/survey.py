@@ -22,7 +22,7 @@ class Survey:
     Folders and files whose names start with a dot, and folders of file servers and systems, are passed over.
 
     Args:
-        root: the folder; its own name is free.
+        root: the folder; its own name is free. Or a file, which is then the only one.
 
     Raises:
         ValueError: a folder can't be opened.
@@ -34,6 +34,8 @@ class Survey:
         self._notes: dict[str, tuple[str, list[Path]]] = {}
         self._worth_a_warning = False
         folders, links, seen = [root], list[Path](), set[str]()
+        if root.is_file():
+            self.files, folders = [root], []
         while folders or links:  # folders before links: where both lead to one place, its own name counts
             folder = folders.pop() if folders else links.pop()
             real = os.path.realpath(folder)
@@ -45,7 +47,7 @@ class Survey:
                 self._sort_in(entry, folders, links)
         self.files.sort()
         self.numbered = self._numbered()
-        """kohya's folders, such as `10_rex`: repeats and class; empty unless every picture lies in one."""
+        """kohya's folders, such as `10_rex`: repeats and class; empty unless every picture (or tar) lies in one."""
         self.note("numbered folders, whose pictures are repeated so often", self.numbered)
 
     @property
@@ -53,6 +55,11 @@ class Survey:
         """The pictures that can be opened, by name."""
         kinds = picture_kinds()
         return [file for file in self.files if file.suffix.lower() in kinds]
+
+    @property
+    def shards(self) -> list[Path]:
+        """Tar files, by name."""
+        return [file for file in self.files if file.suffix.lower() == ".tar"]
 
     def note(self, why: str, files: Iterable[Path], warn: bool = False, of: str = "") -> None:
         """Counts files that are passed over for a reason.
@@ -94,15 +101,14 @@ class Survey:
 
     def _number(self, file: Path) -> tuple[int, str | None]:
         """Of the numbered folder that it lies in; a row of metadata may name a file of any other folder."""
-        return self.numbered.get(self._below_root(file), (1, None))
+        return self.numbered.get(self._below_root(file), (1, None)) if self.numbered else (1, None)
 
     def _below_root(self, file: Path) -> Path:
         return self.root / file.relative_to(self.root).parts[0]
 
     def _numbered(self) -> dict[Path, tuple[int, str]]:
-        folders = {
-            picture.parent if picture.parent == self.root else self._below_root(picture) for picture in self.pictures
-        }
+        data = (self.pictures or self.shards) if self.root.is_dir() else []
+        folders = {file.parent if file.parent == self.root else self._below_root(file) for file in data}
         below = folders - {self.root}
         found = {folder: number for folder in sorted(below) if (number := numbered_name(folder.name))}
         if len(found) == len(folders):

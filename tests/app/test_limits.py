@@ -74,5 +74,5 @@ def test_a_slow_run_leaves_a_page_that_says_so(made_up, tmp_path, monkeypatch):
 def test_a_menu_has_no_more_choices_than_a_browser_can_hold(tmp_path):
     prompts = tuple(f"prompt {number}" for number in range(MOST_CHOICES + 3))
     run = read_run(make_run(tmp_path / "lora", steps=1, prompts=prompts, side=1))
-    found = select(["lora"], {"lora": run}, Asked())
+    found = select({"lora": run}, Asked())
     assert len(found.prompts) == MOST_CHOICES and found.left_out == 3

@@ -2,12 +2,13 @@ import torch
 from PIL import Image
 
 from reslora_sd.diffusion.arguments import parse_settings
-from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out
+from reslora_sd.diffusion.batches import BatchMaker, batches_kept_out, training_batches
 from reslora_sd.diffusion.conditioning import Conditioning
 from reslora_sd.diffusion.data import CaptionedImages, load_split
 from reslora_sd.diffusion.encoded import EncodedImages, Prepared
 from reslora_sd.diffusion.framing import Framing, framing_of
 from reslora_sd.diffusion.models import load_parts
+from tests.photos import make_photos
 
 
 class FakeEncoder(EncodedImages):
@@ -81,3 +82,21 @@ def test_fewer_pictures_kept_out_than_a_batch_are_a_batch(tiny_pipeline_folder, 
     assert kept_out is not None and test is not None
     assert (kept_out.batch_size, kept_out.seed) == (3, 5) and (test.batch_size, test.seed) == (2, 0)
     assert [len(batch.latents) for batch in test.every_picture()] == [2]
+
+
+def test_why_random_crops_are_kept_nowhere_is_told_and_who_decodes_them(tmp_path, tiny_pipeline_folder, caplog):
+    photos = make_photos(tmp_path / "photos", "icon.png", "land.jpg", "port.jpg", smaller=10)
+    parts = load_parts(str(tiny_pipeline_folder))
+
+    def told(*words):
+        caplog.clear()
+        settings = parse_settings(["--train_data_dir", str(photos), "--resolution", "16", *words])
+        images = load_split(settings, 16).training
+        with caplog.at_level("INFO", "reslora_sd"):
+            training_batches(settings, parts, images, framing_of(settings.data, 16, images, parts))
+        return [line for line in caplog.messages if line.startswith("Crops of")]
+
+    crops = ("--no_buckets", "--center_crop", "false")
+    assert "Crops of 2 pictures are random" in told(*crops)[0] and "--dataloader_num_workers has" in told(*crops)[0]
+    assert "by 1 worker ahead" in told(*crops, "--dataloader_num_workers", "1")[0]
+    assert told() == told("--random_flip") == []

@@ -24,6 +24,25 @@ def test_what_comes_before_the_first_step_is_told_by_stages(capsys, tmp_path, ti
         "data set read",
         "sizes read, captions and pictures encoded",
         "first batch",
-        "memory",
+        "opened",
+        "opened by then",
     ]
-    assert told["memory"][1] >= told["memory"][0] > 0
+    assert all(seconds > 0 and memory > 0 for seconds, _, memory in list(told.values())[:4])
+    assert sum(told["opened"].values()) == 10, "five pictures and their texts"
+
+
+def test_more_pictures_than_are_checked_at_first_are_opened_once_before_the_first_batch(
+    capsys, tmp_path, tiny_pipeline_folder, monkeypatch
+):
+    for module in ("captioned", "encoded"):
+        monkeypatch.setattr(f"reslora_sd.diffusion.{module}.CHECKED_UP_TO", 2)
+    data = data_benchmark.make_pictures(tmp_path / "many", 9, (32, 16))
+    monkeypatch.setattr(data_benchmark, "_IN_A_SHARD", 4)
+    assert [file.name for file in sorted(data_benchmark.make_shards(tmp_path / "tar", data).iterdir())] == [
+        f"0000{number}.tar" for number in range(3)
+    ]
+    words = ["--of", str(data), "--cache", str(tmp_path / "cache"), "--base_model", str(tiny_pipeline_folder)]
+    data_benchmark.main(words)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["opened"] == {"1": 18}, "each picture for its header, and each text"
+    assert told["opened by then"]["1"] == 14, "of a batch, four were opened again"

@@ -1,0 +1,167 @@
+"""Pictures a second of the training script, beside diffusers' own on the same work.
+
+    python -m reslora_sd.diffusion.script_benchmark --diffusers_script train_text_to_image_lora.py
+
+The path is that of `examples/text_to_image/train_text_to_image_lora.py` in a copy of diffusers, which needs
+torchvision; without it, only our script is measured. Both train LoRA of rank 4 on the embedded model, in float32, on
+the same made-up photos with the same batches, centre crops and learning rate. Each runs in a process of its own, which
+ends after the steps that are measured. Printed are seconds from the start and from the loaded model to the end of the
+first step, and then, after an epoch, pictures a second by the clock and core seconds for a picture, which other
+programs change less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..assets import DEFAULT_MODEL
+from .data_benchmark import make_pictures
+
+_BATCH = 4
+_OURS = Path(__file__).parents[2] / "train_scripts" / "train_text_to_image_reslora.py"
+
+
+class Way(NamedTuple):
+    """One way to train."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    ours: bool = True
+    cached: bool = False
+    """Whether there is a cache on disk."""
+
+
+WAYS = (
+    Way("diffusers' script", (), ours=False),
+    Way("diffusers' script, one worker", ("--dataloader_num_workers", "1"), ours=False),
+    Way("ours, decoded and encoded in each step", ("--no_cache_latents",)),
+    Way("the same, one worker", ("--no_cache_latents", "--dataloader_num_workers", "1")),
+    Way("ours as it is: latents in memory"),
+    Way("ours, --cache_dir, empty", cached=True),
+    Way("ours, --cache_dir, full", cached=True),
+)
+
+
+class Mark(NamedTuple):
+    """A moment."""
+
+    clock: float
+    own: float
+    """Seconds of this process and its workers."""
+
+
+def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
+    """Runs a script until step `last` is done, prints when it started, loaded, and did steps 1, `first` and `last`."""
+    import diffusers
+    import psutil
+    import torch
+
+    sys.path.insert(0, str(_OURS.parents[1]))  # as a script's own folder is, for what it imports
+    marks: dict[str, Mark] = {"started": Mark(psutil.Process().create_time(), 0.0)}
+    done = 0
+
+    def mark(name: str) -> None:
+        here = psutil.Process()
+        processes = [here, *here.children(recursive=True)]
+        marks[name] = Mark(time.time(), sum(sum(one.cpu_times()[:2]) for one in processes))
+
+    def noting(kind: Any) -> None:
+        load = kind.from_pretrained.__func__
+
+        def from_pretrained(cls: Any, *given: Any, **named: Any) -> Any:
+            found = load(cls, *given, **named)
+            mark("loaded")
+            return found
+
+        kind.from_pretrained = classmethod(from_pretrained)
+
+    step = torch.optim.AdamW.step
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal done
+        found = step(*given, **named)
+        done += 1
+        if done in (1, first, last):
+            mark(str(done))
+        if done == last:
+            print(json.dumps(marks), flush=True)
+            for worker in psutil.Process().children(recursive=True):
+                worker.kill()
+            os._exit(0)  # what comes after training isn't measured
+        return found
+
+    noting(diffusers.ModelMixin)
+    noting(diffusers.DiffusionPipeline)
+    torch.optim.AdamW.step = counted  # type: ignore[method-assign]
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
+
+
+def measured(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict[str, Mark]]]:
+    """The marks of every way."""
+    data = make_pictures(folder / "photos", args.pictures, (args.width, args.height))
+    lines = []
+    for text in sorted(data.glob("*.txt")):
+        lines.append(json.dumps({"file_name": text.with_suffix(".jpg").name, "text": text.read_text()}))
+        text.unlink()
+    (data / "metadata.jsonl").write_text("\n".join(lines))
+    epoch = args.pictures // _BATCH
+    for number, way in enumerate(WAYS):
+        script = _OURS if way.ours else args.diffusers_script
+        if script is None:
+            continue
+        words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", str(data), "--seed", "0"]
+        words += ["--resolution", str(args.resolution), "--train_batch_size", str(_BATCH), "--rank", "4"]
+        words += ["--learning_rate", "1e-4", "--lr_scheduler", "constant", "--max_train_steps", str(args.steps + epoch)]
+        words += ["--output_dir", str(folder / f"run-{number}"), "--center_crop", *way.flags]
+        words += ["--method", "lora", "--no_buckets", "--num_validation_images", "0"] if way.ours else []
+        words += ["--image_interpolation_mode", "lanczos"]
+        words += ["--cache_dir", str(folder / "cache")] if way.cached else []
+        command = [sys.executable, "-m", "reslora_sd.diffusion.script_benchmark", "--inside", str(script)]
+        command += ["--first", str(epoch), "--last", str(args.steps + epoch), "--", *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{way.name} ended with {done.returncode}: {done.stderr[-2000:]}")
+        yield way.name, {name: Mark(*found) for name, found in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diffusers_script", help="Path of diffusers' train_text_to_image_lora.py.")
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--width", type=int, default=2000)
+    parser.add_argument("--height", type=int, default=1500)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=32, help="So many are measured, after an epoch.")
+    parser.add_argument("--base_model", default=str(DEFAULT_MODEL))
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--last", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.inside:
+        watched(args.inside, args.words, args.first, args.last)
+        return
+    print(f"{'':40} from start   from model   pictures a second   core seconds for a picture")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, marks in measured(args, Path(folder)):
+            started, loaded, one, first, last = marks.values()
+            count = args.steps * _BATCH
+            speed, own = count / (last.clock - first.clock), (last.own - first.own) / count
+            from_start, from_model = one.clock - started.clock, one.clock - loaded.clock
+            print(f"{name:40} {from_start:10.1f} {from_model:12.1f} {speed:19.1f} {own:28.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
