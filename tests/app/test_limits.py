@@ -2,6 +2,8 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import gradio as gr
 import pytest
@@ -30,8 +32,45 @@ def test_what_takes_too_long_is_told_and_goes_on_once():
         limits.get("Curves", "b", lambda: "quick")
     end.set()
     limits.seconds = 30
-    assert limits.get("The grid", "a", slow) in ("done", None) and len(begun) <= 2
+    assert limits.get("The grid", "a", slow) == "done" and len(begun) == 1
     assert limits.get("Curves", "b", lambda: "quick") == "quick"
+    assert limits.get("The grid", "a", slow) == "done" and len(begun) == 2  # its late result was handed over once
+
+
+def test_a_late_result_waits_for_who_asks_again_after_others_have_come():
+    limits, end, begun = Limits(seconds=0.05), threading.Event(), []
+
+    def slow():
+        begun.append(1)
+        end.wait(30)
+        return "done"
+
+    with pytest.raises(TooSlowError):
+        limits.get("The grid", "a", slow, "before")
+    end.set()
+    limits.seconds = 30
+    assert limits.get("Curves", "b", lambda: "quick") == "quick"
+    assert limits.get("The grid", "a", slow, "after") == "done" and begun == [1]
+
+
+def test_equal_questions_at_the_same_time_are_computed_once_and_others_take_turns():
+    limits, end, begun = Limits(seconds=30, at_once=2), threading.Event(), []
+
+    def slow(key):
+        begun.append(key)
+        assert end.wait(30)
+        return key
+
+    asked = [(key, state) for key in "abc" for state in ("same", "same", "changed")]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = [pool.submit(limits.get, "The grid", key, partial(slow, key), state) for key, state in asked]
+        while len(limits._running) < 6:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        at_once = len(begun)
+        end.set()
+        assert [one.result(30) for one in found] == [key for key, _ in asked]
+    assert at_once == 2 and sorted(begun) == sorted("abcabc") and not limits._running
 
 
 def test_what_a_view_raises_is_raised_and_a_timeout_of_its_own_is_no_limit():
