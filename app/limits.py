@@ -68,8 +68,8 @@ class Limits:
             for one in done[:-_MOST_KEPT]:
                 del self._late[one]
         raise TooSlowError(
-            f"{what} takes longer than {self.seconds:g} s with these runs, and isn't shown. Tick fewer runs, or look at "
-            "it again later: it is still being computed."
+            f"{what} takes longer than {self.seconds:g} s with these runs, and isn't shown. Tick fewer runs, or look "
+            "at it again later: it is still being computed."
         )
 
     def _begin(self, key: Hashable, make: Callable[[], Any]) -> Future[Any]:

@@ -5,9 +5,9 @@ Gradio makes each of these anew for each request. With fifty visitors at once, t
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +16,7 @@ from .limits import TooSlowError
 
 Scope = MutableMapping[str, Any]
 Head = tuple[int, list[tuple[bytes, bytes]]]
-_SCRIPTS = re.compile(r"/(assets|static)/[\w./-]+")
+_SCRIPTS = re.compile(r"/assets/[\w-][\w.-]*")
 _MOST_KEPT = 64_000_000
 """Bytes of scripts and styles; Gradio's own are 55 MB on disk, of which a browser asks for one."""
 _MOST_STYLE = 400_000
@@ -28,14 +28,30 @@ _ASK_AGAIN = (b"cache-control", b"no-cache")
 class Answer:
     """Status, headers and body of an answer that is kept."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self.status, self.body = status, body
-        self.headers = [*headers, (b"content-length", str(len(body)).encode())]
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, gzipped: bool = False) -> None:
+        self.status, self.headers, self.body, self.gzipped = status, headers, body, gzipped
 
     async def give(self, scope: Scope, send: Any) -> None:
-        """Sends it; without its body to those who ask for the head alone."""
-        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
+        """Sends it, unpacked to those who don't take gzip; without its body to those who ask for the head alone."""
+        headers, body = self.headers, self.body
+        if self.gzipped and takes(scope, b"gzip"):
+            headers = [*headers, (b"content-encoding", b"gzip")]
+        elif self.gzipped:
+            body = await run_in_threadpool(gzip.decompress, body)
+        headers = [*headers, *[(b"vary", b"accept-encoding")] * self.gzipped]
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def takes(scope: Scope, coding: bytes) -> bool:
+    """Whether a request's Accept-Encoding names a coding, and doesn't weigh it with 0."""
+    asked = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding").lower()
+    for one in asked.split(b","):
+        name, _, weight = one.partition(b";")
+        if name.strip() == coding:
+            return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
 
 
 def text(said: str, status: int = 200) -> Answer:
@@ -44,8 +60,8 @@ def text(said: str, status: int = 200) -> Answer:
 
 
 def packed(data: bytes, kind: bytes) -> Answer:
-    """Gzipped data, which every browser takes."""
-    return Answer(200, [(b"content-type", kind), (b"content-encoding", b"gzip"), _ASK_AGAIN], data)
+    """Gzipped data."""
+    return Answer(200, [(b"content-type", kind), _ASK_AGAIN], data, gzipped=True)
 
 
 class Scripts:
@@ -60,8 +76,7 @@ class Scripts:
 
     async def give(self, app: Any, scope: Scope, receive: Any, send: Any) -> None:
         """Sends one, from memory where somebody asked for it in the same way."""
-        wanted = next((value for name, value in scope["headers"] if name == b"accept-encoding"), b"")
-        coding = b"br" if b"br" in wanted else b"gzip" if b"gzip" in wanted else b""
+        coding = next((one for one in (b"br", b"gzip") if takes(scope, one)), b"")
         key = (scope["path"], coding)
         if key not in self._kept:
             (status, headers), body = await heard(app, {**scope, "headers": _plain(scope, coding)}, receive)
@@ -71,8 +86,9 @@ class Scripts:
             if status != 200 or self.bytes + len(body) > self.most:
                 await answer.give(scope, send)
                 return
-            self._kept[key] = answer
-            self.bytes += len(body)
+            if key not in self._kept:  # others can have asked for it meanwhile
+                self._kept[key] = answer
+                self.bytes += len(body)
             if scope["path"].endswith(".css"):
                 await self._note_style(app, scope, receive)
         await self._kept[key].give(scope, send)
@@ -130,7 +146,7 @@ class Quick:
             answer = await self.page(scope, lambda: self._of_gradio(scope, receive), self.scripts.styles)
             await answer.give(scope, send)
         elif path == "/state":
-            await text(await run_in_threadpool(self.visits.state)).give(scope, send)
+            await (await self._state()).give(scope, send)
         elif path == "/compare.json":
             asked = scope["query_string"].decode("latin-1")
             await (await self._manifest(asked)).give(scope, send)
@@ -150,6 +166,12 @@ class Quick:
             raise RuntimeError(f"Gradio answered {status} where its page was asked for.")
         return body
 
+    async def _state(self) -> Answer:
+        try:
+            return text(await run_in_threadpool(self.visits.state))
+        except TooSlowError as error:
+            return text(str(error), 503)
+
     async def _manifest(self, asked: str) -> Answer:
         try:
             data = await run_in_threadpool(self.visits.packed, asked)
@@ -160,7 +182,8 @@ class Quick:
     async def _picture(self, path: str) -> Answer:
         try:
             key, mark, file = path.removeprefix("/pictures/").split("/", 2)
-            found = self.visits.ready(key, mark, file) or await run_in_threadpool(self.visits.picture, key, mark, file)
-            return Answer(200, [(b"content-type", b"image/png"), _FOR_GOOD], Path(found).read_bytes())
+            data, as_marked = await run_in_threadpool(self.visits.picture, key, mark, file)
+            # who knows it by an older mark gets it as it is now, and asks again next time
+            return Answer(200, [(b"content-type", b"image/png"), _FOR_GOOD if as_marked else _ASK_AGAIN], data)
         except (ValueError, OSError) as error:
             return text(str(error) if isinstance(error, ValueError) else "The picture can't be read.", 404)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from ..limits import TooSlowError
 from ..manifest import nothing
 from ..selection import Asked, Selection
 from ..shell import Parts, Shell, in_page
@@ -125,31 +124,41 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
         mcp_server=False,
         pwa=False,
     )
-    return Shell(_parts(page))
+    return Shell(_parts(page), _without)
+
+
+def _head() -> str:
+    script = compare.SCRIPT.replace("TAB_NAMES", json.dumps(_TABS))
+    return f"<style>{compare.STYLE}</style>\n<script>{script}</script>\n\t\t"
+
+
+def _early(sent: Mapping[str, Any], pictures: bool) -> str:
+    """What is there before Gradio is: the pictures, where their tab is open, and what the script needs for the rest."""
+    shown = f"{compare.PLAYER}{compare.SIDES}" if pictures else ""
+    return f'<div id="early">{_TITLE}{shown}<script type="application/json">{in_page(sent)}</script></div>'
 
 
 def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
-    script = compare.SCRIPT.replace("TAB_NAMES", json.dumps(_TABS))
-    head = f"<style>{compare.STYLE}</style>\n<script>{script}</script>\n\t\t"
+    head = _head()
 
     def parts(query: str) -> tuple[Any, Callable[[], Parts]]:
         place = address.read(query)
+        state, asked = page.visits.state(), (place.asked, _tab(place))
 
         def make() -> Parts:
-            try:
-                sent, updates = page.limits.get("The page", place.asked, lambda: _first(page, place))
-            except TooSlowError as error:
-                sent = {"address": "", "state": "", "manifest": nothing(str(error))}
-                updates = {"slow": message(str(error), "bad")}
-            early = (
-                f'<div id="early">{_TITLE}{compare.PLAYER}{compare.SIDES}'
-                f'<script type="application/json">{in_page(sent)}</script></div>'
-            )
+            sent, updates = page.opening.get("The page", asked, lambda: _first(page, place), state)
+            early = _early(sent, _tab(place) == _TABS[0])
             return {name: _properties(update) for name, update in updates.items()}, head, early
 
-        return (page.visits.state(), place.asked, _tab(place)), make
+        return (state, asked), make
 
     return parts
+
+
+def _without(why: str) -> Parts:
+    """The page without what its address asks for; its script presses `restore`."""
+    sent = {"address": "", "state": "", "manifest": nothing(why)}
+    return {"slow": {"value": message(why, "bad")}}, _head(), _early(sent, True)
 
 
 def _first(page: Page, place: address.Place) -> tuple[dict[str, Any], dict[str, Any]]:
