@@ -5,9 +5,9 @@
 The path is that of `examples/text_to_image/train_text_to_image_lora.py` in a copy of diffusers, which needs
 torchvision; without it, only our script is measured. Both train LoRA of rank 4 on the embedded model, in float32, on
 the same made-up photos with the same batches, centre crops and learning rate. Each runs in a process of its own, which
-ends after the steps that are measured. Printed are seconds from the start and from the loaded model to the end of the
-first step, and then, after an epoch, pictures a second by the clock and core seconds for a picture, which other
-programs change less.
+ends after the steps that are measured. Printed are core seconds, which other programs change less than those of a
+clock: from the start, and from the loaded model, to the end of the first step; and for each picture after an epoch,
+whose pictures a second, by the clock, follow.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Mark(NamedTuple):
 
 
 def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
-    """Runs a script until step `last` is done, prints when it started, loaded, and did steps 1, `first` and `last`."""
+    """Runs a script until step `last` is done, prints when it had loaded, and did steps 1, `first` and `last`."""
     import diffusers
     import psutil
     import torch
 
     sys.path.insert(0, str(_OURS.parents[1]))  # as a script's own folder is, for what it imports
-    marks: dict[str, Mark] = {"started": Mark(psutil.Process().create_time(), 0.0)}
+    marks: dict[str, Mark] = {}
     done = 0
 
     def mark(name: str) -> None:
         here = psutil.Process()
         processes = [here, *here.children(recursive=True)]
-        marks[name] = Mark(time.time(), sum(sum(one.cpu_times()[:2]) for one in processes))
+        marks[name] = Mark(time.time(), sum(sum(one.cpu_times()[:4]) for one in processes))  # with ended workers
 
     def noting(kind: Any) -> None:
         load = kind.from_pretrained.__func__
@@ -153,14 +153,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.inside:
         watched(args.inside, args.words, args.first, args.last)
         return
-    print(f"{'':40} from start   from model   pictures a second   core seconds for a picture")
+    print(f"{'':40} from start   from model   for a picture   pictures a second")
     with tempfile.TemporaryDirectory() as folder:
         for name, marks in measured(args, Path(folder)):
-            started, loaded, one, first, last = marks.values()
+            loaded, one, first, last = marks.values()
             count = args.steps * _BATCH
             speed, own = count / (last.clock - first.clock), (last.own - first.own) / count
-            from_start, from_model = one.clock - started.clock, one.clock - loaded.clock
-            print(f"{name:40} {from_start:10.1f} {from_model:12.1f} {speed:19.1f} {own:28.3f}", flush=True)
+            from_model = one.own - loaded.own
+            print(f"{name:40} {one.own:10.1f} {from_model:12.1f} {own:15.3f} {speed:19.1f}", flush=True)
 
 
 if __name__ == "__main__":
