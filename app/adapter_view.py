@@ -14,9 +14,11 @@ from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run
 
+from .wording import OF_RESULTS, method_name, variant_name
+
 MERGE_COLUMNS = ["block", "factor", "rank", "error of its branch", "norm of its change", "x_n explains"]
 """Of the merge's table; the last one is the share of the input of the block before that is a linear map of its own."""
-_MOST_STEPS = 20
+_MOST_STEPS, _MOST_FIGURES = 20, 12
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 
@@ -150,6 +152,8 @@ def merge_table(run: Run, approach: str | None = None) -> pd.DataFrame:
 
 def end_table(run: Run) -> pd.DataFrame:
     """A row for the base model, the unmerged one and each approach: loss and drift of the whole model."""
+    if run.results:
+        return _end_of_text(run)
     end = _table(run.report.get("end_to_end"))
     loss, drift = (_table(end.get(key)) for key in ("loss", "drift"))
     rows = []
@@ -157,12 +161,26 @@ def end_table(run: Run) -> pd.DataFrame:
         lost, moved = number(loss, name), number(drift, name)
         rows.append(
             (
-                f"{name} (exported)" if name == run.exported else name,
+                f"{variant_name(name)} (exported)" if name == run.exported else variant_name(name),
                 "" if lost is None else f"{lost:.4f}",
                 "" if moved is None else f"{100 * moved:.2f} %",
             )
         )
     return pd.DataFrame(rows, columns=["model", "loss", "drift"])
+
+
+def _end_of_text(run: Run) -> pd.DataFrame:
+    """A text run has every figure of each form, and the divergence from the unmerged model for the drift."""
+    forms = _table(run.results.get("results"))
+    figures = {form: row for form, row in forms.items() if isinstance(row, dict)}
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))[:_MOST_FIGURES]
+    exported = f"{OF_RESULTS}{run.exported}"
+    rows = []
+    for form, row in figures.items():
+        values = (number(row, name) for name in names)
+        named = variant_name(form) + (" (exported)" if form == exported else "")
+        rows.append((named, *("" if value is None else f"{value:.4f}" for value in values)))
+    return pd.DataFrame(rows, columns=["model", *names])
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -177,9 +195,12 @@ def norm_differences(reference: Run, other: Run) -> tuple[dict[str, float], str]
     a, b = merged_blocks(reference), merged_blocks(other)
     for run, blocks in ((reference, a), (other, b)):
         if not blocks and run.results:
-            return {}, f"{run.name} is a text run, which has no merge report: its merges are in {RESULTS_FILE}."
+            return (
+                {},
+                f"{method_name(run.name)} is a text run without a merge report: its figures are in {RESULTS_FILE}.",
+            )
         if not blocks:
-            return {}, f"{run.name} has no merge report yet: it is written when training has ended."
+            return {}, f"{method_name(run.name)} has no merge report yet: it is written when training has ended."
     norms = {name: (number(a[name], "norm"), number(b[name], "norm")) for name in b if name in a}
     found = {
         name: after - before for name, (before, after) in norms.items() if before is not None and after is not None

@@ -46,13 +46,17 @@ def table(runs: Mapping[str, Run], metric: str, weight: float = 0.9, step: int |
     for name, run in runs.items():
         steps, values = series(run, metric)
         values = smooth(values, weight) if metric in SMOOTHED else values
-        every = max(1, len(steps) // _MOST_POINTS)
-        kept = [place for place in range(len(steps)) if place % every == 0 or place == len(steps) - 1]
-        rows += [(steps[place], values[place], name) for place in kept]
+        rows += [(steps[place], values[place], name) for place in thinned(len(steps))]
     if rows and step is not None:
         low, high = limits([value for _, value, _ in rows])
         rows += [(step, low, mark(step)), (step, high, mark(step))]
     return pd.DataFrame(rows, columns=["step", "value", "run"])
+
+
+def thinned(count: int) -> list[int]:
+    """Places of at most about 300 of so many points, the last one among them."""
+    every = max(1, count // _MOST_POINTS)
+    return [place for place in range(count) if place % every == 0 or place == count - 1]
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Downloads of a run: its LoRA in three forms, and its settings. Runs are asked for by name, never by path."""
+"""Downloads of a run: its LoRA in three forms, and its settings. Runs are asked for by key, never by path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from reslora_sd.runs.run import Run
 
 from . import run_card
-from .library import Library
+from .library import Library, key_of
 
 _PATH = "/of-run"
 _ENDINGS = {"diffusers": ".safetensors", "kohya": "-kohya.safetensors", run_card.PEFT: "-peft.zip"}
@@ -26,14 +26,14 @@ _MOST_BYTES = 4_000_000_000
 _lock = threading.Lock()
 
 
-def address(name: str, what: str, token: str = "") -> str:
+def address(key: str, what: str, token: str = "") -> str:
     """Where the page's server has a download of a run: one of `run_card.FORMS`, or `run_card.SETTINGS`.
 
     Args:
         token: of `Library.token`: once the name is another run's, there is no such download.
     """
     which = f"&token={quote(token, safe='')}" if token else ""
-    return f"{_PATH}/{what}?run={quote(name, safe='')}{which}"
+    return f"{_PATH}/{what}?run={quote(key, safe='')}{which}"
 
 
 def routes(library: Library, cache: Path) -> APIRouter:
@@ -47,14 +47,15 @@ def routes(library: Library, cache: Path) -> APIRouter:
     @router.get(f"{_PATH}/{{what}}", include_in_schema=False)
     def download(what: str, run: str = "", token: str | None = None) -> Response:
         try:
-            found = library.read(library.find(run, token))
+            path = library.find(run, token)
+            found, name = library.read(path), library.keys().get(key_of(path), run)
             if what == run_card.SETTINGS:
                 text = run_card.settings_file(found)
-                headers = {"content-disposition": f'attachment; filename="{run_card.download_name(run, ".json")}"'}
+                headers = {"content-disposition": f'attachment; filename="{run_card.download_name(name, ".json")}"'}
                 return PlainTextResponse(text, media_type="application/json", headers=headers)
-            file = _file(found, cache, run, what)
-            name = run_card.download_name(run, _ENDINGS[what])
-            return FileResponse(file, media_type="application/octet-stream", filename=name)
+            file = _file(found, cache, name, what)
+            said = run_card.download_name(name, _ENDINGS[what])
+            return FileResponse(file, media_type="application/octet-stream", filename=said)
         except (ValueError, OSError) as error:
             return PlainTextResponse(str(error), status_code=404)
 

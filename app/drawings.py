@@ -27,6 +27,7 @@ from .adapter_view import (
     planned_blocks,
     short_place,
 )
+from .wording import method_name
 
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: it can be read out, and takes the page's colour
 _INK = "#010203"
@@ -55,9 +56,9 @@ def link_plan(run: Run) -> str:
     if coloured is not None:
         bar = figure.colorbar(coloured, ax=main, pad=0.01, fraction=0.03)
         bar.set_label("error of the merged branch", color=_INK)
-        _ink(bar.ax)
+        ink(bar.ax)
     _label(main, places, lanes)
-    return left_out + _svg(figure, f"Link plan of {run.name}: {plan_summary(run)}")
+    return left_out + as_svg(figure, f"Link plan of {method_name(run.name)}: {plan_summary(run)}")
 
 
 def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, str]:
@@ -84,7 +85,7 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
                 shade = "white" if abs(value) > 0.6 * largest else "#1c1917"
                 axes.text(column, row, f"{value:+.2f}", ha="center", va="center", fontsize=8, color=shade)
     bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03)
-    _ink(bar.ax)
+    ink(bar.ax)
     _label(axes, places, lanes)
     mean = sum(differences.values()) / len(differences)
     larger = sum(value > 0 for value in differences.values())
@@ -92,7 +93,7 @@ def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, s
         f"Heat map: Frobenius norm of each merged block's change in {other[0]} minus that in {reference[0]}; "
         f"larger in {larger} of {len(differences)} blocks, mean difference {mean:+.4f}"
     )
-    return left_out + _svg(figure, text), note
+    return left_out + as_svg(figure, text), note
 
 
 def _drawable(found: Sequence[PlannedBlock]) -> tuple[list[PlannedBlock], str]:
@@ -169,7 +170,7 @@ def _label(axes: Axes, places: Sequence[str], lanes: Sequence[str]) -> None:
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(len(lanes) - 0.5, -0.5)
     axes.tick_params(axis="x", labelrotation=35 if len(places) > 6 else 0)
-    _ink(axes)
+    ink(axes)
 
 
 def _drawn(text: str) -> str:
@@ -177,14 +178,15 @@ def _drawn(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)[:32]
 
 
-def _ink(axes: Axes) -> None:
+def ink(axes: Axes) -> None:
+    """Gives a plot the page's text colour, and no frame."""
     axes.set_facecolor("none")
     axes.tick_params(colors=_INK, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _svg(figure: Figure, alt: str) -> str:
+def as_svg(figure: Figure, alt: str) -> str:
     """The drawing to put into a page: it scales with it, takes its text colour, and has a text of its own."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -193,5 +195,9 @@ def _svg(figure: Figure, alt: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     said = html.escape(alt, quote=True)
-    size = r'<svg\1 role="img" aria-label="' + said.replace("\\", r"\\") + r'" style="width:100%;min-width:calc(\2px)"'
+    size = (
+        r'<svg\1 role="img" aria-label="'
+        + said.replace("\\", r"\\")
+        + r'" style="width:100%;min-width:calc(\2px);max-width:calc(2 * \2px)"'
+    )
     return f'<div class="drawing" tabindex="0">{_SVG_SIZE.sub(size, text, count=1)}</div>'

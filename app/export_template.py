@@ -95,7 +95,8 @@ const show = () => {
   const text = `Step ${step()}, of ${series().steps[0]} to ${series().steps.at(-1)}`;
   at("step-text").textContent = text;
   at("step").setAttribute("aria-valuetext", text);
-  const sides = data.runs.map((_, run) => picture(found(run), told(run)));
+  const named = (run) => Object.assign(picture(found(run), told(run)), { title: data.technical[run] });
+  const sides = data.runs.map((_, run) => named(run));
   if (series().real !== null) sides.push(picture(series().real, series().real_title));
   at("sides").replaceChildren(...sides);
   show_wipe();

@@ -20,6 +20,7 @@ from .export_template import TEMPLATE
 from .grids import chosen_steps
 from .library import Library
 from .pictures import reference_view, seeds_of, steps_of, variants, view
+from .wording import variant_name
 
 MOST_RUNS, MOST_SERIES, MOST_STEPS, MOST_BYTES = 8, 16, 24, 100_000_000
 _SIDE, _SMALL = 768, 256
@@ -52,8 +53,11 @@ def comparison(runs: Mapping[str, Run], title: str = "", variant: str | None = N
         raise ValueError(f"{', '.join(runs)}: no picture can be exported. Choose runs that have pictures.")
     title = title or " and ".join(runs)
     left_out = len(places) - MOST_SERIES
-    about = f"{ABOUT} Pictures: {chosen}." + (f" {left_out} prompts and seeds are left out." if left_out > 0 else "")
+    about = f"{ABOUT} Pictures: {variant_name(chosen)}." + (
+        f" {left_out} prompts and seeds are left out." if left_out > 0 else ""
+    )
     data = {"title": title, "about": about, "runs": list(runs), "series": found, "images": images.addresses}
+    data["technical"] = [run.method for run in runs.values()]
     # in a script, only "<" could end the text or begin a comment; the two separators are no JSON in old browsers
     text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     before, after = TEMPLATE.split("DATA")

@@ -41,6 +41,7 @@ from reslora_sd.runs.run import Run
 from reslora_sd.training.command import quiet_libraries
 
 from .draw_request import DrawRequest, Stopped, fitting_approach
+from .wording import method_name, variant_name
 
 _HUB_NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WORDS = ("revision", "variant", "prediction_type")
@@ -105,12 +106,12 @@ class PictureGenerator:
             adapters = load_adapters(own, _adapter_file(run, step))
             if request.approach == UNMERGED:
                 with branch_strength(request.strength):
-                    return _draw(own, run, job), UNMERGED
+                    return _draw(own, run, job), variant_name(UNMERGED)
             approach = fitting_approach(request.approach, adapters.unet.config.residual)
             plain = self._merge(run, step, approach, adapters, own, job)
             adapters.remove()
             with applied_to(_scaled(plain, request.strength), own):
-                return _draw(own, run, job), f"merged ({approach})"
+                return _draw(own, run, job), variant_name(approach)
 
     def draw_file(self, run: Run, file: Path, job: DrawJob) -> Image.Image:
         """The picture of the run's base model with a LoRA file of others, in any form that is read here.
@@ -220,7 +221,7 @@ def _adapter_file(run: Run, step: int) -> Path:
     file = (run.path if run.final(step) else folder) / ADAPTER_FILE
     if not file.is_file():
         have = ", ".join(map(str, run.checkpoints)) or "none"
-        raise ValueError(f"{run.method} has no checkpoint of step {step}. Choose one of: {have}.")
+        raise ValueError(f"{method_name(run.method)} has no checkpoint of step {step}. Choose one of: {have}.")
     return file
 
 

@@ -14,6 +14,7 @@ from reslora_sd.diffusion.contact_sheet import fitted, scaled
 from reslora_sd.runs.run import Run
 
 from .pictures import PictureView, reference_view, steps_of, view
+from .wording import variant_name
 
 _INK, _FAINT, _EMPTY = "#1c1917", "#78716c", "#e7e5e4"
 _GAP = 4
@@ -141,7 +142,7 @@ def describe(runs: Mapping[str, Run], prompts: Sequence[str], seed: int, variant
     steps = sorted({s for prompt in prompts for s in steps_of(runs, prompt, seed, variant)})
     span = f"steps {steps[0]} to {steps[-1]}" if steps else "no steps"
     said = ", ".join(f'"{prompt}"' for prompt in prompts)
-    return f"{' and '.join(runs)} side by side at {span}, {variant}, for {said} with seed {seed}"
+    return f"{' and '.join(runs)} side by side at {span}, {variant_name(variant)}, for {said} with seed {seed}"
 
 
 def _paste(sheet: Image.Image, one: PictureView, corner: tuple[int, int], cell: int) -> None:

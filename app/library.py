@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signat
 from reslora_sd.runs.run import Run
 
 from .keeping import Kept, discard, idle, read_kept, write_kept
-from .wording import as_utf8, is_utf8
+from .wording import as_utf8, is_utf8, method_name
 
 
 class Library:
@@ -33,26 +35,30 @@ class Library:
         """Folders of runs that `names` left out, in words."""
 
     def names(self) -> dict[str, Path]:
-        """Folders by name: that which somebody gave it, or the method's for its first run, with the folders' beside it
-        for later ones. Pinned runs come first.
-
-        A name stays the same when other runs come, so that what is chosen stays chosen.
+        """Folders by the name that is shown: that which somebody gave it, or its method's. Where several runs have the
+        same, each has its folder's beside it. Pinned runs come first.
         """
         found = [path for folder in self.folders if folder.is_dir() for path in find_runs(folder)]
         if self.more is not None and self.more.is_dir():
             found += [path for path in find_runs(self.more) if path != self.more]
-        names: dict[str, Path] = {}
-        pinned: set[Path] = set()
         self.left_out = [as_utf8(path) for path in found if not is_utf8(path)]
-        for path in dict.fromkeys(filter(is_utf8, found)):
-            run, kept = self._entry(path)
-            own = kept.title or run.method or path.name
-            whole = f"{own} ({path})"
-            numbered = (f"{whole} {number}" for number in itertools.count(2))  # a file may have any method's name
-            possible = itertools.chain((own, f"{own} ({path.parent.name}/{path.name})", whole), numbered)
-            names[next(name for name in possible if name not in names)] = path
-            pinned |= {path} if kept.pinned else set()
-        return dict(sorted(names.items(), key=lambda one: one[1] not in pinned))
+        entries = {path: self._entry(path) for path in dict.fromkeys(filter(is_utf8, found))}
+        own = {path: kept.title or method_name(run.method) or path.name for path, (run, kept) in entries.items()}
+        ordered = sorted(entries, key=lambda path: not entries[path][1].pinned)
+        return {name: path for path, name in _told_apart({path: own[path] for path in ordered}).items()}
+
+    def keys(self) -> dict[str, str]:
+        """Names that are shown by what stands for the run in menus and addresses: it stays when names change."""
+        return {key_of(path): name for name, path in self.names().items()}
+
+    def key(self, text: str | None) -> str | None:
+        """The key of a run by itself, by the run's name, or by its method's name in files, as older addresses have it;
+        `None` where there is no such run."""
+        for key, name in (known := self.keys()).items():
+            if text in (key, name):
+                return key
+        runs = zip(known, self.names().values(), strict=True)
+        return next((key for key, path in runs if text and self.read(path).method == text), None)
 
     def kept(self, path: Path) -> Kept:
         """What somebody keeps about a run of `names`."""
@@ -93,12 +99,15 @@ class Library:
         """The folder of a run.
 
         Args:
+            name: its key, or the name that is shown.
             token: of the run that is meant. A name goes to another run when its run is deleted or renamed.
 
         Raises:
             ValueError: there is none of that name, or it is another run by now.
         """
-        path = self.names().get(name or "")
+        known = self.keys()
+        key = name if name in known else self.key(name)
+        path = self.names().get(known.get(key or "", ""))
         if path is None:
             raise ValueError(f"There is no run {name!r:.80}. Choose one of the list." if name else "Choose a run.")
         if token is not None and token != self.token(path):
@@ -121,9 +130,10 @@ class Library:
         return list(dict.fromkeys([*named, *inner]))
 
     def get(self, names: Iterable[str]) -> dict[str, Run]:
-        """Runs of these names, in the order of all; unknown names are left out: a run can be deleted meanwhile."""
+        """Runs by the name that is shown, in the order of all, of these keys or names; unknown ones are left out: a
+        run can be deleted meanwhile."""
         wanted = set(names)
-        return {name: self.read(path) for name, path in self.names().items() if name in wanted}
+        return {name: self.read(path) for name, path in self.names().items() if wanted & {key_of(path), name}}
 
     def state(self) -> tuple[object, ...]:
         """Equal while neither the list of runs nor a file of one has changed."""
@@ -143,6 +153,27 @@ class Library:
             with self._lock:
                 self._read[path] = before
         return before[1], before[2]
+
+
+def key_of(path: Path) -> str:
+    """What stands for a run's folder in menus and addresses: readable, and no other folder's."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.name)[:40]
+    return f"{plain}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def _told_apart(own: Mapping[Path, str]) -> dict[Path, str]:
+    """Names of which no two are equal: with the folder's beside it, or that and the one above, or the whole path."""
+    found = dict(own)
+    kinds: list[Callable[[Path], str]] = [lambda path: path.name, lambda path: f"{path.parent.name}/{path.name}", str]
+    for kind in kinds:
+        counts = Counter(found.values())
+        found = {path: name if counts[name] == 1 else f"{own[path]}, {kind(path)}" for path, name in found.items()}
+    taken: set[str] = set()
+    for path, name in found.items():  # a file may have any method's name
+        numbered = (f"{name} {number}" for number in itertools.count(2))
+        found[path] = next(one for one in itertools.chain([name], numbered) if one not in taken)
+        taken.add(found[path])
+    return found
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -17,13 +17,14 @@ from PIL import Image
 
 from reslora_sd.runs.names import BASE, UNMERGED
 from reslora_sd.runs.paths import inside
-from reslora_sd.runs.run import PictureKey, Run
+from reslora_sd.runs.run import PictureKey, Run, is_text
 
-MERGED = "merged, as exported"
-"""Choice of pictures: the approach that each run's own export has."""
+from .wording import MERGED, variant_name
+
 _EXACT = "exact"
 _MOST_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
+NO_PICTURES = "{} is a text run, which has no pictures: see the tab Text"
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def _titled(name: str, run: Run, asked: str, step: int) -> str:
     used = variant_of(run, asked)
     if used == BASE:
         return f"base model, drawn by {name}"
-    how = f", merged ({used})" if used and used != UNMERGED else ""
-    instead = f", as it has no {asked}" if asked not in (MERGED, used) else ""
+    how = f", {variant_name(used)}" if used and used != UNMERGED else ""
+    instead = f", instead of {variant_name(asked)}" if asked not in (MERGED, used) else ""
     return f"{name}, step {step}{how}{instead}"
 
 
@@ -201,10 +202,12 @@ def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
 def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -> PictureView:
     """A run's picture at a step."""
     title, variant = _titled(name, run, variant, step), variant_of(run, variant)
-    alt = f'Picture by {name} at step {step}, {variant or "merged"}, for the prompt "{prompt}" with seed {seed}'
+    how = variant_name(variant) or MERGED
+    alt = f'Picture by {name} at step {step}, {how}, for the prompt "{prompt}" with seed {seed}'
     picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:
-        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=f"No picture of {name} at step {step}")
+        missing = NO_PICTURES.format(name) if is_text(run.settings) else f"No picture of {name} at step {step}"
+        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=missing)
     try:
         source = source_of(run.validation, picture.file)
         return PictureView(title, alt, decoded(*source), source=source)

@@ -9,7 +9,8 @@ from pathlib import Path
 from reslora_sd.runs.paths import public_name
 from reslora_sd.runs.reader import last_change
 
-from .library import Library
+from .library import Library, key_of
+from .wording import method_name
 
 NEWEST = "newest first"
 
@@ -18,6 +19,8 @@ NEWEST = "newest first"
 class Item:
     """One line of the list."""
 
+    key: str
+    """`library.key_of` its folder."""
     name: str
     method: str
     state: str
@@ -59,6 +62,7 @@ def _item(library: Library, name: str, path: Path) -> Item:
     model = public_name(model)[:80] if isinstance(model, str) else ""
     loss = next(iter([*held_out[-1:], *trained[-1:]]), None)
     return Item(
+        key_of(path),
         name,
         run.method,
         run.state,
@@ -77,7 +81,7 @@ def chosen_items(found: Sequence[Item], words: str, order: str) -> list[Item]:
     asked = words.casefold().split()
 
     def matches(item: Item) -> bool:
-        text = f"{item.name} {item.method} {item.state} {item.model} {item.note}".casefold()
+        text = f"{item.name} {item.method} {method_name(item.method)} {item.state} {item.model} {item.note}".casefold()
         return all(word in text for word in asked)
 
     key = ORDERS.get(order, ORDERS[NEWEST])

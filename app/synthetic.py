@@ -11,12 +11,14 @@ from typing import Any
 from PIL import Image
 
 from reslora_sd.runs.names import (
+    ANSWERS_FILE,
     BASE,
     DEFAULT_PROMPTS,
     INDEX_FILE,
     LOG_FILE,
     METHODS,
     REPORT_FILE,
+    RESULTS_FILE,
     RUN_FILE,
     UNMERGED,
     default_approach,
@@ -59,6 +61,33 @@ def make_run(
                 lines.append(_draw(validation, step, number, prompt, seed, side))
     (folder / INDEX_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (folder / REPORT_FILE).write_text(json.dumps(_report(approach, method)), encoding="utf-8")
+    return folder
+
+
+def make_text_run(folder: Path, method: str = "reslora_is", seed: int = 42, rows: int = 25) -> Path:
+    """Writes what train_nlg_reslora.py leaves, without weights: every third answer of the trained model is wrong."""
+    (folder / INDEX_FILE).parent.mkdir(parents=True)
+    (folder / INDEX_FILE).touch()
+    exported = f"merged: {default_approach(METHODS[method])}"
+    forms = (BASE, UNMERGED, exported)
+    arguments = {"task": "svamp", "max_steps": 20, "seed": seed, "output_dir": str(folder)}
+    settings = {"method": method, "arguments": arguments, "base_model": "made-up", "seed": seed, "steps": 20}
+    (folder / RUN_FILE).write_text(json.dumps({**settings, "link_plan": _link_plan(method)}))
+    (folder / LOG_FILE).write_text("".join(json.dumps(_log(step, 20, method)) + "\n" for step in range(1, 21)))
+    figures = {form: {"accuracy": 0.1 * place + seed / 1000, "kl": 0.01} for place, form in enumerate(forms)}
+    epochs = [{"epoch": epoch, "accuracy": epoch / 10} for epoch in (1, 2)]
+    kept = [{"step": step, "epoch": step / 10, "loss": 1 / step} for step in (10, 20)]
+    results = {"steps": 20, "results": figures, "by_epoch": epochs, "evaluations": kept}
+    (folder / RESULTS_FILE).write_text(json.dumps(results))
+    (folder / REPORT_FILE).write_text(json.dumps(_report(default_approach(METHODS[method]), method)))
+    lines = []
+    for number in range(rows):
+        right = {form: form != BASE and number % 3 > 0 for form in forms}
+        said = {form: f" {number} + 1 = {number + 1 if good else 0}" for form, good in right.items()}
+        row = {"Body": f"<b>Ann</b> has {number} pens.", "Question": "How many with one more?"}
+        entry = {"row": row, "prompt": f"Question: {row['Body']} {row['Question']}", "target": str(number + 1)}
+        lines.append(json.dumps({**entry, "answers": said, "right": right}) + "\n")
+    (folder / ANSWERS_FILE).write_text("".join(lines))
     return folder
 
 

@@ -23,6 +23,7 @@ import torch
 from transformers import set_seed
 
 from reslora_sd.runs.lock import as_only_writer
+from reslora_sd.text.answered import write_answers
 from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.encode import batches_of, encode, padding
 from reslora_sd.text.evaluate import measure_answers
@@ -33,7 +34,6 @@ from reslora_sd.text.finish import (
     export,
     merged_variants,
     report,
-    write_answers,
 )
 from reslora_sd.text.methods import attach
 from reslora_sd.text.models import load_causal_lm
@@ -112,7 +112,7 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     if evaluation.evaluate == "all":
         shares, texts = answered(contexts)
         results = {name: {**shares[name], **row} for name, row in results.items()}
-        write_answers(run.path, test_rows, texts)
+        write_answers(run.path, test_task(task), test_rows, texts)
     said = report(run, about, results, plains)
     export(attached, plains, run.path, tokenizer, about, "CAUSAL_LM", settings.output.save_fused)
     return said

@@ -8,8 +8,9 @@ new classifier trains whole, and is saved with the adapter. All flags of transfo
 too, and --config FILE holds any of them.
 
 OUTPUT_DIR then holds run.json, log.jsonl (a line a step), results.json (every variant: the task's metric, loss,
-divergence from the unmerged model), reslora_adapter.safetensors and trained_modules.safetensors (training form), peft/
-(the merged LoRA and the classifier, for `PeftModel.from_pretrained`), and with --save_fused fused/ (the whole model).
+divergence from the unmerged model), answers.jsonl, reslora_adapter.safetensors and trained_modules.safetensors
+(training form), peft/ (the merged LoRA and the classifier, for `PeftModel.from_pretrained`), and with --save_fused
+fused/ (the whole model).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from transformers import DataCollatorWithPadding, set_seed
 
 from reslora_sd.runs.lock import as_only_writer
+from reslora_sd.text.answered import write_classes
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.encode import batches_of
 from reslora_sd.text.evaluate import measure_classes
@@ -90,10 +92,14 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     def batches(rows: Sequence[Any]) -> list[Any]:
         return [pad(list(part)) for part in batches_of(rows, evaluation.eval_batch_size)]
 
+    given: dict[str, dict[str, list[float]]] = {}
+
     def measured_sets(contexts: Any) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}
         for name, (rows, _) in sets.items():
-            for variant, figures in measure(attached.model, contexts, batches(rows)).items():
+            given[name] = {}
+            figures_of = measure(attached.model, contexts, batches(rows), predictions=given[name])
+            for variant, figures in figures_of.items():
                 named = {f"{key} ({name})" if name else key: value for key, value in figures.items()}
                 found[variant] = {**found.get(variant, {}), **named}
         return found
@@ -109,7 +115,10 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     calibration = calibration_rows(attached, examples, settings.method.calibration_samples)
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
-    said = report(run, about, measured_sets(contexts) if measured else {}, plains)
+    results = measured_sets(contexts) if measured else {}
+    if measured:
+        write_classes(run.path, task, test_rows, given)
+    said = report(run, about, results, plains)
     classes = [model.config.id2label[place] for place in range(task.labels)]
     export(attached, plains, run.path, tokenizer, about, "SEQ_CLS", settings.output.save_fused, classes)
     return said

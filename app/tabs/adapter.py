@@ -12,11 +12,14 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import adapter_view, drawings
+from ..wording import labelled
 from .menus import Menu
 from .shared import FOLLOW, Page, menu, message
 
 _DRAW: dict[str, Any] = {**FOLLOW, "concurrency_limit": 1, "concurrency_id": "drawings"}
 """matplotlib is no friend of threads."""
+_MOST_MAPS = 4
+"""Each takes a fifth of a second."""
 
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
@@ -58,7 +61,7 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
 
 def _draw(page: Page) -> Any:
     def draw(names: list[str], a: str | None, b: str | None, name: str | None, approach: str | None) -> tuple[Any, ...]:
-        runs = page.runs(names)
+        runs = page.keyed(names)
         new = name if name in runs else (b if b in runs else next(iter(runs), None))
         if new is None:
             nothing = message("Choose a run above.")
@@ -68,13 +71,13 @@ def _draw(page: Page) -> Any:
         listed = approach if approach in known else next(iter(known), None)
         title, heat = _heat(page, names, a, b)
         return (
-            menu(gr.Dropdown, list(runs), new, name),
+            menu(gr.Dropdown, page.choices(names), new, name),
             message(f"{adapter_view.plan_summary(run)} {adapter_view.lora_summary(run)}"),
             _plan(run.path, signature(run.path)),
             title,
             heat,
             adapter_view.end_table(run),
-            menu(gr.Dropdown, known, listed, approach),
+            menu(gr.Dropdown, labelled(known), listed, approach),
             adapter_view.merge_table(run, listed),
         )
 
@@ -83,11 +86,17 @@ def _draw(page: Page) -> Any:
 
 def _heat(page: Page, names: list[str], a: str | None, b: str | None) -> tuple[str, str]:
     runs = page.runs(names)
-    if a not in runs or b not in runs or a == b or a is None or b is None:
+    a, b = page.shown(a, b)
+    if a not in runs or len(runs) < 2 or a is None:
         return message("The heat map needs two runs. Choose them above."), ""
-    svg, note = drawings.heat_map((a, runs[a]), (b, runs[b]))
-    head = f"Frobenius norm of each merged block's change: {b} minus {a} (the paper's Figs. 5 and 7)"
-    return f"<h2>{html.escape(head)}</h2>{message(note)}", svg
+    others = sorted((name for name in runs if name != a), key=lambda name: name != b)
+    maps = []
+    for name in others[:_MOST_MAPS]:
+        svg, note = drawings.heat_map((a, runs[a]), (name, runs[name]))
+        maps.append(f"<h3>{html.escape(f'{name} minus {a}')}</h3>{message(note)}{svg}")
+    more = len(others) - len(maps)
+    head = "<h2>Frobenius norm of each merged block's change, against A (the paper's Figs. 5 and 7)</h2>"
+    return head, "".join(maps) + message(f"{more} more ticked runs have no map here: choose one as B." if more else "")
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""The tab Blind test: A and B in hidden order, picked by button or key, with what so many picks tell."""
+"""The tab Blind test: two runs, or all pairs of several, in hidden order, picked by button or key."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import gradio as gr
 from .. import blind, pictures
 from ..blind import LEFT, NEITHER, RIGHT, BlindTest
 from ..pictures import PictureView
+from ..wording import labelled
 from .menus import Menu
-from .shared import PRIVATE, Page, menu, message
+from .shared import FOLLOW, PRIVATE, Page, menu, message
 
 HEAD = """
 <script>
@@ -29,16 +30,20 @@ _WITH_PAIR = "(test) => [test, document.querySelector('#blind-asked [data-pair]'
 """The number of the pair that the browser shows: a second press, sent before the next pair came, is not of that one."""
 
 
-def build(page: Page, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
+_TWO, _ALL_PAIRS = "A and B", "all ticked runs, in pairs"
+
+
+def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
     """Lays the tab out; gives the function that fills its menu, its inputs and outputs."""
     gr.HTML(
         message(
-            "Pictures of A and B at the same prompt, seed and step, side by side and in hidden order. Pick the better "
+            "Pictures of two runs at the same prompt, seed and step, side by side and in hidden order. Pick the better "
             "one, by button or with the keys \N{LEFTWARDS ARROW}, \N{RIGHTWARDS ARROW} and \N{DOWNWARDS ARROW}. Which "
             "is which is told at the end."
         )
     )
     with gr.Row(elem_classes="tight"):
+        which = gr.Radio([_TWO, _ALL_PAIRS], value=_TWO, label="Between", elem_id="blind-which")
         variant = Menu([], label="Pictures", min_width=160, elem_id="blind-variant")
         steps = gr.Radio(list(blind.WHICH_STEPS), value=blind.WHICH_STEPS[0], label="Of", elem_id="blind-steps")
         seed = gr.Number(1, label="Seed of the order", precision=0, minimum=0, min_width=110, elem_id="blind-seed")
@@ -61,11 +66,12 @@ def build(page: Page, pair: tuple[gr.Dropdown, gr.Dropdown]) -> Any:
         label="Result, to copy", visible=False, lines=4, max_lines=10, buttons=["copy"], elem_id="blind-result"
     )
     shown = [test, asked, left, right, *picks.values(), score, reveal, told]
-    start.click(_start(page), [*pair, variant, steps, seed], shown, **PRIVATE)
+    start.click(_start(page), [chosen, *pair, which, variant, steps, seed], shown, **PRIVATE)
     for pick, button in picks.items():
         button.click(_pick(page, pick), [test, pair_shown], shown, js=_WITH_PAIR, **PRIVATE)
     reveal.click(_reveal(), test, shown, **PRIVATE)
-    return _menus(page), [*pair, variant], [variant]
+    which.input(_menus(page), [chosen, *pair, which, variant], [variant], **FOLLOW)
+    return _menus(page), [chosen, *pair, which, variant], [variant]
 
 
 def _build_side(side: str) -> gr.Image:
@@ -81,21 +87,36 @@ def _build_side(side: str) -> gr.Image:
     )
 
 
+def _between(chosen: list[str], a: str | None, b: str | None, which: str) -> list[str]:
+    """The keys of the runs that are set against each other."""
+    return list(chosen) if which == _ALL_PAIRS else [key for key in (a, b) if key is not None]
+
+
 def _menus(page: Page) -> Any:
-    def menus(a: str | None, b: str | None, variant: str | None) -> Any:
-        known = pictures.variants(page.runs([name for name in (a, b) if name is not None]))
-        return menu(gr.Dropdown, known, variant if variant in known else known[0], variant)
+    def menus(chosen: list[str], a: str | None, b: str | None, which: str, variant: str | None) -> Any:
+        known = pictures.variants(page.runs(_between(chosen, a, b, which)))
+        return menu(gr.Dropdown, labelled(known), variant if variant in known else known[0], variant)
 
     return menus
 
 
 def _start(page: Page) -> Any:
-    def start(a: str | None, b: str | None, variant: str | None, steps: str, seed: float | None) -> tuple[Any, ...]:
+    def start(
+        chosen: list[str],
+        a: str | None,
+        b: str | None,
+        which: str,
+        variant: str | None,
+        steps: str,
+        seed: float | None,
+    ) -> tuple[Any, ...]:
         try:
             if seed is None or not 0 <= seed < 2**53:
                 raise ValueError("The seed is missing or no seed. Type a whole number.")
-            runs = page.runs([name for name in (a, b) if name is not None])
-            test = blind.make_test(runs, a or "", b or "", int(seed), variant, steps)
+            runs = page.runs(_between(chosen, a, b, which))
+            if which == _ALL_PAIRS:  # a text run beside them has no pictures
+                runs = {name: run for name, run in runs.items() if run.pictures}
+            test = blind.make_test(runs, list(runs), int(seed), variant, steps)
         except ValueError as error:
             return None, message(str(error), "bad"), *_nothing()
         return _show(page, test)
@@ -153,7 +174,7 @@ def _reveal() -> Any:
 
 def _end(test: BlindTest) -> tuple[Any, ...]:
     said = message(f"The test has ended after {len(test.picks)} of {len(test.trials)} pairs. {test.skipped()}", "good")
-    score = message(test.score().told(*test.names))
+    score = "".join(map(message, test.told().splitlines()))
     return (
         None,
         said,

@@ -9,14 +9,18 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from reslora_sd.runs.run import Run
+from reslora_sd.runs.run import Run, is_text
 
 from .. import run_card
 from ..downloads import address
 from ..keeping import Kept
+from ..library import key_of
 from ..pictures import PictureView
 from ..run_list import Item
+from ..seeds import Group
+from ..wording import method_name, with_tip
 from .shared import message
+from .text_html import results_table
 
 _SIDE = 192
 _FORMS = {
@@ -45,7 +49,9 @@ def _row(item: Item, is_open: bool) -> str:
     loss = f"{item.loss:.4f}" if item.loss is not None else ""
     note = item.note if len(item.note) <= 80 else f"{item.note[:80]}\N{HORIZONTAL ELLIPSIS}"
     steps = f"{item.step} of {item.steps}" if item.steps else str(item.step)
-    cells = "".join(f"<td>{html.escape(text)}</td>" for text in (item.method, item.state, steps, loss, note))
+    method = with_tip(method_name(item.method), item.method)
+    told = "".join(f"<td>{html.escape(text)}</td>" for text in (item.state, steps, loss, note))
+    cells = f"<td>{method}</td>{told}"
     pin = ' <span class="pin">pinned</span>' if item.pinned else ""
     name = f'<th scope="row">{html.escape(item.name)}{pin}</th>'
     return f"<tr{' class=open' if is_open else ''}>{name}{cells}</tr>"
@@ -54,8 +60,12 @@ def _row(item: Item, is_open: bool) -> str:
 def card(name: str, run: Run, kept: Kept, token: str = "") -> str:
     """Everything about one run; `token` is the library's of it."""
     parts = [f"<h2>{html.escape(name)}</h2>"]
+    if run.method:
+        parts.append(
+            message(f"Method: {method_name(run.method)}, in files and flags {run.method}. Folder: {run.path.name}")
+        )
     parts.append(message(kept.note))
-    parts.append(_downloads(name, run, token))
+    parts.append(_downloads(run, token))
     code = run_card.code(run)
     if code:
         parts.append(f"<h3>Load it in Python</h3><pre tabindex=0>{html.escape(code)}</pre>")
@@ -65,21 +75,28 @@ def card(name: str, run: Run, kept: Kept, token: str = "") -> str:
         made = message(f"There is no command to show: {error}")
     parts.append(f"<h3>The command that made it</h3>{made}")
     parts.append(_pictures(name, run))
+    if is_text(run.settings):
+        parts.append(f"<h3>Its figures</h3>{results_table([Group(name, (run,))])}")
     parts.append(_measures(run))
     return f'<article class="card">{"".join(parts)}</article>'
 
 
-def _downloads(name: str, run: Run, token: str) -> str:
+def _downloads(run: Run, token: str) -> str:
     links = []
     for form, use in _FORMS.items():
         file = run_card.lora_file(run, "kohya" if form == "kohya" else "diffusers")
         if file is not None:
             text = f"Download the LoRA {use}, {file.stat().st_size / 1e6:.1f} MB"
-            links.append(_link(address(name, form, token), text, form))
+            links.append(_link(address(key_of(run.path), form, token), text, form))
+    if is_text(run.settings):
+        return message(
+            f"A text run: its LoRA is in {run_card.PEFT}/ of its folder, where README.md says how to load it. Its "
+            "answers are in the tab Text."
+        )
     if not links:
         links.append(message("It has no LoRA to download yet: that is written when the training has ended."))
     if run.arguments:
-        where = address(name, run_card.SETTINGS, token)
+        where = address(key_of(run.path), run_card.SETTINGS, token)
         links.append(_link(where, "Its settings, for --config", run_card.SETTINGS))
     return f'<p class="links">{"".join(links)}</p>'
 

@@ -10,8 +10,10 @@ from typing import Any
 import gradio as gr
 
 from reslora_sd.runs.names import UNMERGED
+from reslora_sd.runs.run import is_text
 
 from .. import grids, pictures
+from ..wording import labelled
 from . import address
 from .menus import Menu, Places
 from .shared import FOLLOW, PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
@@ -81,7 +83,7 @@ def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
     with gr.Row(elem_classes="tight"):
         prompt = Menu([], label="Prompt", scale=4, min_width=180)
         seed = Menu([], label="Seed", scale=1, min_width=90)
-        variant = Menu([UNMERGED], value=UNMERGED, label="Which pictures", scale=2, min_width=150)
+        variant = Menu(labelled([UNMERGED]), value=UNMERGED, label="Which pictures", scale=2, min_width=150)
     steps, opened = gr.State([]), gr.State(LAST)
     with gr.Row(elem_classes="player"):
         back = gr.Button("\N{LEFTWARDS ARROW} Earlier", elem_id="earlier", size="sm", min_width=90, scale=0)
@@ -170,7 +172,7 @@ def _menus(page: Page) -> Any:
         return (
             menu(gr.Dropdown, prompts, new_prompt, prompt),
             menu(gr.Dropdown, seeds, new_seed, seed),
-            menu(gr.Dropdown, known, new_variant, variant),
+            menu(gr.Dropdown, labelled(known), new_variant, variant),
             slider,
             steps,
             gr.HTML(value=said, visible=bool(said)),
@@ -193,6 +195,8 @@ def _show(page: Page) -> Any:
         runs = page.runs(names)
         if prompt is None or seed is None or not steps:
             why = "Choose a run above" if not runs else "The chosen runs have no such pictures yet"
+            if runs and all(is_text(run.settings) for run in runs.values()):
+                why = pictures.NO_PICTURES.format(next(iter(runs)))
             empty = [
                 gr.Image(value=None, label=why, alt_text=why, visible=place == 0) for place in range(MOST_SIDES + 1)
             ]
@@ -201,7 +205,9 @@ def _show(page: Page) -> Any:
         sides = dict(list(runs.items())[:MOST_SIDES])
         found = [page.picture(view) for view in pictures.views(sides, prompt, seed, variant, step)]
         found += [gr.Image(value=None, visible=False)] * (MOST_SIDES + 1 - len(found))
-        two = [pictures.view(name, runs[name], prompt, seed, variant, step) for name in (a, b) if name in runs]
+        two = [
+            pictures.view(name, runs[name], prompt, seed, variant, step) for name in page.shown(a, b) if name in runs
+        ]
         label = f"Step {step}, of {steps[0]} to {steps[-1]}"
         beside = steps[max(0, int(place) - 1) : int(place) + 2]
         near = [one for other in beside for one in pictures.views(sides, prompt, seed, variant, other)]

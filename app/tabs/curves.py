@@ -1,4 +1,4 @@
-"""The tab Curves: what the logs of all chosen runs message, on one plot each, and how soon B comes as far as A."""
+"""The tab Curves: the logs of all ticked runs, by run or as means over seeds, and how soon B comes as far as A."""
 
 from __future__ import annotations
 
@@ -7,62 +7,67 @@ from typing import Any
 
 import gradio as gr
 
-from .. import curves
-from .shared import FOLLOW, Page
+from .. import curves, plots, seeds
+from .shared import FOLLOW, Page, message
+
+_EACH, _MEAN = "each run", "mean over seeds"
 
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
     figure = gr.HTML(elem_id="reach")
-    weight = gr.Slider(
-        0,
-        0.99,
-        value=0.9,
-        step=0.01,
-        label="Smoothing",
-        info="Weight of what came before; 0 for none.",
-        elem_id="smoothing",
-        buttons=[],
-    )
-    plots = []
-    with gr.Row(elem_id="curves"):
-        for metric, title in curves.METRICS.items():
-            plot = gr.LinePlot(
-                x="step",
-                y="value",
-                color="run",
-                title=title,
-                x_title="step",
-                y_title=" ",
-                height=280,
-                min_width=320,
-                elem_id=f"curve-{metric}",
-                buttons=["fullscreen"],
-            )
-            plots.append(plot)
+    with gr.Row(elem_classes="tight"):
+        weight = gr.Slider(
+            0,
+            0.99,
+            value=0.9,
+            step=0.01,
+            label="Smoothing",
+            info="Weight of what came before; 0 for none.",
+            elem_id="smoothing",
+            buttons=[],
+            min_width=220,
+        )
+        how = gr.Radio(
+            [_EACH, _MEAN],
+            value=_EACH,
+            label="Lines",
+            info="Runs that differ only in their seed are put together.",
+            elem_id="curve-lines",
+            min_width=220,
+        )
+    told = gr.HTML(elem_id="curves-said")
+    drawn = gr.HTML(elem_id="curves")
     draw = _draw(page)
-    inputs: list[Any] = [chosen, *pair, weight, opened]
-    weight.release(draw, inputs, [figure, *plots], **FOLLOW)
-    return draw, inputs, [figure, *plots]
+    inputs: list[Any] = [chosen, *pair, weight, how, opened]
+    outputs: list[Any] = [figure, told, drawn]
+    weight.release(draw, inputs, outputs, **FOLLOW)
+    how.input(draw, inputs, outputs, **FOLLOW)
+    return draw, inputs, outputs
 
 
 def _draw(page: Page) -> Any:
-    def draw(names: list[str], a: str | None, b: str | None, weight: float, step: int) -> tuple[Any, ...]:
+    def draw(
+        names: list[str], a: str | None, b: str | None, weight: float, how: str, step: int | None
+    ) -> tuple[Any, ...]:
         runs = page.runs(names)
-        found: list[Any] = []
-        colour = curves.colours(list(runs), step)
-        for metric, title in curves.METRICS.items():
-            table = curves.table(runs, metric, weight, step)
-            shown = title if not table.empty else f"{title}: no run has it"
-            ends = curves.axis(table)
-            found.append(gr.LinePlot(value=table, title=shown, color_map=colour, y_lim=ends, visible=True))
-        return _figure(page, names, a, b, weight), *found
+        found = seeds.groups(runs, how == _MEAN)
+        last = max((run.last_step for run in runs.values()), default=0)
+        marked = step if step is not None and step <= last else None
+        drawn = [
+            plots.figure(seeds.lines(found, metric, weight), title, f"curve-{metric}", marked)
+            for metric, title in curves.METRICS.items()
+        ]
+        none = how == _MEAN and len(found) == len(runs)
+        said = "No two of the ticked runs differ only in their seed, so each has a line of its own." if none else ""
+        return _figure(page, names, a, b, weight), message(said), plots.side_by_side(drawn)
 
     return draw
 
 
 def _figure(page: Page, names: list[str], a: str | None, b: str | None, weight: float) -> str:
     runs = page.runs(names)
+    a, b = page.shown(a, b)
     if a not in runs or b not in runs or a == b or a is None or b is None:
         return '<p class="say">Choose two runs above, to see how soon B comes as far as A.</p>'
     large, rule = curves.reach_text(a, b, curves.reach(runs[a], runs[b], weight))

@@ -10,28 +10,39 @@ import gradio as gr
 from fastapi import FastAPI
 
 from ..uploads import MOST_BYTES_EACH
-from . import adapter, address, blind_test, compare, curves, runs, sharing_style, train_here, try_grid, try_it
+from ..wording import variant_name
+from . import (
+    adapter,
+    address,
+    blind_test,
+    compare,
+    curves,
+    figures_style,
+    runs,
+    sharing_style,
+    text,
+    train_here,
+    try_grid,
+    try_it,
+)
 from .menus import Menu, Ticks
 from .shared import FOLLOW, PRIVATE, Page, menu, pair_of, tab_of, when_open
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _EVERY = 3.0
 """Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "adapter", "try", "blind", "runs", "train")
+_TABS = ("compare", "curves", "adapter", "text", "try", "blind", "runs", "train")
 
 
 def build(page: Page) -> gr.Blocks:
     """The whole page; nothing is read before somebody opens it."""
     blocks: gr.Blocks
     with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
-        with gr.Row(elem_id="head"):
-            gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
-            dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
-            restore = gr.Button("Show what the address says", elem_id="restore")  # a script's; nobody sees it
+        dark, restore = _build_head()
         with gr.Row(elem_classes="tight"):
             chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=120)
-            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=120)
+            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
+            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
         notes = gr.HTML(elem_id="notes", visible=False)
         seen, tab, asked = gr.State(""), gr.State("compare"), gr.Textbox(visible=False)
         pair = (first, second)
@@ -43,11 +54,13 @@ def build(page: Page) -> gr.Blocks:
                 drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
             with gr.Tab("Inside the adapter", id="adapter"):
                 drawers["adapter"] = adapter.build(page, chosen, pair)
+            with gr.Tab("Text", id="text"):
+                drawers["text"] = text.build(page, chosen)
             with gr.Tab("Try it", id="try"):
                 drawers["try"] = try_it.build(page, chosen)
                 try_grid.build(page, chosen, drawers["try"][1][1])
             with gr.Tab("Blind test", id="blind"):
-                drawers["blind"] = blind_test.build(page, pair)
+                drawers["blind"] = blind_test.build(page, chosen, pair)
             with gr.Tab("Runs", id="runs"):
                 drawers["runs"] = runs.build(page, chosen, pair)
             with gr.Tab("Train here", id="train"):
@@ -63,6 +76,14 @@ def build(page: Page) -> gr.Blocks:
     return blocks
 
 
+def _build_head() -> tuple[gr.Button, gr.Button]:
+    """The title; gives the button of the theme, and that of a script which nobody sees."""
+    with gr.Row(elem_id="head"):
+        gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
+        dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+        return dark, gr.Button("Show what the address says", elem_id="restore")
+
+
 def mount(app: FastAPI, page: Page, head: str = "") -> None:
     """Puts the whole page at the root of an app.
 
@@ -74,7 +95,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         build(page),
         path="/",
         theme=THEME,
-        css=CSS + sharing_style.CSS,
+        css=CSS + sharing_style.CSS + figures_style.CSS,
         head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)) + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
@@ -111,13 +132,13 @@ def _keep_current(
 
 def _choices(page: Page) -> Any:
     def choices(names: list[str] | None, a: str | None, b: str | None) -> tuple[Any, ...]:
-        known = list(page.library.names())
-        kept = [name for name in names or [] if name in known] or known[:2]
-        new_a, new_b = pair_of(page.runs(kept), a, b)
+        known = page.choices()
+        kept = [key for _, key in known if key in (names or [])] or [key for _, key in known[:2]]
+        new_a, new_b = pair_of(page.keyed(kept), a, b)
         return (
             menu(gr.CheckboxGroup, known, kept, names),
-            menu(gr.Dropdown, kept, new_a, a),
-            menu(gr.Dropdown, kept, new_b, b),
+            menu(gr.Dropdown, page.choices(kept), new_a, a),
+            menu(gr.Dropdown, page.choices(kept), new_b, b),
             _state(page),
         )
 
@@ -133,18 +154,23 @@ def _restore(page: Page) -> Any:
     def restore(search: str | None) -> tuple[Any, ...]:
         """What the address asks for; the rest is as when somebody opens the page for the first time."""
         place = address.read(search)
-        known = list(page.library.names())
-        kept = [name for name in known if name in place.runs] or known[:2]
-        a, b = pair_of(page.runs(kept), place.a, place.b)
+        known = page.choices()
+        asked = {page.library.key(text) for text in place.runs}
+        kept = [key for _, key in known if key in asked] or [key for _, key in known[:2]]
+        a, b = pair_of(page.keyed(kept), page.library.key(place.a), page.library.key(place.b))
         name = place.tab if place.tab in _TABS else _TABS[0]
         return (
             gr.CheckboxGroup(choices=known, value=kept),
-            gr.Dropdown(choices=kept, value=a),
-            gr.Dropdown(choices=kept, value=b),
+            gr.Dropdown(choices=page.choices(kept), value=a),
+            gr.Dropdown(choices=page.choices(kept), value=b),
             f"{_state(page)} {time.time_ns()}",  # so that what follows from it is done anew
             *(
-                gr.skip() if value is None else gr.Dropdown(choices=[value], value=value)
-                for value in (place.prompt, place.seed, place.variant)
+                gr.skip() if value is None else gr.Dropdown(choices=[(name, value)], value=value)
+                for name, value in (
+                    (place.prompt or "", place.prompt),
+                    (str(place.seed), place.seed),
+                    (variant_name(place.variant or ""), place.variant),
+                )
             ),
             compare.LAST if place.step is None else place.step,
             [],
@@ -168,9 +194,9 @@ def _look(page: Page) -> Any:
 
 def _pair(page: Page) -> Any:
     def pair(names: list[str], a: str | None, b: str | None) -> tuple[Any, Any]:
-        runs = page.runs(names)
-        new_a, new_b = pair_of(runs, a, b)
-        return menu(gr.Dropdown, list(runs), new_a, a), menu(gr.Dropdown, list(runs), new_b, b)
+        known = page.choices(names)
+        new_a, new_b = pair_of(page.keyed(names), a, b)
+        return menu(gr.Dropdown, known, new_a, a), menu(gr.Dropdown, known, new_b, b)
 
     return pair
 

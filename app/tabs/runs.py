@@ -12,6 +12,7 @@ import gradio as gr
 from reslora_sd.runs.reader import read_run, signature
 
 from .. import keeping, run_list
+from ..library import key_of
 from . import share
 from .card_html import card, settings_table, table
 from .menus import Menu
@@ -86,22 +87,22 @@ def _draw(page: Page) -> Any:
     ) -> tuple[Any, ...]:
         items = run_list.items(page.library)
         found = run_list.chosen_items(items, words, order)
-        names = [item.name for item in found]
-        known = {item.name for item in items}
-        # one that is gone stays chosen: perhaps it was renamed, and the new name is on its way
-        kept = which or next((name for name in (a, *names) if name in known), None)
-        listed = kept in known and kept not in names  # what is open stays open while one searches
-        run = page.runs([kept or ""]).get(kept or "")
-        two = page.runs([name for name in (a, b) if name is not None])
+        known = {item.key: item.name for item in items}
+        kept = which or next((key for key in (a, *(item.key for item in found)) if key in known), None)
+        # what is open stays open while one searches
+        offered = {item.key for item in found} | {kept}
+        run = page.keyed([kept or ""]).get(kept or "")
+        name = known.get(kept or "", kept)
+        two = page.runs([key for key in (a, b) if key is not None])
         token = page.library.token(run.path) if run is not None else ""
         return (
-            table(found, len(items), kept) + _left_out(page),
-            menu(gr.Dropdown, [*names, kept] if listed else names, kept, which),
+            table(found, len(items), name) + _left_out(page),
+            menu(gr.Dropdown, [(item.name, item.key) for item in items if item.key in offered], kept, which),
             f'<div data-run="{token}">'
-            f"{_or_why(f'The card of {kept}', _card, kept, run.path, token, signature(run.path))}</div>"
-            if run is not None and kept
-            else message(f"There is no run {kept}." if kept else "There is no run."),
-            _or_why("The settings of A and B", settings_table, a, b, two, only),
+            f"{_or_why(f'The card of {name}', _card, name, run.path, token, signature(run.path))}</div>"
+            if run is not None and name
+            else message(f"There is no run {name}." if name else "There is no run."),
+            _or_why("The settings of A and B", settings_table, *page.shown(a, b), two, only),
             _trash(page),
             token,
             # what somebody types stays while it is the same run
@@ -144,13 +145,7 @@ def _keep(page: Page) -> Any:
             new = page.library.keep(which, keeping.Kept(title.strip(), note.strip(), bool(pinned)), token)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), gr.skip(), gr.skip()
-        names = list(page.library.names())
-        still = [new if name == which else name for name in chosen]
-        return (
-            message(f"Kept for {new}.", "good"),
-            gr.Dropdown(choices=names, value=new),
-            gr.CheckboxGroup(choices=names, value=[name for name in names if name in still]),
-        )
+        return message(f"Kept for {new}.", "good"), *_after(page, chosen, which)
 
     return keep
 
@@ -158,15 +153,16 @@ def _keep(page: Page) -> Any:
 def _delete(page: Page) -> Any:
     def delete(which: str | None, token: str, chosen: Sequence[str]) -> tuple[Any, ...]:
         try:
+            (name,) = page.shown(which)
             place = page.library.discard(which, token)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
-        text = f"{which} is in {place} now. Nothing of it is lost: bring it back below, or remove that folder yourself."
-        name = next((name for name, one in _deleted(page).items() if one == place), None)
+        text = f"{name} is in {place} now. Nothing of it is lost: bring it back below, or remove that folder yourself."
+        deleted = next((name for name, one in _deleted(page).items() if one == place), None)
         return (
             message(text, "good"),
             *_after(page, [one for one in chosen if one != which]),
-            _trash(page, name),
+            _trash(page, deleted),
             gr.Button(visible=True),
         )
 
@@ -182,12 +178,12 @@ def _bring_back(page: Page) -> Any:
             run = keeping.bring_back(place)
         except (ValueError, OSError) as error:
             return message(str(error), "bad"), *[gr.skip()] * 4
-        new = next((one for one, path in page.library.names().items() if path == run), None)
+        (new,) = page.shown(key_of(run))
         rest = _deleted(page)
         said = f"{new} is back in {run}." if new else f"It is back in {run}, where this page looks for no runs."
         return (
             message(said, "good"),
-            *_after(page, [*chosen, *([new] if new else [])], new),
+            *_after(page, [*chosen, key_of(run)], key_of(run) if new else None),
             _trash(page, next(iter(rest), None)),
             gr.Button(visible=bool(rest)),
         )
@@ -196,11 +192,12 @@ def _bring_back(page: Page) -> Any:
 
 
 def _after(page: Page, chosen: Sequence[str], which: str | None = None) -> tuple[Any, Any]:
-    """The menus of runs after one has gone or come."""
-    names = list(page.library.names())
+    """The menus of runs after one has gone or come, or has another name; the ticks and the card by their keys."""
+    choices = page.choices()
+    keys = [key for _, key in choices]
     return (
-        gr.Dropdown(choices=names, value=which if which is not None else next(iter(names), None)),
-        gr.CheckboxGroup(choices=names, value=[name for name in names if name in chosen]),
+        gr.Dropdown(choices=choices, value=which if which in keys else next(iter(keys), None)),
+        gr.CheckboxGroup(choices=choices, value=[key for key in keys if key in chosen]),
     )
 
 

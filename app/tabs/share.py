@@ -34,7 +34,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> None:
 def _make(page: Page) -> Any:
     def make(names: list[str], title: str, kind: str) -> tuple[Any, str]:
         try:
-            runs = page.runs(names)
+            runs = {name: run for name, run in page.runs(names).items() if run.pictures}
             said = title.strip() or " and ".join(runs)
             text = exporting.comparison(runs, said)
             data = exporting.space_zip(text, said) if kind == _SPACE else text.encode()

@@ -13,9 +13,9 @@ import gradio as gr
 from PIL import Image
 
 from reslora_sd.runs.names import METHODS
-from reslora_sd.runs.run import Run
+from reslora_sd.runs.run import Run, is_text
 
-from ..library import Library
+from ..library import Library, key_of
 from ..passing import Passing
 from ..pictures import PictureView, store
 
@@ -61,6 +61,24 @@ class Page:
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
         return self.library.get(names or [])
+
+    def drawing(self, keys: Sequence[str] | None) -> dict[str, Run]:
+        """The chosen runs without text runs, which draw nothing."""
+        return {name: run for name, run in self.runs(keys).items() if not is_text(run.settings)}
+
+    def keyed(self, keys: Sequence[str] | None) -> dict[str, Run]:
+        """The chosen runs by their keys."""
+        return {key_of(run.path): run for run in self.runs(keys).values()}
+
+    def choices(self, keys: Sequence[str] | None = None) -> list[tuple[str, str]]:
+        """What a menu offers: names that are shown, with the keys that stand for them; of all runs by default."""
+        return [(name, key) for key, name in self.library.keys().items() if keys is None or key in keys]
+
+    def shown(self, *keys: str | None) -> list[str | None]:
+        """The names of runs by their keys; `None` for one that isn't there (any more)."""
+        known = self.library.keys()
+        names = set(known.values())
+        return [known.get(key or "", key if key in names else None) for key in keys]
 
     def generator(self) -> PictureGenerator:
         """Made at the first request: it needs torch, which takes seconds to load."""

@@ -47,7 +47,6 @@ CSS = """
 #step label > span, #step .head label span { font-size: 1.1rem; font-weight: 600; }
 #wipe { max-width: 640px; }
 #grid img, #live img, #moving img { max-width: 100%; height: auto; background: #fff; }
-#curves { flex-wrap: wrap; }
 .say { margin: .25rem 0; padding: 0 .2rem; }
 .say.bad, details.say { padding: .6rem .8rem; border-left: 4px solid #dc2626; border-radius: 4px; }
 .say.bad { background: rgba(220, 38, 38, .12); }

@@ -17,6 +17,7 @@ from reslora_sd.runs.names import METHODS
 from ..captions import LONGEST
 from ..training_request import BUILT_IN, EMBEDDED, EXTRAS, OWN, SCHEDULES, TrainingRequest
 from ..uploads import KINDS, Picked, pick, texts
+from ..wording import method_name
 from .menus import Menu
 from .shared import FOLLOW, PRIVATE, message
 
@@ -125,7 +126,9 @@ def _show_source(source: str) -> tuple[Any, ...]:
 def _build_settings() -> dict[str, Any]:
     default = TrainingRequest("first")
     name = gr.Textbox(default.name, label="Name", elem_id="training-name", max_length=48)
-    methods = gr.CheckboxGroup(list(METHODS), value=list(default.methods), label="Methods, equal in all else")
+    methods = gr.CheckboxGroup(
+        [(method_name(one), one) for one in METHODS], value=list(default.methods), label="Methods, equal in all else"
+    )
     model = gr.Textbox(default.model, label="Base model", info=f"{EMBEDDED}, a name on the Hub, or a folder")
 
     def number(value: float | None, label: str, **more: Any) -> gr.Number:

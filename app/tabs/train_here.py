@@ -16,6 +16,7 @@ from reslora_sd.runs.run import Run
 from .. import curves, grids, training
 from ..training_request import EMBEDDED, EXTRAS, TrainingRequest, check_name
 from ..uploads import save_uploads
+from ..wording import method_name
 from . import train_form
 from .menus import Menu
 from .shared import FOLLOW, PRIVATE, Page, menu, message
@@ -64,7 +65,7 @@ def _start(page: Page, form: train_form.Form) -> Any:
         asked = form.read(values)
         try:
             request = _request(page, asked)
-            said = f"Started {' and '.join(request.methods)} in {page.trainings / request.name}."
+            said = f"Started {' and '.join(map(method_name, request.methods))} in {page.trainings / request.name}."
             try:
                 training.start(request, page.trainings, lambda folder: _save(asked, folder))
             except training.Started:
@@ -215,7 +216,7 @@ def _watch(page: Page) -> Any:
 
 def _live(page: Page, runs: dict[str, Run]) -> tuple[Any, Any]:
     """The pictures and the losses of the trainings that belong together."""
-    shown = {name.split("/")[-1]: run for name, run in runs.items()}
+    shown = {method_name(name.split("/")[-1]): run for name, run in runs.items()}
     prompts = list(dict.fromkeys(prompt for run in shown.values() for prompt in run.prompts()))[:4]
     seed = next((key.seed for run in shown.values() for key in run.pictures), None)
     loss = curves.table(shown, "loss")

@@ -17,6 +17,7 @@ from .. import try_plan
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
 from ..lora_folder import find_lora, left_out, lora_files
 from ..try_plan import Cell, GridPlan, Pictures
+from ..wording import labelled
 from .shared import PRIVATE, Page, message
 from .try_it import bar, guidance_of, stop_drawing, take_ticket
 
@@ -90,17 +91,18 @@ def _build_settings(page: Page) -> list[Any]:
         )
     with gr.Row(elem_classes="tight"):
         prompts = gr.Textbox(label="Prompts, one a line", lines=2, max_length=4000, scale=3, elem_id="grid-prompts")
+        negative = gr.Textbox(label="Negative prompt", max_length=1000, min_width=160, elem_id="grid-negative")
         strengths = gr.Textbox(
             "0.5, 1, 1.5", label="Strengths", max_length=200, min_width=120, elem_id="grid-strengths"
         )
         seeds = gr.Textbox(str(default.seed), label="Seeds", max_length=200, min_width=120, elem_id="grid-seeds")
     with gr.Row(elem_classes="tight"):
-        approach = gr.Dropdown(list(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150)
+        approach = gr.Dropdown(labelled(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150)
         steps = gr.Slider(
             1, 150, value=default.steps, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="grid-steps"
         )
         guidance = gr.Slider(1, 15, value=guidance_of(page), step=0.25, label="Guidance", min_width=150, buttons=[])
-    return [*axes, files, prompts, strengths, seeds, approach, steps, guidance]
+    return [*axes, files, prompts, negative, strengths, seeds, approach, steps, guidance]
 
 
 def _draw(page: Page) -> Any:
@@ -113,6 +115,7 @@ def _draw(page: Page) -> Any:
         z: str,
         files: list[str] | None,
         prompts: str,
+        negative: str,
         strengths: str,
         seeds: str,
         approach: str,
@@ -125,10 +128,10 @@ def _draw(page: Page) -> Any:
         try:
             if stop is None or stop.is_set():
                 raise Stopped
-            runs = page.runs(names)
+            runs = page.drawing(names)
             plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds, step)
-            common = DrawRequest(plan.prompts[0], steps=int(steps), guidance=float(guidance), approach=approach)
-            job = _Job(page, runs or page.runs(list(page.library.names())[:1]), plan.step, common, stop)
+            common = DrawRequest(plan.prompts[0], negative, 0, int(steps), float(guidance), approach)
+            job = _Job(page, runs or page.drawing(list(page.library.keys())[:1]), plan.step, common, stop)
             yield from _shown(page, plan, job)
         except Stopped:
             replaced = len(tickets) > 1  # then the later drawing has the word

@@ -16,10 +16,11 @@ from reslora_sd.runs.names import BASE
 from reslora_sd.runs.run import Run
 
 from ..draw_request import ADAPTER_CHOICES, BEST, DrawRequest, Stopped
+from ..wording import labelled, variant_name
 from .menus import Menu
 from .shared import FOLLOW, PRIVATE, Page, menu, message
 
-MOST_RUNS = 4
+MOST_RUNS = 5
 """Pictures beside that of the base model."""
 _GUIDANCE = (1, 15)
 """Least and most that can be chosen."""
@@ -65,7 +66,7 @@ def stop_session(page: Page, session: str | None) -> bool:
 
 def guidance_of(page: Page) -> float:
     """How the first run drew its own pictures: what suits one model and data makes another's colours too strong."""
-    runs = page.library.get(list(page.library.names())[:1]).values()
+    runs = page.drawing(list(page.library.keys())).values()
     found = next((run.arguments.get("validation_guidance_scale") for run in runs), None)
     if isinstance(found, int | float) and _GUIDANCE[0] <= found <= _GUIDANCE[1]:
         return float(found)
@@ -87,7 +88,9 @@ def _build_settings(page: Page) -> tuple[gr.Dropdown, list[Any]]:
     default = DrawRequest(prompt="any")
     with gr.Row(elem_classes="tight"):
         step = Menu([], label="Step (with a checkpoint)", min_width=130, elem_id="try-step")
-        approach = gr.Dropdown(list(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150, elem_id="try-merge")
+        approach = gr.Dropdown(
+            labelled(ADAPTER_CHOICES), value=BEST, label="Adapter", min_width=150, elem_id="try-merge"
+        )
         seed = gr.Number(default.seed, label="Seed", precision=0, minimum=0, min_width=90)
         steps = gr.Slider(
             1, 150, value=default.steps, step=1, label="Sampler steps", min_width=150, buttons=[], elem_id="try-steps"
@@ -116,7 +119,7 @@ def _build_picture(place: int) -> gr.Image:
 
 def _menus(page: Page) -> Any:
     def menus(names: list[str], step: int | None) -> tuple[Any, Any]:
-        found = sorted({one for run in page.runs(names).values() for one in run.checkpoints})
+        found = sorted({one for run in page.drawing(names).values() for one in run.checkpoints})
         new = step if step in found else (found[-1] if found else None)
         return menu(gr.Dropdown, found, new, step), gr.Button(interactive=new is not None)
 
@@ -174,7 +177,7 @@ def _draw(page: Page) -> Any:
         strength: float,
         session: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        runs = dict(list(page.runs(names).items())[:MOST_RUNS])
+        runs = dict(list(page.drawing(names).items())[:MOST_RUNS])
         tickets = page.stop_events.get(session.session_hash or "", {})
         stop = tickets.get(ticket)
         try:
@@ -255,7 +258,7 @@ def _draw_all(
 
         job = DrawJob(request, report_part, stop)
         if place == 0:
-            image, title = generator.draw_base(run, job), "base model"
+            image, title = generator.draw_base(run, job), variant_name(BASE)
         else:
             image, how = generator.draw_adapted(run, step, job)
             title = f"{name}, step {step}, {how}"

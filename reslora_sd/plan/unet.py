@@ -6,8 +6,10 @@ order of a chain is taken from one forward pass on the `meta` device, never from
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,22 +43,31 @@ def trace_unet(unet: UNet2DConditionModel, config: ResLoRAConfig) -> list[Site]:
     Raises:
         ValueError: `target_modules` matches none of these, or something that isn't one.
     """
+    settings = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    kind: Any = type(unet)
+    calls = _calls(kind, json.dumps(settings, sort_keys=True), config.target_modules)
+    sites = []
+    for call in calls:
+        sites += list(_attention_sites(unet, call, config)) if call.is_attention else [_other_site(unet, call)]
+    _check_targets(unet, config, sites)
+    return sites
+
+
+@lru_cache(maxsize=16)
+def _calls(kind: type[UNet2DConditionModel], settings: str, targets: tuple[str, ...] | str) -> tuple[_Call, ...]:
+    """What runs in a U-Net of this configuration (JSON), in order; kept, as a pass takes half a second and more."""
     calls: list[_Call] = []
     with torch.device("meta"):
-        twin = type(unet).from_config(unet.config)
-    others = {name for name in _other_layers(twin) if matches(name, config.target_modules)}
+        twin = kind.from_config(json.loads(settings))
+    others = {name for name in _other_layers(twin) if matches(name, targets)}
     for name, module in twin.named_modules():
         if type(module).__name__ == "Attention":
             module.register_forward_pre_hook(_attention_recorder(name, calls), with_kwargs=True)
         elif name in others:
             module.register_forward_pre_hook(_layer_recorder(name, calls))
     with torch.no_grad():
-        twin(**_meta_inputs(unet))
-    sites = []
-    for call in calls:
-        sites += list(_attention_sites(unet, call, config)) if call.is_attention else [_other_site(unet, call)]
-    _check_targets(unet, config, sites)
-    return sites
+        twin(**_meta_inputs(twin))
+    return tuple(calls)
 
 
 def _other_layers(unet: nn.Module) -> Iterator[str]:

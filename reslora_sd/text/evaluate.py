@@ -102,6 +102,7 @@ def measure_classes(
     metrics: Callable[[Any, Any], dict[str, float]],
     regression: bool = False,
     outputs: Sequence[int] | None = None,
+    predictions: dict[str, list[float]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Of every variant: the task's metrics, `loss`, and `kl`: KL(unmerged || variant) of the classes, nats; for a
     regression the mean squared difference from the unmerged one stands under `kl`.
@@ -110,6 +111,7 @@ def measure_classes(
         batches: with `labels`, (batch,).
         metrics: (predictions, labels) -> figures by name; predictions are class numbers, or scores of a regression.
         outputs: the model's output for each class, where its order is its own; metrics get the task's class numbers.
+        predictions: gets, of every variant, the class numbers of the rows, or their scores.
     """
     labels = torch.cat([batch["labels"] for batch in batches]).cpu()
     if outputs is not None and not regression:
@@ -120,6 +122,8 @@ def measure_classes(
             with context():
                 logits = torch.cat([run_model(model, batch).float().cpu() for batch in batches])
                 found[name] = logits if outputs is None or regression else logits[:, list(outputs)]
+                if predictions is not None:
+                    predictions[name] = (found[name].squeeze(-1) if regression else found[name].argmax(-1)).tolist()
     return {
         name: _class_figures(logits, found["unmerged"], labels, metrics, regression) for name, logits in found.items()
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,10 +12,9 @@ from torch import nn
 
 from ..adapter.adapter import ResLoRAAdapter
 from ..merging.plain_lora import PlainLoRA
-from ..runs.atomic import replacing
 from ..runs.folder import RunFolder
 from ..runs.jsonl import is_number
-from ..runs.names import ANSWERS_FILE, FUSED_FOLDER, PEFT_FOLDER, REPORT_FILE, RESULTS_FILE, default_approach
+from ..runs.names import FUSED_FOLDER, PEFT_FOLDER, REPORT_FILE, RESULTS_FILE, default_approach
 from .baselines import fused as fused_by_peft
 from .card import write_card
 from .encode import generate_answers
@@ -58,14 +56,6 @@ def accuracies(
         unreadable = sum(not task.is_readable(text) for text in given) / max(1, len(given))
         figures[name], texts[name] = {"accuracy": sum(right) / len(right), "unreadable": unreadable}, answers
     return figures, texts
-
-
-def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, list[str | None]]) -> None:
-    """answers.jsonl: what each variant said to each test row."""
-    with replacing(folder / ANSWERS_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(rows):
-            said = {name: answers[number] for name, answers in texts.items()}
-            file.write(json.dumps({"row": dict(row), "answers": said}, default=str) + "\n")
 
 
 def calibration_rows(

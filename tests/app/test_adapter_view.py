@@ -16,15 +16,13 @@ from app.adapter_view import (
     planned_blocks,
     short_place,
 )
-from app.library import Library
 from reslora_sd import PlainLoRA
 from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
 def runs(made_up_pair):
-    library = Library(made_up_pair)
-    return library.get(library.names())
+    return {path.name: read_run(path) for path in made_up_pair}
 
 
 def test_the_link_plan_of_a_real_run_is_on_the_map(real_runs):
@@ -58,7 +56,7 @@ def test_a_block_has_its_factor_rank_error_and_norm(real_runs):
     assert table["error of its branch"].str.endswith("%").all()
     shares = table["x_n explains"][table["x_n explains"] != ""].str.removesuffix(" %").astype(float)
     assert len(shares) == 64 and shares.between(0, 100).all() and (shares == 100).any()
-    assert list(end_table(run)["model"])[:2] == ["base", "unmerged"]
+    assert list(end_table(run)["model"])[:2] == ["base model", "as trained"]
 
 
 def test_the_heat_map_is_the_difference_of_the_merged_weights_norms(real_runs):

@@ -36,15 +36,15 @@ def test_so_many_picks_are_needed_as_the_interval_says():
 
 
 def test_pairs_are_those_that_both_runs_share_and_that_differ(runs):
-    whole = make_test(runs, "lora", "reslora_is", 1, steps=blind.WHICH_STEPS[1])
+    whole = make_test(runs, list(runs), 1, steps=blind.WHICH_STEPS[1])
     assert (len(whole.trials), whole.alike) == (6, 2)  # two prompts at steps 10, 15 and 20; step 5 is alike
     assert all(trial.first == trial.second for trial in whole.trials)
-    assert len(make_test(runs, "lora", "reslora_is", 1).trials) == 2
+    assert len(make_test(runs, list(runs), 1).trials) == 2
 
 
 def test_the_order_is_the_seeds_and_puts_each_run_on_both_sides(runs):
     def order(seed):
-        trials = make_test(runs, "lora", "reslora_is", seed, steps=blind.WHICH_STEPS[1]).trials
+        trials = make_test(runs, list(runs), seed, steps=blind.WHICH_STEPS[1]).trials
         return [(trial.first.prompt, trial.first.step, trial.swapped) for trial in trials]
 
     assert order(1) == order(1) and len({tuple(order(seed)) for seed in range(5)}) == 5
@@ -53,7 +53,7 @@ def test_the_order_is_the_seeds_and_puts_each_run_on_both_sides(runs):
 
 
 def test_picks_count_for_the_run_that_was_on_that_side(runs):
-    test = make_test(runs, "lora", "reslora_is", 3, steps=blind.WHICH_STEPS[1])
+    test = make_test(runs, list(runs), 3, steps=blind.WHICH_STEPS[1])
     for trial in test.trials[:-1]:
         shown = test.pictures()
         assert shown is not None
@@ -78,15 +78,15 @@ def test_it_says_what_picks_cannot_tell_and_what_they_can():
 
 def test_runs_that_share_nothing_and_picks_that_are_none_are_told(runs):
     with pytest.raises(ValueError, match="needs two runs"):
-        make_test(runs, "lora", "lora", 1)
+        make_test(runs, ["lora", "lora"], 1)
     with pytest.raises(ValueError, match="share 0 pictures"):
-        make_test(runs, "lora", "reslora_is", 1, variant="exact")
+        make_test(runs, list(runs), 1, variant="exact")
     with pytest.raises(ValueError, match="The pick is 'both'"):
-        make_test(runs, "lora", "reslora_is", 1).pick("both")
+        make_test(runs, list(runs), 1).pick("both")
 
 
 def test_a_pair_whose_picture_is_gone_or_broken_is_skipped_and_counted(runs, made_up_pair):
-    test = make_test(runs, "lora", "reslora_is", 3, steps=blind.WHICH_STEPS[1])
+    test = make_test(runs, list(runs), 3, steps=blind.WHICH_STEPS[1])
     broken, gone = (runs["lora"].pictures[trial.first].file for trial in test.trials[1:3])
     (made_up_pair[0] / "validation" / broken).write_bytes(b"no picture")
     (made_up_pair[0] / "validation" / gone).unlink()
@@ -99,7 +99,7 @@ def test_a_pair_whose_picture_is_gone_or_broken_is_skipped_and_counted(runs, mad
 
 def test_a_pick_is_of_the_pair_that_was_shown_and_tells_no_share_before_the_end(runs, tmp_path):
     page = Page(Library([]), tmp_path / "cache", tmp_path / "here")
-    test, pick = make_test(runs, "lora", "reslora_is", 3), blind_test._pick(page, LEFT)
+    test, pick = make_test(runs, list(runs), 3), blind_test._pick(page, LEFT)
     assert 'data-pair="0"' in blind_test._show(page, test)[1]
     score = pick(test, "0")[7]
     assert "1 of 2 pairs are done" in score and "%" not in score

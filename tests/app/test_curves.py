@@ -31,9 +31,9 @@ def test_all_runs_are_in_one_table_with_the_chosen_step_marked(made_up_pair):
     library = Library(made_up_pair)
     runs = library.get(library.names())
     found = table(runs, "loss", 0, 15)
-    assert set(found["run"]) == {"lora", "reslora_is", mark(15)}
+    assert set(found["run"]) == {"LoRA", "ResLoRA (input)", mark(15)}
     assert list(found[found["run"] == mark(15)]["step"]) == [15, 15]
-    assert len(found[found["run"] == "lora"]) == 20
+    assert len(found[found["run"] == "LoRA"]) == 20
     assert set(colours(list(runs), 15)) == set(found["run"])
     for metric in METRICS:
         assert not table(runs, metric).empty

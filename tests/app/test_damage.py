@@ -11,7 +11,7 @@ import pytest
 
 from app import adapter_view, curves, drawings, grids, pictures, run_card, run_list, training
 from app.keeping import Kept
-from app.library import Library
+from app.library import Library, key_of
 from app.tabs import runs as runs_tab
 from app.tabs.card_html import card, settings_table, table
 from app.tabs.shared import Page, warnings_and_notes
@@ -115,25 +115,25 @@ def test_one_hostile_run_leaves_the_others_to_be_seen(made_up_pair, tmp_path):
     hostile = [{**json.loads(line), "seed": seed} for line, seed in zip(lines, (2**70, -1, True, 7), strict=False)]
     (first / "validation/index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in hostile))
     about = json.loads((second / "run.json").read_text())
-    (second / "run.json").write_text(json.dumps({**about, "method": "lora (" + str(tmp_path / "third") + ")"}))
+    (second / "run.json").write_text(json.dumps({**about, "method": "LoRA, " + str(tmp_path / "third")}))
     for name in ("third", "fourth"):
         shutil.copytree(first, tmp_path / name)
     runs = Library([first, second, tmp_path / "fourth", tmp_path / "third"]).names()
     assert len(runs) == 4
-    (read,) = Library([first]).get(["lora"]).values()
+    (read,) = Library([first]).get(["LoRA"]).values()
     assert [key.seed for key in read.pictures] == [7] and any("left out" in note for note in read.notes)
 
 
 def test_names_that_come_out_the_same_are_numbered(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "a" / "run"]
-    taken = [f"lora ({'a/run'})", f"lora ({folders[1]})"]
+    taken = ["LoRA, a/run", f"LoRA, {folders[1]}"]
     for number, (folder, method) in enumerate(
         zip([*folders, tmp_path / "c", tmp_path / "d"], ["lora", "lora", *taken], strict=True)
     ):
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"method": method, "number": number}))
     names = Library([tmp_path / "c", tmp_path / "d", *folders]).names()
-    assert len(names) == 4 and names[f"lora ({folders[1]}) 2"] == folders[1]
+    assert len(names) == 4 and sum(name.startswith("LoRA, ") for name in names) == 4
 
 
 def test_a_link_plan_of_any_length_is_drawn_in_part(made_up):
@@ -162,5 +162,5 @@ def test_an_odd_setting_is_told_in_the_card_and_in_its_download(made_up, odd):
 def test_a_card_that_fails_leaves_the_list(made_up, tmp_path, monkeypatch):
     page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here")
     monkeypatch.setattr(runs_tab, "_card", lambda *_: 1 / 0)
-    listed, which, shown, *_ = runs_tab._draw(page)("lora", None, "", "name", "lora", True, "")
-    assert ">lora<" in listed and which.value == "lora" and "The card of lora can" in shown
+    listed, which, shown, *_ = runs_tab._draw(page)(None, None, "", "name", key_of(made_up), True, "")
+    assert ">LoRA<" in listed and which.value == key_of(made_up) and "The card of LoRA can" in shown

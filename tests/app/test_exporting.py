@@ -68,7 +68,7 @@ def test_the_command_writes_a_file_or_a_space_and_replaces_nothing(made_up_pair,
     file, space = tmp_path / "out" / "one.html", tmp_path / "space"
     for target in (file, space):
         main([*map(str, made_up_pair), "--export", str(target)])
-        assert f"{target}: lora and reslora_is" in capsys.readouterr().out
+        assert f"{target}: LoRA and ResLoRA (input)" in capsys.readouterr().out
         with pytest.raises(SystemExit, match="which is there already"):
             main([*map(str, made_up_pair), "--export", str(target)])
     assert data_of(file.read_text()) == data_of((space / "index.html").read_text())

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 from app.draw_request import DrawRequest, Stopped
 from app.generator import DrawJob, PictureGenerator
 from app.pictures import open_picture
+from app.wording import variant_name
 from reslora_sd import PlainLoRA
 from reslora_sd.blocks.plain import PlainBlock
 from reslora_sd.diffusion.models import DEFAULT_MODEL
@@ -63,7 +64,7 @@ def test_the_end_of_a_prompt_that_the_model_does_not_read_is_told(generator, run
 def test_the_merged_lora_draws_what_a_plain_pipeline_draws_with_the_exported_file(generator, runs):
     for run in runs.values():
         drawn, how = generator.draw_adapted(run, 4, job(dataclasses.replace(REQUEST, approach="best merge")))
-        assert how == f"merged ({run.report['approach']})"
+        assert how == variant_name(run.report["approach"])
         pipeline = StableDiffusionPipeline.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
         pipeline.load_lora_weights(str(run.path))
         pipeline.set_progress_bar_config(disable=True)
@@ -80,14 +81,14 @@ def test_every_merge_can_be_drawn_at_a_checkpoint_in_the_middle(generator, runs)
         found[approach], how = generator.draw_adapted(
             run, 2, job(dataclasses.replace(REQUEST, approach=approach), said=said)
         )
-        assert how == f"merged ({approach})"
+        assert how == variant_name(approach)
         assert any("statistics" in what for what, _ in said) == (approach in ("input", "least_squares"))
     assert len({picture.tobytes() for picture in found.values()}) == 4
     again: list[Any] = []
     generator.draw_adapted(run, 2, job(dataclasses.replace(REQUEST, approach="input"), said=again))
     assert not any("statistics" in what for what, _ in again)  # kept
     _, how = generator.draw_adapted(runs["lora"], 2, job(dataclasses.replace(REQUEST, approach="least_squares")))
-    assert how == "merged (exact)"
+    assert how == "merged exactly"
 
 
 @pytest.mark.parametrize("form", ["diffusers", "kohya", "peft"])
@@ -207,7 +208,7 @@ def test_run_json_cannot_have_data_elsewhere_read(generator, foreign, picture_fo
     with pytest.raises(ValueError, match=r"train_data_dir .* outside the folders of this page"):
         generator.draw_adapted(run, 2, job(request))
     _, how = PictureGenerator([picture_folder]).draw_adapted(run, 2, job(request))
-    assert how == "merged (least_squares)"
+    assert how == "merged by least squares"
 
 
 @pytest.mark.parametrize("key", [*DATA_PATHS, "mask"])

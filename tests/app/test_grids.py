@@ -6,15 +6,13 @@ import pytest
 from PIL import Image, ImageSequence
 
 from app.grids import animation, chosen_steps, describe, grid
-from app.library import Library
 from app.synthetic import make_run
 from reslora_sd.runs.reader import read_run
 
 
 @pytest.fixture
 def runs(made_up_pair):
-    library = Library(made_up_pair)
-    return library.get(library.names())
+    return {path.name: read_run(path) for path in made_up_pair}
 
 
 def colours_in(image):
@@ -31,8 +29,7 @@ def test_a_grid_has_a_row_a_method_and_a_column_a_step(runs):
 
 def test_a_missing_picture_leaves_its_cell_empty(runs, made_up_pair):
     (made_up_pair[0] / "validation" / "step-000010" / "unmerged-01-42.png").unlink()
-    library = Library(made_up_pair)
-    sheet = grid(library.get(library.names()), ["rocket"], 42, "unmerged", cell=32)
+    sheet = grid({path.name: read_run(path) for path in made_up_pair}, ["rocket"], 42, "unmerged", cell=32)
     pixels = [(x, y) for x in range(sheet.width) for y in range(sheet.height)]
     assert sum(sheet.getpixel(pixel) == (10, 60, 42) for pixel in pixels) == 32 * 32
 
@@ -71,7 +68,7 @@ def test_prompts_of_any_script_and_length_are_drawn(runs):
 
 def test_a_grid_is_told_in_words(runs):
     assert describe(runs, ["rocket"], 42, "unmerged") == (
-        'lora and reslora_is side by side at steps 5 to 20, unmerged, for "rocket" with seed 42'
+        'lora and reslora_is side by side at steps 5 to 20, as trained, for "rocket" with seed 42'
     )
 
 

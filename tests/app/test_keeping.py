@@ -18,12 +18,12 @@ def library(made_up_pair):
 
 
 def test_a_name_a_note_and_a_pin_are_kept_in_the_run_and_pinned_ones_come_first(library, made_up_pair):
-    assert library.keep("reslora_is", Kept("Second try", "brighter", True)) == "Second try"
-    assert list(library.names()) == ["Second try", "lora"]
+    assert library.keep("ResLoRA (input)", Kept("Second try", "brighter", True)) == "Second try"
+    assert list(library.names()) == ["Second try", "LoRA"]
     again = Library(library.folders)
     assert again.kept(made_up_pair[1]) == Kept("Second try", "brighter", True)
-    assert library.keep("Second try", Kept()) == "reslora_is"
-    assert list(library.names()) == ["lora", "reslora_is"]
+    assert library.keep("Second try", Kept()) == "ResLoRA (input)"
+    assert list(library.names()) == ["LoRA", "ResLoRA (input)"]
 
 
 @pytest.mark.parametrize("title", ["../x", "a/b", "<b>", "a\nb", " x", "-x", "x" * 61])
@@ -33,8 +33,8 @@ def test_a_name_that_is_none_is_refused(library, title):
 
 
 def test_a_name_of_another_run_is_refused(library):
-    with pytest.raises(ValueError, match="Another run is called reslora_is"):
-        library.keep("lora", Kept("reslora_is"))
+    with pytest.raises(ValueError, match="Another run is called ResLoRA"):
+        library.keep("lora", Kept("ResLoRA (input)"))
     with pytest.raises(ValueError, match="There is no run 'nobody'"):
         library.keep("nobody", Kept("x"))
 
@@ -42,27 +42,27 @@ def test_a_name_of_another_run_is_refused(library):
 @pytest.mark.parametrize("text", ["{", "[]", '{"title": 3, "note": [], "pinned": "yes"}', '{"title": "<script>"}'])
 def test_a_damaged_file_of_the_page_counts_as_nothing(library, made_up_pair, text):
     (made_up_pair[0] / keeping.KEPT_FILE).write_text(text)
-    assert library.kept(made_up_pair[0]) == Kept() and "lora" in library.names()
+    assert library.kept(made_up_pair[0]) == Kept() and "LoRA" in library.names()
 
 
 def test_a_deleted_run_is_in_the_trash_folder_and_comes_back_whole(library, made_up_pair):
     run = made_up_pair[0]
     place = keeping.discard(run)
     assert place.parent == run.parent / ".trash" and not run.exists()
-    assert list(library.names()) == ["reslora_is"]
+    assert list(library.names()) == ["ResLoRA (input)"]
     (label, found), *more = keeping.trashed(library.parents()).items()
     assert (found, more) == (place, []) and label == f"{run.parent.name}/{place.name}"
     assert keeping.bring_back(place) == run
-    assert list(library.names()) == ["lora", "reslora_is"] and library.get(["lora"])["lora"].notes == []
+    assert list(library.names()) == ["LoRA", "ResLoRA (input)"] and library.get(["LoRA"])["LoRA"].notes == []
 
 
 def test_a_run_that_was_named_itself_can_be_deleted_and_brought_back(made_up_pair):
     library = Library(made_up_pair)
     place = keeping.discard(made_up_pair[0])
-    assert list(library.names()) == ["reslora_is"]
+    assert list(library.names()) == ["ResLoRA (input)"]
     assert list(keeping.trashed(library.parents()).values()) == [place]
     keeping.bring_back(place)
-    assert list(library.names()) == ["lora", "reslora_is"]
+    assert list(library.names()) == ["LoRA", "ResLoRA (input)"]
 
 
 def test_a_place_that_is_taken_again_keeps_what_it_has(library, made_up_pair, tmp_path):
@@ -80,7 +80,7 @@ def test_a_run_that_is_being_trained_is_neither_renamed_nor_deleted(library, mad
             keeping.discard(made_up_pair[0])
         with pytest.raises(ValueError, match="lora is being trained"):
             library.keep("lora", Kept("other"))
-        assert library.keep("lora", Kept(note="looks good")) == "lora"
+        assert library.keep("lora", Kept(note="looks good")) == "LoRA"
     assert made_up_pair[0].is_dir()
 
 
@@ -92,12 +92,12 @@ def test_the_list_is_searched_and_sorted_with_pinned_runs_first(library, made_up
     def names(words="", order="name"):
         return [item.name for item in run_list.chosen_items(items, words, order)]
 
-    assert names() == ["lora", "reslora_is"]
-    assert names(order="lowest loss first") == ["reslora_is", "lora"]
-    assert names("RESLORA finished") == ["reslora_is"] and names("nothing") == []
+    assert names() == ["LoRA", "ResLoRA (input)"]
+    assert names(order="lowest loss first") == ["ResLoRA (input)", "LoRA"]
+    assert names("RESLORA finished") == ["ResLoRA (input)"] and names("nothing") == []
     library.keep("reslora_is", Kept(note="for Ann", pinned=True))
     items = run_list.items(library)
-    assert names() == ["reslora_is", "lora"] and names("ann") == ["reslora_is"]
+    assert names() == ["ResLoRA (input)", "LoRA"] and names("ann") == ["ResLoRA (input)"]
 
 
 def test_a_folder_with_more_than_one_run_or_with_none_stays(library, made_up_pair, tmp_path):
@@ -136,4 +136,4 @@ def test_a_note_leaves_a_runs_state_and_its_place_in_the_list(library, made_up_p
             os.utime(file, (1e9 + number, 1e9 + number))
     library.keep("lora", Kept(note="too dark"))
     first, second = run_list.chosen_items(run_list.items(library), "", run_list.NEWEST)
-    assert (first.name, second.name, second.state, second.note) == ("reslora_is", "lora", "cut off", "too dark")
+    assert (first.name, second.name, second.state, second.note) == ("ResLoRA (input)", "LoRA", "cut off", "too dark")

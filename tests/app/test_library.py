@@ -29,19 +29,19 @@ def test_runs_are_found_below_a_folder_and_named_by_method(made_up_pair, tmp_pat
     assert find_runs(tmp_path) == sorted(made_up_pair)
     make_run(tmp_path / "again" / "second", "lora", steps=3, every=3, prompts=("x",), side=8)
     names = Library([tmp_path]).names()
-    assert set(names) == {"lora", f"lora ({tmp_path.name}/lora)", "reslora_is"}
-    assert names["lora"] == tmp_path / "again" / "second"
+    assert set(names) == {"LoRA, second", "LoRA, lora", "ResLoRA (input)"}
+    assert names["LoRA, second"] == tmp_path / "again" / "second"
 
 
 def test_a_run_is_read_again_only_when_its_files_change(made_up):
     library = Library([made_up])
-    before = library.get(["lora"])["lora"]
-    assert library.get(["lora"])["lora"] is before
+    before = library.get(["LoRA"])["LoRA"]
+    assert library.get(["LoRA"])["LoRA"] is before
     state = library.state()
     with (made_up / "log.jsonl").open("a") as file:
         file.write('{"step": 21, "loss": 0.4}\n')
     assert library.state() != state
-    assert library.get(["lora"])["lora"].last_step == 21
+    assert library.get(["LoRA"])["LoRA"].last_step == 21
 
 
 def test_a_text_run_is_shown_without_pictures_and_without_a_merge_report(made_up, tmp_path):
@@ -60,11 +60,11 @@ def test_a_text_run_is_shown_without_pictures_and_without_a_merge_report(made_up
     (text / "results.json").write_text(json.dumps({"steps": 3, "results": {"unmerged": {"answer_loss": 1.4}}}))
     library = Library([made_up, text])
     runs = library.get(library.names())
-    run = runs["adalora"]
+    run = runs["AdaLoRA"]
     assert (run.state, run.last_step, run.steps, run.notes, run.checkpoints) == ("finished", 3, 3, [], [])
-    assert pictures.variants({"adalora": run}) == ["unmerged"] and run.prompts() == []
-    assert list(curves.table(runs, "loss", 0)["run"]).count("adalora") == 3
-    assert "text run" in adapter_view.norm_differences(runs["lora"], run)[1]
+    assert pictures.variants({"AdaLoRA": run}) == ["unmerged"] and run.prompts() == []
+    assert list(curves.table(runs, "loss", 0)["run"]).count("AdaLoRA") == 3
+    assert "text run" in adapter_view.norm_differences(runs["LoRA"], run)[1]
     assert warnings_and_notes(runs) == ""
 
 
@@ -73,7 +73,7 @@ def test_names_that_are_no_utf8_are_left_out_and_told(made_up, tmp_path):
     odd = os.fsdecode(b"caf\xe9")
     shutil.copytree(made_up, tmp_path / odd)
     library = Library([tmp_path])
-    assert list(library.names()) == ["lora"] and library.left_out == [f"{tmp_path}/caf\\udce9"]
+    assert list(library.names()) == ["LoRA"] and library.left_out == [f"{tmp_path}/caf\\udce9"]
     page = Page(library, tmp_path / "cache", tmp_path / "here")
     assert "no UTF-8" in runs_tab._draw(page)(None, None, "", "name", None, True, "")[0]
     (tmp_path / "loras").mkdir()

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image, ImageSequence
@@ -37,12 +38,34 @@ def address(real_runs, trainings):
         yield address
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser, address):
+    with visited(browser, address) as page:
+        yield page
+
+
 @pytest.fixture
-def page(browser, address):
+def page(request, browser, address):
+    """The page at its last step: one for many tests, as opening it costs more than they do, or the test's own."""
+    if request.node.get_closest_marker("own_page"):
+        with visited(browser, address) as page:
+            yield page
+    else:
+        page = request.getfixturevalue("shared_page")
+        show_tab(page, "Compare")
+        show_tab(page, "Side by side")
+        page.locator("#step input[type=range]").press("End")
+        wait_for_step(page, 4)
+        page.evaluate("document.activeElement.blur()")
+        yield page
+    assert page.strays == []  # nothing came from elsewhere, and no script failed
+
+
+@contextmanager
+def visited(browser, address):
     page = open_page(browser, address)
     page.wait_for_selector("#side-1 img")
     yield page
-    assert page.strays == []  # nothing came from elsewhere, and no script failed
     page.context.close()
 
 
@@ -61,8 +84,8 @@ def choose(page, label, option):
 
 def test_it_opens_on_both_methods_at_their_last_step_beside_the_real_picture(page):
     assert alts(page) == [
-        'Picture by lora at step 4, unmerged, for the prompt "red apple" with seed 42',
-        'Picture by reslora_is at step 4, unmerged, for the prompt "red apple" with seed 42',
+        'Picture by LoRA at step 4, as trained, for the prompt "red apple" with seed 42',
+        'Picture by ResLoRA (input) at step 4, as trained, for the prompt "red apple" with seed 42',
         'Real picture of the data set for the prompt "red apple", held out of training',
     ]
     picture(page, "compare-1440-light")
@@ -71,7 +94,7 @@ def test_it_opens_on_both_methods_at_their_last_step_beside_the_real_picture(pag
 def test_the_slider_moves_both_sides_and_arrow_keys_do_too(page):
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 2)
-    assert "by lora at step 2" in alts(page)[0]
+    assert "by LoRA at step 2" in alts(page)[0]
     page.locator("#step input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 0)
@@ -92,19 +115,23 @@ def test_it_plays_and_pauses(page):
     assert alts(page) == before
 
 
+@pytest.mark.own_page
 def test_prompts_and_merges_can_be_chosen_and_a_prompt_is_never_html(page):
     choose(page, "Prompt", PROMPTS[1])
     page.wait_for_selector("#side-0 img[alt*='bold']")
     assert f'for the prompt "{PROMPTS[1]}" with seed 42' in alts(page)[0]
     assert len(alts(page)) == 2  # this prompt has no real picture
     choose(page, "Which pictures", "merged, as exported")
-    page.wait_for_selector("#side-1 img[alt*='least_squares']")
-    assert ", exact," in alts(page)[0]
+    page.wait_for_selector("#side-1 img[alt*='merged by least squares']")
+    assert ", merged exactly," in alts(page)[0]
     assert page.locator("b", has_text=re.compile("^bold$")).count() == 0
 
 
+@pytest.mark.own_page
 def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browser, address):
-    page.wait_for_url("**/?run=lora&run=reslora_is&a=lora&b=reslora_is&prompt=red+apple&seed=42&*step=4&tab=compare")
+    page.wait_for_url(
+        "**/?run=lora-*&run=reslora_is-*&a=lora-*&b=reslora_is-*&prompt=red+apple&seed=42&*step=4&tab=compare"
+    )
     choose(page, "Prompt", PROMPTS[1])
     page.wait_for_url("**prompt=a+*")
     page.keyboard.press("ArrowLeft")
@@ -123,12 +150,13 @@ def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browse
     other.goto(there)
     other.wait_for_selector("[role=tab][aria-selected=true]:text-is('Inside the adapter')")
     show_tab(other, "Compare")
-    other.wait_for_selector("#side-1 img[alt*='reslora_is at step 2,']")
+    other.wait_for_selector("#side-1 img[alt*='ResLoRA (input) at step 2,']")
     other.goto(f"{address}/?run=gone&prompt=gone&seed=x&step=99999999&tab=gone&a=gone")
     other.wait_for_selector("#side-1 img[alt*='at step 4,']")
     other.context.close()
 
 
+@pytest.mark.own_page
 def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
     assert "dark" not in page.evaluate("document.body.className")
     page.get_by_role("button", name="Light or dark").click()
@@ -140,10 +168,10 @@ def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
 
 def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page):
     show_tab(page, "Wipe")
-    page.wait_for_selector("#wipe img[alt*='reslora_is']")
+    page.wait_for_selector("#wipe img[alt*='ResLoRA (input)']")
     assert alts(page, "#wipe") == [
-        'Picture by lora at step 4, unmerged, for the prompt "red apple" with seed 42',
-        'Picture by reslora_is at step 4, unmerged, for the prompt "red apple" with seed 42',
+        'Picture by LoRA at step 4, as trained, for the prompt "red apple" with seed 42',
+        'Picture by ResLoRA (input) at step 4, as trained, for the prompt "red apple" with seed 42',
     ]
     before = page.locator("#wipe").evaluate("found => found.innerHTML")
     page.locator("#wipe-at input[type=range]").focus()
@@ -155,14 +183,14 @@ def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page)
 
 def test_the_grid_and_the_animation_can_be_downloaded(page):
     show_tab(page, "Grid")
-    page.wait_for_selector("#grid img[alt^='Grid: lora and reslora_is side by side at steps 0 to 4']")
+    page.wait_for_selector("#grid img[alt^='Grid: LoRA and ResLoRA (input) side by side at steps 0 to 4']")
     page.wait_for_selector("#download-grid:not([disabled])")
     with page.expect_download() as download:
         page.locator("#download-grid").click()
     with Image.open(download.value.path()) as sheet:
         assert sheet.format == "PNG" and sheet.width > 400
     page.locator("#animate").click()
-    page.wait_for_selector("#moving img[alt^='Animation: lora and reslora_is']")
+    page.wait_for_selector("#moving img[alt^='Animation: LoRA and ResLoRA (input)']")
     with page.expect_download() as download:
         page.locator("#download-animation").click()
     with Image.open(download.value.path()) as moving:
@@ -173,27 +201,27 @@ def test_the_grid_and_the_animation_can_be_downloaded(page):
 def test_curves_of_all_runs_are_on_one_plot_with_the_step_and_the_figure(page):
     show_tab(page, "Curves")
     page.wait_for_selector("#reach .large")
-    assert "Steps that reslora_is needs to reach lora's loss" in page.locator("#reach").inner_text()
+    assert "Steps that ResLoRA (input) needs to reach LoRA's loss" in page.locator("#reach").inner_text()
     assert "loss on held-out pictures" in page.locator("#reach .rule").inner_text()
     for metric in ("loss", "validation_loss", "grad_norm", "seconds", "memory"):
-        plot = page.locator(f"#curve-{metric} svg.marks, #curve-{metric} svg").first
-        plot.wait_for()
-        page.wait_for_function(f"document.querySelector('#curve-{metric}').textContent.includes('step 4 (chosen)')")
-        assert {"lora", "reslora_is"} <= set(page.locator(f"#curve-{metric} text").all_text_contents())
+        page.wait_for_selector(f"#curve-{metric} svg[aria-label*='to step 4: LoRA']")
+        legend = page.locator(f"#curve-{metric} .legend").inner_text()
+        assert all(name in legend for name in ("LoRA", "ResLoRA (input)", "step 4 (chosen)"))
     picture(page, "curves-1440-light")
 
 
 def test_the_inside_of_the_adapter_is_drawn_and_listed(page):
     show_tab(page, "Inside the adapter")
     page.wait_for_selector("#inside-summary >> text=Reading the run")
-    page.wait_for_selector("#plan svg[aria-label^='Link plan of reslora_is: 88 blocks, 64 with a residual path']")
-    page.wait_for_selector("#heat svg[aria-label*='in reslora_is minus that in lora']")
-    page.wait_for_selector("#end >> text=least_squares (exported) >> visible=true")
-    choose(page, "Merge to list", "weights")
+    page.wait_for_selector("#plan svg[aria-label^='Link plan of ResLoRA (input): 88 blocks, 64 with a residual path']")
+    page.wait_for_selector("#heat svg[aria-label*='in ResLoRA (input) minus that in LoRA']")
+    page.wait_for_selector("#end >> text=merged by least squares (exported) >> visible=true")
+    choose(page, "Merge to list", "merged by weight norms")
     page.wait_for_selector("#blocks >> text=1.0000 >> visible=true")
     picture(page, "inside-1440-light")
 
 
+@pytest.mark.own_page
 def test_enter_draws_and_a_prompt_that_is_cut_says_so_beside_it(page):
     show_tab(page, "Try it")
     page.locator("#try-steps input[type=number]").fill("1")
@@ -207,14 +235,15 @@ def test_enter_draws_and_a_prompt_that_is_cut_says_so_beside_it(page):
     page.wait_for_function("document.querySelector('#try-cut').innerText.trim() === ''")
 
 
+@pytest.mark.own_page
 def test_base_lora_and_reslora_draw_a_prompt_with_the_merged_adapter(page):
     show_tab(page, "Try it")
     draw(page, 2)
     page.wait_for_selector("#tried-2 img")
     assert alts(page, "#tried") == [
         'Picture by base model, for the prompt "rocket" with seed 42',
-        'Picture by lora, step 4, merged (exact), for the prompt "rocket" with seed 42',
-        'Picture by reslora_is, step 4, merged (least_squares), for the prompt "rocket" with seed 42',
+        'Picture by LoRA, step 4, merged exactly, for the prompt "rocket" with seed 42',
+        'Picture by ResLoRA (input), step 4, merged by least squares, for the prompt "rocket" with seed 42',
     ]
     page.wait_for_selector("#try-said >> text=Done.")
     picture(page, "try-1440-light")
@@ -228,6 +257,7 @@ def draw(page, steps):
     page.locator("#draw").click()
 
 
+@pytest.mark.own_page
 def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_another_visitor(page, browser, address):
     other = open_page(browser, address)
     draw(page, 150)
@@ -254,6 +284,7 @@ def test_drawing_has_a_progress_bar_and_can_be_stopped_without_disturbing_anothe
     other.context.close()
 
 
+@pytest.mark.own_page
 def test_a_second_drawing_takes_the_place_of_the_first(page):
     draw(page, 150)
     page.wait_for_selector("#try-said progress[aria-label*=': drawing']")
@@ -265,6 +296,7 @@ def test_a_second_drawing_takes_the_place_of_the_first(page):
     assert [text.rsplit(" ", 1)[1] for text in alts(page, "#tried")] == ["7"] * 3
 
 
+@pytest.mark.own_page
 def test_uploads_are_shown_with_captions_to_edit_and_one_that_cannot_be_used_takes_none_with_it(page, tmp_path):
     for name, side in (("a", 40), ("b", 40), ("large", 400)):
         Image.effect_noise((side, side), 90).save(tmp_path / f"{name}.png")
@@ -297,13 +329,14 @@ def test_stop_says_so_where_nothing_is_drawn(page):
     page.wait_for_selector("#try-said >> text=Nothing is being drawn.")
 
 
+@pytest.mark.own_page
 def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page_closes(page, browser, address):
     show_tab(page, "Train here")
     page.locator("#prompts textarea").fill("red apple")
     page.locator("#training-steps input").fill("400")
     page.locator("#training-every input").fill("400")
     page.locator("#start-training").click()
-    page.wait_for_selector("#train-said >> text=Started lora and reslora_is")
+    page.wait_for_selector("#train-said >> text=Started LoRA and ResLoRA (input)")
     page.wait_for_selector(".training.running >> nth=1", timeout=180_000)
     page.wait_for_selector("#live-loss >> text=Training loss", timeout=60_000)
     picture(page, "train-1440-light")
@@ -320,7 +353,7 @@ def test_two_trainings_start_come_alive_and_either_can_be_stopped_while_the_page
     choose(again, "Training", "first/reslora_is")
     again.locator("#stop-training").click()
     again.wait_for_selector(".training.stopped >> text=first/reslora_is", timeout=120_000)
-    again.wait_for_selector("#runs >> text=lora (first/lora)")
+    again.wait_for_selector("#runs >> text=LoRA, first/lora")
     assert "can be resumed" in again.locator(".training").first.inner_text()
     assert again.strays == []
     again.context.close()
@@ -350,6 +383,9 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_an
     ):
         show_tab(page, tab)
         page.wait_for_selector(ready)
+        page.wait_for_function(
+            "![...document.querySelectorAll('[aria-label=\"Empty value\"]')].some(one => one.offsetParent)"
+        )
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
         assert barriers(page) == [], tab
@@ -358,6 +394,7 @@ def test_nothing_is_wider_than_a_phone_or_a_desk_and_nobody_is_kept_out_light_an
     page.context.close()
 
 
+@pytest.mark.own_page
 def test_everything_is_reached_by_the_tab_key_alone_with_a_visible_focus(page):
     reached, unseen = set(), []
     for _ in range(60):
@@ -381,7 +418,7 @@ def test_every_picture_has_a_text(page):
     visible = "found => found.filter(one => one.offsetParent).map(one => one.alt)"
     for tab, ready, count in (
         ("Side by side", "#side-1 img", 3),
-        ("Wipe", "#wipe img[alt*='reslora_is']", 2),
+        ("Wipe", "#wipe img[alt*='ResLoRA (input)']", 2),
         ("Grid", "#grid img[alt^='Grid']", 1),
     ):
         show_tab(page, tab)

@@ -17,8 +17,7 @@ from reslora_sd.runs.run import PictureKey
 
 
 def pair(made_up_pair):
-    library = Library(made_up_pair)
-    return library.get(library.names())
+    return {path.name: read_run(path) for path in made_up_pair}
 
 
 def test_both_sides_show_the_same_prompt_seed_and_step(made_up_pair):
@@ -26,7 +25,7 @@ def test_both_sides_show_the_same_prompt_seed_and_step(made_up_pair):
     assert left.image and right.image
     assert left.image.getpixel((0, 0)) == right.image.getpixel((0, 0)) == (10, 60, 42)
     assert left.title == "lora, step 10"
-    assert right.alt == 'Picture by reslora_is at step 10, unmerged, for the prompt "rocket" with seed 42'
+    assert right.alt == 'Picture by reslora_is at step 10, as trained, for the prompt "rocket" with seed 42'
 
 
 def test_steps_are_those_that_any_run_has(made_up_pair):
@@ -44,7 +43,7 @@ def test_each_merged_approach_is_a_choice_and_as_exported_means_each_runs_own(re
     runs = library.get(library.names())
     assert variants(runs) == ["unmerged", MERGED, "base", "exact", "input", "least_squares", "none", "weights"]
     left, right, real = views(runs, "red apple", 42, MERGED, 4)
-    assert left.image and right.image and real.image and "exact" in left.alt and "least_squares" in right.alt
+    assert left.image and right.image and real.image and "merged exactly" in left.alt and "least squares" in right.alt
     assert real.image.size == left.image.size and real.alt.startswith(
         'Real picture of the data set for the prompt "red'
     )
@@ -133,9 +132,9 @@ def test_base_and_merges_are_named_and_a_run_without_a_merge_shows_its_exact_one
 
     assert titled(["base"], "base") == "base model, drawn by lora"
     assert titled(["unmerged"], "unmerged") == "lora, step 20"
-    assert titled(["exact", "weights"], "weights") == "lora, step 20, merged (weights)"
-    assert titled(["exact"], MERGED) == "lora, step 20, merged (exact)"
-    assert titled(["exact"], "least_squares") == "lora, step 20, merged (exact), as it has no least_squares"
+    assert titled(["exact", "weights"], "weights") == "lora, step 20, merged by weight norms"
+    assert titled(["exact"], MERGED) == "lora, step 20, merged exactly"
+    assert titled(["exact"], "least_squares") == "lora, step 20, merged exactly, instead of merged by least squares"
 
 
 def test_decoded_pictures_are_kept_up_to_so_many_bytes_and_the_latest_used_stay():

@@ -67,7 +67,9 @@ def test_each_download_loads_where_it_is_for_and_is_called_as_the_run(client, li
     want = PlainLoRA.load(real_runs["reslora_is"]).blocks
     for form, ending in (("diffusers", ".safetensors"), ("kohya", "-kohya.safetensors"), ("peft", "-peft.zip")):
         answer = client.get(address("reslora_is", form))
-        assert answer.status_code == 200 and f'filename="reslora_is{ending}"' in answer.headers["content-disposition"]
+        assert (
+            answer.status_code == 200 and f'filename="ResLoRA-input{ending}"' in answer.headers["content-disposition"]
+        )
         place = tmp_path / form / f"lora{ending}"
         place.parent.mkdir()
         if form == "peft":

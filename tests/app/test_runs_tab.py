@@ -9,14 +9,14 @@ from fastapi.testclient import TestClient
 
 from app import keeping
 from app.downloads import address, routes
-from app.library import Library
+from app.library import Library, key_of
 from app.tabs import runs
 from app.tabs.shared import Page
 from reslora_sd.runs.lock import one_writer
 
 
-def token(page, name):
-    return page.library.token(page.library.names()[name])
+def token(page, key):
+    return page.library.token(page.library.find(key))
 
 
 @pytest.fixture
@@ -24,59 +24,74 @@ def page(made_up_pair, tmp_path):
     return Page(Library([made_up_pair[0].parent]), tmp_path / "cache", tmp_path / "here")
 
 
-def test_the_list_the_card_and_the_settings_are_drawn_for_what_is_asked(page):
+@pytest.fixture
+def keys(made_up_pair):
+    return [key_of(path) for path in made_up_pair]
+
+
+def test_the_list_the_card_and_the_settings_are_drawn_for_what_is_asked(page, keys):
     draw = runs._draw(page)
-    listed, which, card, settings, *_ = draw("lora", "reslora_is", "", "name", None, True, "")
-    assert "reslora_is" in listed and which.value == "lora" and "<h2>lora</h2>" in card and "differ." in settings
-    listed, which, card, *_ = draw("lora", "reslora_is", "reslora", "name", "lora", True, "")
-    assert ">lora<" not in listed and "<h2>lora</h2>" in card  # what is open stays open while one searches
-    assert "There is no run gone" in draw("lora", None, "", "name", "gone", True, "")[2]
+    listed, which, card, settings, *_ = draw(*keys, "", "name", None, True, "")
+    assert '<span title="reslora_is">ResLoRA (input)</span>' in listed and "in files and flags lora." in card
+    assert which.value == keys[0] and "<h2>LoRA</h2>" in card and "differ." in settings
+    listed, which, card, *_ = draw(*keys, "reslora", "name", keys[0], True, "")
+    assert ">LoRA<" not in listed and "<h2>LoRA</h2>" in card  # what is open stays open while one searches
+    assert "There is no run gone" in draw(keys[0], None, "", "name", "gone", True, "")[2]
 
 
-def test_a_run_that_gets_a_name_stays_ticked_and_open(page, made_up_pair):
-    mine = token(page, "lora")
-    said, which, chosen = runs._keep(page)("lora", mine, " Mine ", "a note", True, ["lora", "reslora_is"])
-    assert "Kept for Mine" in said and which.value == "Mine" and chosen.value == ["Mine", "reslora_is"]
+def test_a_run_that_gets_a_name_stays_ticked_and_open(page, keys, made_up_pair):
+    mine = token(page, keys[0])
+    said, which, chosen = runs._keep(page)(keys[0], mine, " Mine ", "a note", True, keys)
+    assert "Kept for Mine" in said and which.value == keys[0] and chosen.value == keys
+    assert chosen.choices == [("Mine", keys[0]), ("ResLoRA (input)", keys[1])]
     assert runs._fields(page, made_up_pair[0]) == ("Mine", "a note", True)
-    assert "There is no run" in runs._keep(page)("lora", mine, "x", "", False, [])[0]
-    assert "The name is" in runs._keep(page)("Mine", mine, "<b>", "", False, [])[0]
+    assert "There is no run" in runs._keep(page)("gone", mine, "x", "", False, [])[0]
+    assert "The name is" in runs._keep(page)(keys[0], mine, "<b>", "", False, [])[0]
 
 
-def test_a_deleted_run_says_where_it_went_and_comes_back_ticked(page, made_up_pair):
-    said, which, chosen, trash, back = runs._delete(page)("lora", token(page, "lora"), ["lora", "reslora_is"])
+def test_runs_of_equal_name_are_never_taken_for_each_other(page, keys, made_up_pair, tmp_path):
+    other = tmp_path / "z" / "lora"
+    shutil.copytree(made_up_pair[0], other)
+    assert [name for name, _ in page.choices()] == [f"LoRA, {tmp_path.name}/lora", "ResLoRA (input)", "LoRA, z/lora"]
+    assert [run.path for run in page.runs([key_of(other)]).values()] == [other]
+    page.library.discard(keys[0])
+    assert page.choices()[1] == ("LoRA", key_of(other)) and page.runs([keys[0]]) == {}
+
+
+def test_a_deleted_run_says_where_it_went_and_comes_back_ticked(page, keys, made_up_pair):
+    said, which, chosen, trash, back = runs._delete(page)(keys[0], token(page, keys[0]), keys)
     place = next(iter(keeping.trashed(page.library.parents()).values()))
-    assert str(place) in said and which.value == "reslora_is" and chosen.value == ["reslora_is"] and back.visible
-    said, which, chosen, trash, back = runs._bring_back(page)(trash.value, ["reslora_is"])
-    assert "lora is back" in said and which.value == "lora" and chosen.value == ["lora", "reslora_is"]
+    assert f"LoRA is in {place}" in said and which.value == keys[1] and chosen.value == keys[1:] and back.visible
+    said, which, chosen, trash, back = runs._bring_back(page)(trash.value, keys[1:])
+    assert "LoRA is back" in said and which.value == keys[0] and chosen.value == keys
     assert not back.visible and made_up_pair[0].is_dir()
     assert "Choose a deleted run" in runs._bring_back(page)("../etc", [])[0]
 
 
-def test_a_run_that_is_being_trained_is_left_alone(page, made_up_pair):
+def test_a_run_that_is_being_trained_is_left_alone(page, keys, made_up_pair):
     with one_writer(made_up_pair[0]):
-        assert "is being trained" in runs._delete(page)("lora", token(page, "lora"), [])[0]
-        assert "is being trained" in runs._keep(page)("lora", token(page, "lora"), "other", "", False, [])[0]
+        assert "is being trained" in runs._delete(page)(keys[0], token(page, keys[0]), [])[0]
+        assert "is being trained" in runs._keep(page)(keys[0], token(page, keys[0]), "other", "", False, [])[0]
     assert made_up_pair[0].is_dir()
 
 
-def test_a_name_that_has_become_another_runs_changes_and_gives_nothing_of_it(page, made_up_pair, tmp_path):
-    other = tmp_path / "z" / "lora"
-    shutil.copytree(made_up_pair[0], other)
-    draw, shown = runs._draw(page), token(page, "lora")
-    assert shown in draw("lora", None, "", "name", "lora", True, "")[2]
-    assert page.library.names()[f"lora ({other.parent.name}/lora)"] == other
-    runs._delete(page)("lora", shown, [])
-    assert page.library.names()["lora"] == other
-    assert "is another run by now" in runs._delete(page)("lora", shown, [])[0] and other.is_dir()
-    assert "is another run by now" in runs._keep(page)("lora", shown, "x", "", False, [])[0]
+def test_a_folder_that_has_become_another_run_changes_and_gives_nothing_of_it(page, keys, made_up_pair, tmp_path):
+    folder = made_up_pair[0]
+    shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
+    draw, shown = runs._draw(page), token(page, keys[0])
+    assert shown in draw(keys[0], None, "", "name", keys[0], True, "")[2]
+    runs._delete(page)(keys[0], shown, [])
+    (tmp_path / "elsewhere" / "copy").rename(folder)
+    assert "is another run by now" in runs._delete(page)(keys[0], shown, [])[0] and folder.is_dir()
+    assert "is another run by now" in runs._keep(page)(keys[0], shown, "x", "", False, [])[0]
     app = FastAPI()
     app.include_router(routes(page.library, tmp_path / "cache"))
-    answer = TestClient(app).get(address("lora", "settings", shown))
+    answer = TestClient(app).get(address(keys[0], "settings", shown))
     assert answer.status_code == 404 and "is another run by now" in answer.text
-    page.library.keep("lora", keeping.Kept(note="of the other"))
-    *_, now, _, note, _ = draw("lora", None, "", "name", "lora", True, shown)
-    assert note == "of the other" and now == token(page, "lora") != shown
-    assert draw("lora", None, "", "name", "lora", True, now)[-2] == gr.skip()  # somebody may be typing
+    page.library.keep(keys[0], keeping.Kept(note="of the other"))
+    *_, now, _, note, _ = draw(keys[0], None, "", "name", keys[0], True, shown)
+    assert note == "of the other" and now == token(page, keys[0]) != shown
+    assert draw(keys[0], None, "", "name", keys[0], True, now)[-2] == gr.skip()  # somebody may be typing
 
 
 def test_a_run_that_comes_back_where_the_page_looks_for_none_is_told_by_its_folder(page, made_up_pair, monkeypatch):

@@ -33,7 +33,7 @@ def test_a_picture_that_somebody_had_is_not_made_again_until_its_file_changes(ma
     monkeypatch.setattr(Page, "file", counting)
 
     def shown():
-        (run,) = page.runs(["lora"]).values()
+        (run,) = page.runs(["LoRA"]).values()
         return page.picture_file(view("lora", run, "cat face", 42, "unmerged", 10))
 
     first = shown()

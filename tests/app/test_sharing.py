@@ -8,10 +8,10 @@ from PIL import Image
 
 from app import keeping
 from app.exporting import comparison
-from app.synthetic import make_run
+from app.synthetic import make_run, make_text_run
 from reslora_sd.runs.contents import kohya_file
 from reslora_sd.runs.reader import read_run
-from tests.app.browser import chromium, open_page, picture, serving, show_tab
+from tests.app.browser import barriers, chromium, open_page, picture, serving, show_tab
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def runs(real_runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     for method, path in real_runs.items():
         shutil.copytree(path, folder / method)
+    make_text_run(folder / "text", "reslora_ms")
     return folder
 
 
@@ -54,7 +55,7 @@ def test_a_blind_test_names_nobody_until_its_end(page):
     page.wait_for_selector("#blind-right img")
     picture(page, "blind-1440-light")
     shown = page.locator("#blind").evaluate("found => found.outerHTML") + page.locator("#blind-asked").inner_text()
-    assert "lora" not in shown.replace("/tmp/reslora-page", "")
+    assert "lora" not in shown.replace("/tmp/reslora-page", "").lower()
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#blind-asked >> text=Pair 2 of 2")
     score = page.locator("#blind-score").inner_text()
@@ -62,7 +63,7 @@ def test_a_blind_test_names_nobody_until_its_end(page):
     page.locator("#pick-neither").click()
     page.wait_for_selector("#blind-result textarea")
     said = page.locator("#blind-result textarea").input_value()
-    assert "Blind test of lora and reslora_is: 2 of 2 pairs" in said and "can't tell: 1." in said
+    assert "Blind test of LoRA and ResLoRA (input): 2 of 2 pairs" in said and "can't tell: 1." in said
 
 
 @pytest.mark.slow
@@ -88,7 +89,9 @@ def test_a_grid_has_base_first_a_row_for_each_run_and_for_files_made_elsewhere(p
         page.locator("#get-grid").click()
     with Image.open(download.value.path()) as sheet:
         about = json.loads(sheet.info["parameters"])
-    assert about["runs"] == ["lora", "reslora_is", "other.safetensors", "broken.safetensors"] and about["steps"] == 2
+    assert (
+        about["runs"] == ["LoRA", "ResLoRA (input)", "other.safetensors", "broken.safetensors"] and about["steps"] == 2
+    )
 
 
 @pytest.mark.slow
@@ -125,12 +128,12 @@ def test_a_comparison_is_made_in_the_page_and_works_from_a_disk_without_any_requ
     assert other.locator("#sides img").count() == 3
     assert (
         other.locator("#sides img").first.get_attribute("alt")
-        == 'lora, step 4, for the prompt "red apple" with seed 42'
+        == 'LoRA, step 4, for the prompt "red apple" with seed 42'
     )
     other.locator("#step").focus()
     other.keyboard.press("ArrowLeft")
     assert other.locator("#step-text").inner_text() == "Step 2, of 0 to 4"
-    assert other.locator("#wipe img").last.get_attribute("alt") == "reslora_is, step 2"
+    assert other.locator("#wipe img").last.get_attribute("alt") == "ResLoRA (input), step 2"
     other.locator("#place").fill("80")
     assert other.locator("#wipe img").last.evaluate("one => one.style.clipPath") == "inset(0px 0px 0px 80%)"
     assert all(other.eval_on_selector_all("img", "found => found.map(one => one.complete && one.naturalWidth > 0)"))
@@ -166,7 +169,7 @@ def test_an_exported_prompt_is_never_html_and_no_run_makes_it_wider_than_a_phone
 @pytest.mark.slow  # tests/app/test_runs_tab.py calls what its buttons call
 def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page, runs):
     show_tab(page, "Runs")
-    page.wait_for_selector(".card h2:text-is('lora')")
+    page.wait_for_selector(".card h2:text-is('LoRA')")
     for what, ending in (("diffusers", ".safetensors"), ("settings", ".json")):  # PEFT's is tested without a browser
         with page.expect_download() as download:
             page.locator(f"#get-{what}").click()
@@ -182,10 +185,28 @@ def test_a_card_has_downloads_a_name_a_note_and_a_way_to_the_trash_and_back(page
     assert keeping.read_kept(runs / "lora").title == "First try"
     page.locator("#delete-run").click()
     page.wait_for_selector("#card-said >> text=First try is in")
-    page.wait_for_selector(".card h2:text-is('reslora_is')")
+    page.wait_for_selector(".card h2:text-is('ResLoRA (input)')")
     assert not (runs / "lora").exists()
     page.locator("#bring-back").click()
     page.wait_for_selector("#card-said >> text=First try is back")
     page.wait_for_selector(".card h2:text-is('First try')")
     assert (runs / "lora" / "run.json").is_file()
     keeping.write_kept(runs / "lora", keeping.Kept())
+
+
+def test_a_text_run_beside_runs_of_pictures_shows_its_answers_and_no_error(page):
+    show_tab(page, "Compare")
+    page.locator("#runs").get_by_label("ResLoRA (middle)").check()
+    page.wait_for_selector("#side-2 >> text=is a text run, which has no pictures")
+    show_tab(page, "Text")
+    page.wait_for_selector("#text-said >> text=1 to 10 of 25 questions.")
+    assert page.locator(".asked").count() == 10 and page.locator("#text-answers b >> text=Ann").count() == 0
+    page.locator("#text-forth").click()
+    page.wait_for_selector("#text-said >> text=11 to 20 of 25 questions.")
+    page.locator("#text-words input, #text-words textarea").fill("25")
+    page.wait_for_selector("#text-said >> text=1 to 1 of 1 questions.")
+    page.wait_for_selector(".answers .mark.wrong")
+    assert "merged by least squares" in page.locator("#text-results").inner_text()
+    assert page.locator(".toast-body").count() == 0 and barriers(page) == []
+    picture(page, "text-1440-light")
+    page.locator("#runs").get_by_label("ResLoRA (middle)").uncheck()

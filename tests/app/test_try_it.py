@@ -30,6 +30,6 @@ def test_a_page_without_runs_offers_what_suits_the_embedded_model(tmp_path):
 def test_draw_waits_until_there_is_a_step_to_draw_with(made_up, tmp_path):
     (made_up / "checkpoint-20").mkdir()
     menus = try_it._menus(Page(Library([made_up]), tmp_path / "cache", tmp_path / "here"))
-    for names, ready in (([], False), (["gone"], False), (["lora"], True)):
+    for names, ready in (([], False), (["gone"], False), (["LoRA"], True)):
         step, draw = menus(names, None)
         assert (draw.interactive, step.value) == (ready, 20 if ready else None)

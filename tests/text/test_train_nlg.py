@@ -96,6 +96,8 @@ def test_our_methods_train_merge_and_are_loaded_by_peft(train, llama, method):
     for name, row in variants.items():
         right = [task.is_correct(one["answers"][name], one["row"]) for one in said]
         assert row["accuracy"] == sum(right) / 6 and row["answer_loss"] > 0
+        assert right == [one["right"][name] for one in said]
+    assert said[0]["prompt"] == task.prompt(said[0]["row"]) and task.is_correct(said[0]["target"], said[0]["row"])
     written = json.loads((run / "run.json").read_text())
     assert written["trainable_parameters"] == result["trainable_parameters"] == 896
     assert GENERATION.from_values(written["arguments"]).to_arguments() == written["arguments"]

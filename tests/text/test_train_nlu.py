@@ -264,17 +264,26 @@ def test_a_new_head_trains_in_float32_on_frozen_weights_in_half(train, method):
 
 
 def test_scores_are_regressed(train):
-    result, _ = train(task="stsb")
+    result, run = train(task="stsb")
     trained, base = result["results"]["unmerged"], result["results"]["base"]
     assert {"pearson", "spearman", "loss", "kl"} == trained.keys()
     assert trained["loss"] < base["loss"] and trained["pearson"] > 0.9
+    said = read_jsonl(run / "answers.jsonl")
+    off = [(float(one["answers"]["unmerged"]) - one["row"]["label"]) ** 2 for one in said]
+    assert sum(off) / len(off) == pytest.approx(trained["loss"], rel=0.05) and "right" not in said[0]
 
 
 def test_mnli_is_measured_on_both_of_its_sets(train, tmp_path):
     other = write_glue(tmp_path / "other.jsonl", "mnli", 9)
-    result, _ = train("--test_file_mismatched", other, task="mnli")
+    result, run = train("--test_file_mismatched", other, task="mnli")
     assert {"accuracy (matched)", "accuracy (mismatched)"} < result["results"]["unmerged"].keys()
     assert result["dataset"]["test_rows"] == {"matched": 24, "mismatched": 9}
+    said = [one for one in read_jsonl(run / "answers.jsonl") if one["set"] == "mismatched"]
+    for name, figures in result["results"].items():
+        right = [one["right"][name] for one in said]
+        assert right == [one["answers"][name] == one["target"] for one in said]
+        assert figures["accuracy (mismatched)"] == pytest.approx(sum(right) / 9)
+    assert said[0]["prompt"].startswith("premise: ") and len(said) == 9
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""Text runs on the page: figures, answers, and that files of strangers do no harm."""
+
+import json
+import os
+
+import gradio as gr
+import pytest
+
+from app import adapter_view, blind, drawings, text_runs
+from app.library import Library, key_of
+from app.seeds import groups
+from app.synthetic import make_text_run
+from app.tabs import compare, text
+from app.tabs.card_html import card
+from app.tabs.shared import Page
+from app.tabs.text_html import question_list, results_table
+from app.wording import MERGED
+from reslora_sd.runs.reader import read_run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    made = [("lora", 1), ("reslora_is", 1), ("reslora_is", 2)]
+    return [make_text_run(tmp_path / f"{method}-{seed}", method, seed) for method, seed in made]
+
+
+@pytest.fixture
+def runs(folders):
+    return {path.name: read_run(path) for path in folders}
+
+
+@pytest.fixture
+def page(folders, made_up, tmp_path):
+    return Page(Library([*folders, made_up]), tmp_path / "cache", tmp_path / "here")
+
+
+def test_figures_of_every_form_are_a_row_each_and_seeds_a_mean_with_its_spread(runs):
+    found = text_runs.figures_by_form(groups(runs))
+    assert [(name, form) for name, form, _ in found][3:] == [
+        ("ResLoRA (input)", form) for form in ("base", "unmerged", "merged: least_squares")
+    ]
+    assert found[4][2]["accuracy"] == pytest.approx([0.101, 0.102])
+    shown = results_table(groups(runs))
+    assert "0.1015 (0.1010 to 0.1020)" in shown and "mean of 2 seeds (1, 2), in brackets from" in shown
+    assert '<span title="merged: least_squares">merged by least squares</span>' in shown
+
+
+def test_what_was_measured_by_epoch_and_while_training_is_a_curve(runs):
+    found = text_runs.by_epoch(groups(runs, together=False))
+    assert list(found) == ["accuracy, by epoch", "loss of rows kept apart, by step"]
+    lines = found["accuracy, by epoch"]
+    assert [line.name for line in lines] == list(runs) and lines[0].steps == [1, 2]
+
+
+def test_questions_are_searched_and_sorted_out_by_who_is_right(runs):
+    assert text_runs.forms(runs)[:3] == ["unmerged", MERGED, "base"]
+    assert len(text_runs.chosen(runs, "unmerged", "", text_runs.KINDS[0])) == 25
+    wrong, right = (len(text_runs.chosen(runs, MERGED, "", kind)) for kind in text_runs.KINDS[2:])
+    assert (wrong, right) == (9, 16) and not text_runs.chosen(runs, MERGED, "", text_runs.KINDS[1])
+    (one,) = text_runs.chosen(runs, "unmerged", "HAS 25", text_runs.KINDS[0])
+    assert one.target == "25" and set(one.said) == set(runs)
+    shown = question_list([one], runs, MERGED, 25)
+    assert shown.count('class="mark wrong"') == 3 and "<b>Ann" not in shown and "&lt;b&gt;Ann" in shown
+    assert "merged exactly" in shown and "merged by least squares" in shown
+
+
+def test_answers_of_earlier_versions_get_prompt_and_mark_from_their_task(tmp_path):
+    folder = make_text_run(tmp_path / "old")
+    row = {"Body": "Tom has 3 pens", "Question": "How many?", "Equation": "( 1.0 + 2.0 )", "Answer": "3"}
+    lines = [{"row": row, "answers": {"base": None, "unmerged": " 3"}}, {"row": {"x": 1}, "answers": {"base": "?"}}]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = text_runs.answers(read_run(folder))
+    assert first.prompt == "Question: Tom has 3 pens. How many?\nAnswer:" and first.target == "(1 + 2) = 3"
+    assert first.right == {"base": False, "unmerged": True}
+    assert (second.prompt, second.right) == ('{"x": 1}', {})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '{"answers": 3}', '{"answers": {"unmerged": {"a": 1}}, "right": {"unmerged": "yes"}, "prompt": 5}'],
+)
+def test_answers_that_are_none_are_left_out_or_shown_empty(tmp_path, line):
+    folder = make_text_run(tmp_path / "odd")
+    (folder / "answers.jsonl").write_text(line + "\n")
+    runs = {"odd": read_run(folder)}
+    for form in text_runs.forms(runs):
+        assert "<script" not in question_list(text_runs.chosen(runs, form, "x", "all"), runs, form, 1)
+    runs["odd"].results.update(results={"a": 3, "b": {"c": "d"}}, by_epoch=[3, {"epoch": -1}], evaluations="x")
+    assert not text_runs.by_epoch(groups(runs)) and "<td>b</td>" in results_table(groups(runs))
+    adapter_view.end_table(runs["odd"])
+
+
+def test_a_link_out_of_the_run_or_a_pipe_is_no_file_of_answers(tmp_path):
+    folder = make_text_run(tmp_path / "run")
+    (folder / "answers.jsonl").rename(tmp_path / "secret")
+    (folder / "answers.jsonl").symlink_to(tmp_path / "secret")
+    assert text_runs.answers(read_run(folder)) == ()
+    (folder / "answers.jsonl").unlink()
+    os.mkfifo(folder / "answers.jsonl")
+    assert text_runs.answers(read_run(folder)) == ()
+
+
+def test_the_tab_turns_pages_and_says_what_is_missing(page, folders, made_up):
+    keys = [key_of(path) for path in folders]
+    form, said, _, first = text._answers(page, 1)(keys, None, "all", "", 10)
+    assert form.value == "unmerged" and "21 to 25 of 25 questions" in said and first == 20
+    assert text._answers(page, -1)(keys, "unmerged", "all", "", 0)[3] == 0
+    assert "No question is such" in text._answers(page, 0)(keys, "unmerged", "all", "nowhere", 20)[1]
+    assert "No ticked run is a text run" in text._draw(page)("each run", [key_of(made_up)], None, "all", "", 0)[0]
+    table, curves, *_ = text._draw(page)("mean over seeds", keys, None, "all", "", 0)
+    assert "2 seeds" in table and curves.count("<figure") == 2
+
+
+def test_text_runs_and_runs_of_pictures_are_shown_together(page, folders, made_up):
+    keys = [key_of(path) for path in (*folders, made_up)]
+    shown = compare._show(page)(keys, "rocket", 42, "unmerged", 0, [5, 20], *keys[:2])
+    labels = [str(one.label) for one in shown[:5] if isinstance(one, gr.Image)]
+    assert "see the tab Text" in labels[0] and "step 5" in labels[3]
+    empty = compare._show(page)(keys[:2], None, None, "unmerged", 0, [], None, None)
+    assert "see the tab Text" in empty[0].label
+    text_run = read_run(folders[1])
+    assert "A text run" in card("mine", text_run, page.library.kept(folders[1])) and page.drawing(keys[:3]) == {}
+    assert list(adapter_view.end_table(text_run)["model"]) == [
+        "base model",
+        "as trained",
+        "merged by least squares (exported)",
+    ]
+    assert drawings.heat_map(("a", read_run(folders[0])), ("b", text_run))[0]
+    with pytest.raises(ValueError, match="share 0 pictures"):
+        blind.make_test({"a": text_run, "b": read_run(made_up)}, ["a", "b"], 1)
