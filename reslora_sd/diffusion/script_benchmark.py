@@ -165,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'':40} from start   from model   for a picture   pictures a second")
     with tempfile.TemporaryDirectory() as folder:
         for name, marks in measured(args, Path(folder)):
-            loaded, one, first, last = marks.values()
+            epoch = args.pictures // _BATCH
+            loaded, one, first, last = (marks[name] for name in ("loaded", "1", str(epoch), str(epoch + args.steps)))
             count = args.steps * _BATCH
             speed, own = count / (last.clock - first.clock), (last.own - first.own) / count
             from_model = one.own - loaded.own
