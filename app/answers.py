@@ -46,8 +46,8 @@ class Answers:
                 found.set_exception(error)
         elif not wait([found], self.seconds).done:
             raise TooSlowError(
-                f"Another visitor asked for the same over {self.seconds:g} s ago, and it isn't there yet. Look at it again "
-                "later."
+                f"Another visitor asked for the same over {self.seconds:g} s ago, and it isn't there yet. Look at it "
+                "again later."
             )
         return found.result()
 

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from ..limits import Limits
 from ..manifest import nothing
 from ..selection import Asked, Selection
 from ..shell import Parts, Shell, in_page
@@ -104,14 +105,15 @@ def build(page: Page) -> gr.Blocks:
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
         told = [*menus, notes, selected]
 
-        def limited(what: str, draw: Any, outputs: list[Any]) -> dict[str, Any]:
-            return {"fn": page.limited(what, draw, len(outputs)), "outputs": [*outputs, slow]}
+        def limited(what: str, draw: Any, outputs: list[Any], limits: Limits = page.limits) -> dict[str, Any]:
+            return {"fn": page.limited(what, draw, len(outputs), limits), "outputs": [*outputs, slow]}
 
-        restored = limited("The page", _restore(page), [*told, tabs])
+        restored = limited("The page", _restore(page), [*told, tabs], page.opening)
         restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
-        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told), **FOLLOW)
+        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told, page.opening), **FOLLOW)
+        followed = limited("The page", _follow(page), told, page.opening)
         for trigger in (chosen.change, *(one.input for one in menus[1:])):
-            trigger(inputs=menus, **limited("The page", _follow(page), told), **FOLLOW)
+            trigger(inputs=menus, **followed, **FOLLOW)
         _draw_when_asked(drawers, limited)
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)

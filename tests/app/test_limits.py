@@ -103,11 +103,34 @@ def test_every_view_of_the_page_has_the_limit(made_up, tmp_path, monkeypatch):
 
 
 def test_a_slow_run_leaves_a_page_that_says_so(made_up, tmp_path, monkeypatch):
-    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.05))
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", opening=Limits(seconds=0.05))
     monkeypatch.setattr(page.visits, "select", lambda *_: time.sleep(1))
     _, make = whole._parts(page)("run=lora")
-    properties, _, start = make()
+    with pytest.raises(TooSlowError) as caught:
+        make()
+    properties, _, start = whole._without(str(caught.value))
     assert "takes longer than" in properties["slow"]["value"] and "takes longer than" in start
+    assert '"address":""' in start  # the script then asks again
+
+
+def test_slow_views_of_one_visitor_keep_nobody_from_the_page_or_from_a_choice(made_up, tmp_path):
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.01, most=1))
+    end = threading.Event()
+    grid = page.limited("The grid", lambda: end.wait(30), 1)
+    assert "takes longer than" in grid()[-1]
+    assert "waits" in page.limited("Curves", lambda: 1, 1)()[-1]
+    _, make = whole._parts(page)("")
+    assert "redraw" not in make()[2]
+    assert page.limited("The page", lambda: 1, 1, page.opening)() == (1, "")
+    end.set()
+
+
+def test_equal_values_of_another_function_are_another_question(made_up, tmp_path):
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.01))
+    end = threading.Event()
+    assert "takes longer" in page.limited("The page", lambda one: end.wait(30), 1)("same")[-1]
+    assert page.limited("The page", lambda one: "other", 1)("same") == ("other", "")
+    end.set()
 
 
 def test_a_menu_has_no_more_choices_than_a_browser_can_hold(tmp_path):
