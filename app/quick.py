@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -19,8 +19,6 @@ Head = tuple[int, list[tuple[bytes, bytes]]]
 _SCRIPTS = re.compile(r"/assets/[\w-][\w.-]*")
 _MOST_KEPT = 64_000_000
 """Bytes of scripts and styles; Gradio's own are 55 MB on disk, of which a browser asks for one."""
-_MOST_STYLE = 400_000
-"""Letters of styles in a page."""
 _FOR_GOOD = (b"cache-control", b"private, max-age=31536000, immutable")
 _ASK_AGAIN = (b"cache-control", b"no-cache")
 
@@ -70,9 +68,6 @@ class Scripts:
     def __init__(self, most: int = _MOST_KEPT) -> None:
         self.most, self.bytes = most, 0
         self._kept: dict[tuple[str, bytes], Answer] = {}
-        self.styles: dict[str, str] = {}
-        """Styles that browsers have asked for, in that order. The page then brings them along: they are half of its
-        requests."""
 
     async def give(self, app: Any, scope: Scope, receive: Any, send: Any) -> None:
         """Sends one, from memory where somebody asked for it in the same way."""
@@ -89,17 +84,7 @@ class Scripts:
             if key not in self._kept:  # others can have asked for it meanwhile
                 self._kept[key] = answer
                 self.bytes += len(body)
-            if scope["path"].endswith(".css"):
-                await self._note_style(app, scope, receive)
         await self._kept[key].give(scope, send)
-
-    async def _note_style(self, app: Any, scope: Scope, receive: Any) -> None:
-        (status, _), body = await heard(app, {**scope, "headers": _plain(scope, b"")}, receive)
-        style = body.decode("utf-8", "replace")
-        # what it names by a relative address is beside it, and not beside the page
-        alone = not re.search(r"url\((?![\"']?(?:data:|#))|@import|</style", style)
-        if status == 200 and alone and sum(map(len, self.styles.values())) + len(style) < _MOST_STYLE:
-            self.styles[scope["path"]] = style
 
 
 def _plain(scope: Scope, coding: bytes) -> list[tuple[bytes, bytes]]:
@@ -122,7 +107,7 @@ async def heard(app: Any, scope: Scope, receive: Any) -> tuple[Head, bytes]:
     return head[0], bytes(body)
 
 
-Maker = Callable[[Scope, Callable[[], Awaitable[bytes]], Mapping[str, str]], Awaitable[Answer]]
+Maker = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[Answer]]
 
 
 class Quick:
@@ -130,7 +115,7 @@ class Quick:
 
     Args:
         visits: what is asked about runs: pictures, manifests, whether something has changed.
-        page: makes the page at `/` of a request, of Gradio's own page, and of styles by their address.
+        page: makes the page at `/` of a request, and of Gradio's own page.
     """
 
     def __init__(self, app: Any, visits: Any, page: Maker) -> None:
@@ -143,7 +128,7 @@ class Quick:
             return
         path = scope["path"]
         if path == "/":
-            answer = await self.page(scope, lambda: self._of_gradio(scope, receive), self.scripts.styles)
+            answer = await self.page(scope, lambda: self._of_gradio(scope, receive))
             await answer.give(scope, send)
         elif path == "/state":
             await (await self._state()).give(scope, send)

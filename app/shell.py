@@ -41,24 +41,23 @@ class Shell:
 
     Args:
         parts: what is put into Gradio's page for a query.
+        styles: those that the page brings along, by their addresses: they would be half of its requests.
         without: what is put there where that isn't to be had, and why. Its script then asks for the rest, as soon as
             Gradio runs.
     """
 
-    def __init__(self, parts: Ask, without: Callable[[str], Parts], most: int = 200) -> None:
-        self.parts, self.without = parts, without
+    def __init__(self, parts: Ask, styles: Mapping[str, str], without: Callable[[str], Parts], most: int = 200) -> None:
+        self.parts, self.styles, self.without = parts, styles, without
         self._templates: OrderedDict[tuple[bytes, ...], _Template] = OrderedDict()
         self._made = Answers(most)
         self._told = False
 
-    async def __call__(
-        self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]], styles: Mapping[str, str]
-    ) -> Answer:
+    async def __call__(self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]]) -> Answer:
         """The page, made anew only when what it holds has changed; Gradio's own where ours can't be made of it."""
-        query, styles = scope["query_string"].decode("latin-1"), dict(styles)
+        query = scope["query_string"].decode("latin-1")
         try:
             name, template = await self._template(scope, of_gradio)
-            made = await run_in_threadpool(self._page, (name, tuple(styles)), template, styles, query)
+            made = await run_in_threadpool(self._page, name, template, query)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             if not self._told:
                 _log.warning("The page opens more slowly than it could: Gradio's isn't as expected.", exc_info=error)
@@ -78,14 +77,14 @@ class Shell:
             self._templates.popitem(last=False)
         return name, found
 
-    def _page(self, name: Any, template: _Template, styles: Mapping[str, str], query: str) -> bytes:
+    def _page(self, name: Any, template: _Template, query: str) -> bytes:
         """A page that says why it has no pictures isn't kept: the next visitor may get them."""
         try:
             known_by, make = self.parts(query)
-            found: bytes = self._made.get((name, known_by), lambda: _page(template, styles, *make()))
+            found: bytes = self._made.get((name, known_by), lambda: _page(template, self.styles, *make()))
             return found
         except TooSlowError as error:
-            return _page(template, styles, *self.without(str(error)))
+            return _page(template, self.styles, *self.without(str(error)))
 
 
 def _plain_page(whole: str, parts: Parts) -> str:

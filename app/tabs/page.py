@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
+from ..gradio_files import styles
 from ..limits import Limits
 from ..manifest import nothing
 from ..selection import Asked, Selection
@@ -126,9 +128,10 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
     Args:
         head: more of the page's HTML head, before ours.
     """
+    blocks = build(page)
     gr.mount_gradio_app(
         app,
-        build(page),
+        blocks,
         path="/",
         theme=THEME,
         css=CSS + sharing_style.CSS + figures_style.CSS,
@@ -143,7 +146,9 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
         mcp_server=False,
         pwa=False,
     )
-    return Shell(_parts(page), _without)
+    kinds = {one["type"] for one in blocks.get_config_file()["components"]}
+    frontend = Path(gr.__file__).parent / "templates" / "frontend"
+    return Shell(_parts(page), styles(frontend, sorted(kinds)), _without)
 
 
 def _head() -> str:

@@ -36,12 +36,12 @@ class Visitor:
         await asyncio.sleep(0)
         return self.gradio.encode()
 
-    async def once(self, query, host, styles):
+    async def once(self, query, host):
         scope = {"scheme": "http", "query_string": query, "headers": [(b"host", host)]}
-        return await self.shell(scope, self.of_gradio, styles)
+        return await self.shell(scope, self.of_gradio)
 
-    def get(self, query=b"", host=b"here", styles=None):
-        return gzip.decompress(asyncio.run(self.once(query, host, styles or {})).body).decode()
+    def get(self, query=b"", host=b"here"):
+        return gzip.decompress(asyncio.run(self.once(query, host)).body).decode()
 
 
 def test_a_page_has_its_values_its_styles_and_our_start_and_is_made_once():
@@ -51,14 +51,14 @@ def test_a_page_has_its_values_its_styles_and_our_start_and_is_made_once():
         made.append(query)
         return parts(f"{query}!")
 
-    visitor = Visitor(Shell(lambda query: (query, lambda: make(query)), parts))
+    visitor = Visitor(Shell(lambda query: (query, lambda: make(query)), {}, parts))
     page = visitor.get(b"a")
     assert visitor.get(b"a") == page and made == ["a"] and visitor.times == 1
     config = json.loads(re.findall(r"gradio_config = (.*?);</script>", page)[0])
     assert config["components"] == [{"id": 1, "props": {"elem_id": "runs", "value": "a!"}}]
     assert page.index("<script>ours") < page.index("<script>window.") and "<body class=\"x\"><div id='early'>a!" in page
     assert 'rel="modulepreload"' in page and 'type="module"' not in page
-    styled = visitor.get(b"a", styles={"/assets/index-a.css": ".a {}"})
+    styled = Visitor(Shell(lambda _: ("a", lambda: parts("a")), {"/assets/index-a.css": ".a {}"}, parts)).get()
     assert "<style>.a {}</style>" in styled and 'crossorigin href="./assets/index-a.css"' not in styled
 
 
@@ -70,14 +70,14 @@ def test_a_page_that_took_too_long_says_so_and_the_next_visitor_gets_the_picture
             raise TooSlowError(f"The page is late {late.pop()}")
         return parts("there")
 
-    visitor = Visitor(Shell(lambda _: ("same", make), parts))
+    visitor = Visitor(Shell(lambda _: ("same", make), {}, parts))
     assert "<div id='early'>The page is late True</div>" in visitor.get()
     assert "<div id='early'>there</div>" in visitor.get()
 
     def ask(_):
         raise TooSlowError("The list of runs is late")
 
-    assert "The list of runs is late" in Visitor(Shell(ask, parts)).get()
+    assert "The list of runs is late" in Visitor(Shell(ask, {}, parts)).get()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_page_that_took_too_long_says_so_and_the_next_visitor_gets_the_picture
     ],
 )
 def test_where_gradios_page_is_another_its_own_is_given_with_our_script_and_one_warning(changed, caplog):
-    visitor = Visitor(Shell(lambda _: ("same", lambda: parts("there")), parts))
+    visitor = Visitor(Shell(lambda _: ("same", lambda: parts("there")), {}, parts))
     visitor.gradio = changed
     with caplog.at_level(logging.WARNING):
         pages = [visitor.get() for _ in range(2)]
@@ -105,10 +105,10 @@ def test_where_gradios_page_is_another_its_own_is_given_with_our_script_and_one_
 
 
 def test_more_names_of_the_server_than_are_kept_are_all_answered():
-    visitor = Visitor(Shell(lambda _: ("same", lambda: parts("there")), parts))
+    visitor = Visitor(Shell(lambda _: ("same", lambda: parts("there")), {}, parts))
 
     async def all_at_once():
-        return await asyncio.gather(*(visitor.once(b"", b"host%d" % number, {}) for number in range(60)))
+        return await asyncio.gather(*(visitor.once(b"", b"host%d" % number) for number in range(60)))
 
     assert all(b"there" in gzip.decompress(one.body) for one in asyncio.run(all_at_once()))
     assert len(visitor.shell._templates) == 20
@@ -121,9 +121,9 @@ def test_many_who_ask_at_once_get_one_page():
         made.append(1)
         return parts("there")
 
-    visitor = Visitor(Shell(lambda _: ("same", make), parts))
+    visitor = Visitor(Shell(lambda _: ("same", make), {}, parts))
 
     async def all_at_once():
-        return await asyncio.gather(*(visitor.once(b"", b"here", {}) for _ in range(30)))
+        return await asyncio.gather(*(visitor.once(b"", b"here") for _ in range(30)))
 
     assert len({one.body for one in asyncio.run(all_at_once())}) == 1 and made == [1]
