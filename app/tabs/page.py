@@ -30,7 +30,7 @@ from . import (
     try_it,
 )
 from .menus import Menu, Ticks
-from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
+from .shared import FOLLOW, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _NAMES = {
@@ -66,13 +66,13 @@ def _build_choice() -> tuple[Any, Any, Any]:
     return chosen, first, second
 
 
-def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any]) -> tuple[compare.Compare, dict[str, Any]]:
+def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any], opened: Any) -> tuple[compare.Compare, dict[str, Any]]:
     """All tabs; gives what is chosen in the first one, and what draws each of the others."""
     drawers: dict[str, Any] = {}
     with gr.Tab(_NAMES["compare"], id="compare"):
         shown = compare.build(page, chosen)
     with gr.Tab(_NAMES["curves"], id="curves"):
-        drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
+        drawers["curves"] = curves.build(page, chosen, pair, opened)
     with gr.Tab(_NAMES["adapter"], id="adapter"):
         drawers["adapter"] = adapter.build(page, chosen, pair)
     with gr.Tab(_NAMES["text"], id="text"):
@@ -99,8 +99,10 @@ def build(page: Page) -> gr.Blocks:
         slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
+        # the step that is shown: the script writes it, whichever tab is open; nothing is computed when it changes
+        opened = gr.Number(label="Step", precision=0, elem_id="opened")
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            shown, drawers = _build_tabs(page, chosen, pair)
+            shown, drawers = _build_tabs(page, chosen, pair, opened)
         dark.click(None, None, None, js=TOGGLE_DARK)
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
         told = [*menus, notes, selected]
@@ -109,7 +111,7 @@ def build(page: Page) -> gr.Blocks:
             return {"fn": page.limited(what, draw, len(outputs)), "outputs": [*outputs, slow]}
 
         restored = limited("The page", _restore(page), [*told, tabs])
-        restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
+        restore.click(inputs=asked, js="() => [location.search]", **restored, **FOLLOW)
         refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told), **FOLLOW)
         for trigger in (chosen.change, *(one.input for one in menus[1:])):
             trigger(inputs=menus, **limited("The page", _follow(page), told), **FOLLOW)
@@ -158,10 +160,8 @@ def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
             except TooSlowError as error:
                 sent = {"address": "", "state": "", "manifest": nothing(str(error))}
                 updates = {"slow": message(str(error), "bad")}
-            early = (
-                f'<div id="early">{_TITLE}{compare.PLAYER}{compare.SIDES}'
-                f'<script type="application/json">{in_page(sent)}</script></div>'
-            )
+            first = compare.PLAYER + compare.SIDES if _tab(place) == "compare" else ""
+            early = f'<div id="early">{_TITLE}{first}<script type="application/json">{in_page(sent)}</script></div>'
             return {name: _properties(update) for name, update in updates.items()}, head, early
 
         return (page.visits.state(), place.asked, _tab(place)), make
