@@ -32,7 +32,7 @@ from . import (
     try_it,
 )
 from .menus import Menu, Ticks
-from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
+from .shared import FOLLOW, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _NAMES = {
@@ -68,13 +68,13 @@ def _build_choice() -> tuple[Any, Any, Any]:
     return chosen, first, second
 
 
-def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any]) -> tuple[compare.Compare, dict[str, Any]]:
+def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any], opened: Any) -> tuple[compare.Compare, dict[str, Any]]:
     """All tabs; gives what is chosen in the first one, and what draws each of the others."""
     drawers: dict[str, Any] = {}
     with gr.Tab(_NAMES["compare"], id="compare"):
         shown = compare.build(page, chosen)
     with gr.Tab(_NAMES["curves"], id="curves"):
-        drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
+        drawers["curves"] = curves.build(page, chosen, pair, opened)
     with gr.Tab(_NAMES["adapter"], id="adapter"):
         drawers["adapter"] = adapter.build(page, chosen, pair)
     with gr.Tab(_NAMES["text"], id="text"):
@@ -101,8 +101,10 @@ def build(page: Page) -> gr.Blocks:
         slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
+        # the step that is shown: the script writes it, whichever tab is open; nothing is computed when it changes
+        opened = gr.Number(label="Step", precision=0, elem_id="opened")
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            shown, drawers = _build_tabs(page, chosen, pair)
+            shown, drawers = _build_tabs(page, chosen, pair, opened)
         dark.click(None, None, None, js=TOGGLE_DARK)
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
         told = [*menus, notes, selected]
@@ -111,7 +113,7 @@ def build(page: Page) -> gr.Blocks:
             return {"fn": page.limited(what, draw, len(outputs), limits), "outputs": [*outputs, slow]}
 
         restored = limited("The page", _restore(page), [*told, tabs], page.opening)
-        restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
+        restore.click(inputs=asked, js="() => [location.search]", **restored, **FOLLOW)
         refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told, page.opening), **FOLLOW)
         followed = limited("The page", _follow(page), told, page.opening)
         for trigger in (chosen.change, *(one.input for one in menus[1:])):
