@@ -60,6 +60,26 @@ class Mark(NamedTuple):
     """Seconds of this process and its workers."""
 
 
+def _mark() -> Mark:
+    """Now."""
+    import psutil
+
+    here = psutil.Process()
+    processes = [here, *here.children(recursive=True)]
+    return Mark(time.time(), sum(sum(one.cpu_times()[:4]) for one in processes))  # with ended workers
+
+
+def _note_loading(kind: Any, marks: dict[str, Mark]) -> None:
+    load = kind.from_pretrained.__func__
+
+    def from_pretrained(cls: Any, *given: Any, **named: Any) -> Any:
+        found = load(cls, *given, **named)
+        marks["loaded"] = _mark()
+        return found
+
+    kind.from_pretrained = classmethod(from_pretrained)
+
+
 def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
     """Runs a script until step `last` is done, prints when it had loaded, and did steps 1, `first` and `last`."""
     import diffusers
@@ -68,31 +88,14 @@ def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
 
     sys.path.insert(0, str(_OURS.parents[1]))  # as a script's own folder is, for what it imports
     marks: dict[str, Mark] = {}
-    done = 0
-
-    def mark(name: str) -> None:
-        here = psutil.Process()
-        processes = [here, *here.children(recursive=True)]
-        marks[name] = Mark(time.time(), sum(sum(one.cpu_times()[:4]) for one in processes))  # with ended workers
-
-    def noting(kind: Any) -> None:
-        load = kind.from_pretrained.__func__
-
-        def from_pretrained(cls: Any, *given: Any, **named: Any) -> Any:
-            found = load(cls, *given, **named)
-            mark("loaded")
-            return found
-
-        kind.from_pretrained = classmethod(from_pretrained)
-
-    step = torch.optim.AdamW.step
+    done, step = 0, torch.optim.AdamW.step
 
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal done
         found = step(*given, **named)
         done += 1
         if done in (1, first, last):
-            mark(str(done))
+            marks[str(done)] = _mark()
         if done == last:
             print(json.dumps(marks), flush=True)
             for worker in psutil.Process().children(recursive=True):
@@ -100,8 +103,8 @@ def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
             os._exit(0)  # what comes after training isn't measured
         return found
 
-    noting(diffusers.ModelMixin)
-    noting(diffusers.DiffusionPipeline)
+    _note_loading(diffusers.ModelMixin, marks)
+    _note_loading(diffusers.DiffusionPipeline, marks)
     torch.optim.AdamW.step = counted  # type: ignore[method-assign]
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")
@@ -120,12 +123,7 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict
         script = _OURS if way.ours else args.diffusers_script
         if script is None:
             continue
-        words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", str(data), "--seed", "0"]
-        words += ["--resolution", str(args.resolution), "--train_batch_size", str(_BATCH), "--rank", "4"]
-        words += ["--learning_rate", "1e-4", "--lr_scheduler", "constant", "--max_train_steps", str(args.steps + epoch)]
-        words += ["--output_dir", str(folder / f"run-{number}"), "--center_crop", *way.flags]
-        words += ["--method", "lora", "--no_buckets", "--num_validation_images", "0"] if way.ours else []
-        words += ["--image_interpolation_mode", "lanczos"]
+        words = _flags(args, way, str(data), str(folder / f"run-{number}"))
         words += ["--cache_dir", str(folder / "cache")] if way.cached else []
         command = [sys.executable, "-m", "reslora_sd.diffusion.script_benchmark", "--inside", str(script)]
         command += ["--first", str(epoch), "--last", str(args.steps + epoch), "--", *words]
@@ -133,6 +131,17 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict
         if done.returncode:
             raise ValueError(f"{way.name} ended with {done.returncode}: {done.stderr[-2000:]}")
         yield way.name, {name: Mark(*found) for name, found in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def _flags(args: argparse.Namespace, way: Way, data: str, output: str) -> list[str]:
+    steps = args.steps + args.pictures // _BATCH
+    words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", data, "--seed", "0"]
+    words += ["--resolution", str(args.resolution), "--train_batch_size", str(_BATCH), "--rank", "4"]
+    words += ["--learning_rate", "1e-4", "--lr_scheduler", "constant", "--max_train_steps", str(steps)]
+    words += ["--output_dir", output, "--center_crop", *way.flags]
+    words += ["--method", "lora", "--no_buckets", "--num_validation_images", "0"] if way.ours else []
+    words += ["--image_interpolation_mode", "lanczos"]
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'':40} from start   from model   for a picture   pictures a second")
     with tempfile.TemporaryDirectory() as folder:
         for name, marks in measured(args, Path(folder)):
-            loaded, one, first, last = marks.values()
+            epoch = args.pictures // _BATCH
+            loaded, one, first, last = (marks[name] for name in ("loaded", "1", str(epoch), str(epoch + args.steps)))
             count = args.steps * _BATCH
             speed, own = count / (last.clock - first.clock), (last.own - first.own) / count
             from_model = one.own - loaded.own
