@@ -131,9 +131,11 @@ class _Headers(io.FileIO):
     """Bytes that the member at hand may still read."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= self.left:
+        if size is None or not 0 <= size <= _MOST_HEADER:
             raise tarfile.ReadError(f"a header says that it has {size} bytes")
         self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"the headers of a member have more than {_MOST_HEADER} bytes")
         found = super().read(size) or b""
         if _DIGITS.search(found):
             raise tarfile.ReadError("a header has a number of more than 256 digits")
@@ -142,6 +144,8 @@ class _Headers(io.FileIO):
 
 def shown(name: str) -> str:
     """A member's name as it may be printed: bytes that are no UTF-8, and control characters, are escaped."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 

@@ -79,15 +79,15 @@ def test_the_line_says_that_tar_files_are_read_and_not_the_tables_beside_them(tm
     [
         ({"comment": "1" * 60_000}, "a number of more than 256 digits"),
         ({"comment": "x" * 70_000}, "a header says that it has"),
-        ({f"x{number}": "y" * 30_000 for number in range(3)}, "a header says that it has"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x"}, "headers of a member have more"),
     ],
 )
 def test_a_header_that_would_take_for_ever_is_told_at_once(tmp_path, header, words):
     shard = tmp_path / "0.tar"
     with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("1.png")
-        info.pax_headers = header
-        archive.addfile(info)
+        info.pax_headers, info.size = header, 2**20
+        archive.addfile(info, io.BytesIO(b"99999999\n" + b"1\n" * 2**19))  # of a sparse file, a very long list
     started = time.process_time()
     with pytest.raises(ValueError, match=f"(?s)0.tar can't be read .*{words}"):
         load(shard)
