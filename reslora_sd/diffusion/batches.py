@@ -179,7 +179,6 @@ def training_batches(
         ValueError: `--cache_latents` with random crops, or timesteps that the schedule doesn't have.
     """
     training, asked = settings.training, settings.data.cache_latents
-    schedule: int = parts.scheduler.config.num_train_timesteps
     random_framing = framing.is_random(images)
     if asked and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
@@ -202,7 +201,7 @@ def training_batches(
         ),
         training.train_batch_size,
         training.seed,
-        schedule,
+        schedule := int(parts.scheduler.config.num_train_timesteps),
         processes,
         rank,
         training.noise_offset,

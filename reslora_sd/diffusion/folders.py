@@ -114,20 +114,14 @@ def _are_all(survey: Survey) -> bool:
 def _may_have_pictures(table: Path) -> bool:
     """Whether a table is data itself; img2dataset's have addresses and captions alone. One that is damaged may be."""
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
+    may = (types.is_binary, types.is_large_binary, types.is_struct)
     try:
-        schema = parquet.read_schema(table)
+        columns = [(column.name, column.type) for column in parquet.read_schema(table)]
     except (pyarrow.ArrowException, OSError, ValueError):
         return True  # so that it is read, which tells what is wrong with it
-    kinds = pyarrow.types
-    return any(
-        column.name in PICTURE_COLUMNS
-        or kinds.is_binary(column.type)
-        or kinds.is_large_binary(column.type)
-        or kinds.is_struct(column.type)
-        for column in schema
-    )
+    return any(name in PICTURE_COLUMNS or any(one(kind) for one in may) for name, kind in columns)
 
 
 def _data_file(path: Path) -> Path:

@@ -127,7 +127,7 @@ def open_shards(
     missing = [row for row, word in zip(rows, classes, strict=True) if row.caption is None and not word]
     if missing or not rows:
         raise FileNotFoundError(_without_captions(survey, missing, len(rows), ends))
-    without = [Path(row.member.shard.path, row.name) for row in rows if ends and row.caption is None]
+    without = (Path(row.member.shard.path, row.name) for row in rows if ends and row.caption is None)
     survey.note("pictures without a text file, whose caption is the name of their folder", without)
     count = len(survey.shards)
     survey.tell(f"{len(rows)} picture{'s' * (len(rows) != 1)} of {count} tar file{'s' * (count != 1)}")
@@ -245,7 +245,7 @@ def _numbers(
     if not survey.numbered and all(within):
         return [one for one in within if one]
     named = {folder for folder in {row.folder for row in rows} if any(map(numbered_name, folder.split("/")))}
-    odd = [Path(row.member.shard.path, shown(row.folder)) for row in rows if row.folder in named]
+    odd = (Path(row.member.shard.path, shown(row.folder)) for row in rows if row.folder in named)
     if survey.numbered:
         survey.note("pictures in numbered folders of tar files that lie in numbered folders, which count", odd, True)
         files = [Path(row.member.shard.path) for row in rows]

@@ -68,9 +68,9 @@ class Survey:
             of: follows the count.
             warn: whether they look as if they were meant to be trained on.
         """
-        if found := list(files):
-            _, known, first = self._notes.get(why, (of, 0, found[0]))
-            self._notes[why] = (of, known + len(found), first)
+        for file in files:
+            _, count, first = self._notes.get(why, (of, 0, file))
+            self._notes[why] = (of, count + 1, first)
             self._worth_a_warning |= warn
 
     def note_unreadable(self) -> None:

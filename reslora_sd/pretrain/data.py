@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,12 +72,7 @@ def load_drawings(
     pictures, captions, sets, names = [], [], [], []
     seen = set()
     for source in parquet_files(folder) or [folder]:
-        rows = open_folder(source)
-        if isinstance(rows, ShardRows):
-            raise ValueError(
-                f"The pictures of {source} lie in tar files, and drawings are read from folders and tables alone. "
-                "Unpack the tar files, and give the folder."
-            )
+        rows = _rows(source)
         groups = list(rows["set"]) if "set" in rows.column_names else [source.stem] * len(rows)
         points = list(rows["codepoint"]) if "codepoint" in rows.column_names else [None] * len(rows)
         seen.update(groups)
@@ -102,6 +98,16 @@ def load_drawings(
             "Leave out fewer sets."
         )
     return Drawings(torch.stack(pictures), tuple(captions), tuple(sets), tuple(names))
+
+
+def _rows(source: Path) -> Any:
+    rows = open_folder(source)
+    if isinstance(rows, ShardRows):
+        raise ValueError(
+            f"The pictures of {source} lie in tar files, and drawings are read from folders and tables alone. Unpack "
+            "the tar files, and give the folder."
+        )
+    return rows
 
 
 def split_by_name(drawings: Drawings, left_out: int, seed: int = 0) -> tuple[Drawings, Drawings]:
