@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from .wording import OF_RESULTS, method_name, variant_name
 MERGE_COLUMNS = ["block", "factor", "rank", "error of its branch", "norm of its change", "x_n explains"]
 """Of the merge's table; the last one is the share of the input of the block before that is a linear map of its own."""
 _MOST_STEPS, _MOST_FIGURES = 20, 12
+_MOST_BLOCKS = 3000
+"""Of a report: FLUX has 494."""
 _SHORT = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 _SHORT_MID = re.compile(r"mid_block\.attentions\.(\d+)\.transformer_blocks\.(\d+)")
 
@@ -118,7 +121,8 @@ def merged_blocks(run: Run, approach: str | None = None) -> dict[str, dict[str, 
         blocks = others.get(approach) if isinstance(others, dict) else None
     if not isinstance(blocks, dict):
         return {}
-    return {name: values for name, values in blocks.items() if isinstance(values, dict)}
+    found = {name: values for name, values in blocks.items() if isinstance(values, dict)}
+    return dict(itertools.islice(found.items(), _MOST_BLOCKS))
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:

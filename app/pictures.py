@@ -172,7 +172,7 @@ def variant_of(run: Run, variant: str) -> str:
     return next((one for one in (_EXACT, run.exported) if one in run.variants), variant)
 
 
-def _titled(name: str, run: Run, asked: str, step: int) -> str:
+def _titled(name: str, run: Run, asked: str, step: int | str) -> str:
     """What a picture is, in a few words: the model and the merge that drew it."""
     used = variant_of(run, asked)
     if used == BASE:
@@ -199,15 +199,23 @@ def seeds_of(runs: Mapping[str, Run], prompt: str) -> list[int]:
     return sorted({key.seed for run in runs.values() for key in run.pictures if key.prompt == prompt})
 
 
+def missing_view(name: str, run: Run, prompt: str, seed: int, asked: str, step: int | str) -> tuple[PictureView, str]:
+    """How a run's step is told where it has no picture, and the text of its picture where it has one."""
+    used = variant_of(run, asked)
+    how = variant_name(used) or MERGED
+    alt = f'Picture by {name} at step {step}, {how}, for the prompt "{prompt}" with seed {seed}'
+    title = _titled(name, run, asked, step)
+    missing = NO_PICTURES.format(name) if is_text(run.settings) else f"No picture of {name} at step {step}"
+    return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=missing), alt
+
+
 def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -> PictureView:
     """A run's picture at a step."""
-    title, variant = _titled(name, run, variant, step), variant_of(run, variant)
-    how = variant_name(variant) or MERGED
-    alt = f'Picture by {name} at step {step}, {how}, for the prompt "{prompt}" with seed {seed}'
+    nothing, alt = missing_view(name, run, prompt, seed, variant, step)
+    title, variant = nothing.title, variant_of(run, variant)
     picture = run.pictures.get(PictureKey(prompt, seed, variant, step))
     if picture is None:
-        missing = NO_PICTURES.format(name) if is_text(run.settings) else f"No picture of {name} at step {step}"
-        return PictureView(title, f"No {alt[0].lower()}{alt[1:]}", missing=missing)
+        return nothing
     try:
         source = source_of(run.validation, picture.file)
         return PictureView(title, alt, decoded(*source), source=source)
@@ -217,19 +225,25 @@ def view(name: str, run: Run, prompt: str, seed: int, variant: str, step: int) -
 
 def reference_view(runs: Mapping[str, Run], prompt: str) -> PictureView | None:
     """The data set's own picture of a prompt, where a run has one."""
+    found = reference_of(runs, prompt)
+    if found is None:
+        return None
+    run, file, title, alt = found
+    try:
+        return PictureView(title, alt, open_picture(run.validation, file))
+    except ValueError as error:
+        return PictureView(title, "Unreadable picture of the data set", missing=str(error))
+
+
+def reference_of(runs: Mapping[str, Run], prompt: str) -> tuple[Run, str, str, str] | None:
+    """The run that has the data set's own picture of a prompt, its file, its title and its text."""
     for run in runs.values():
         reference = run.references.get(prompt)
-        if reference is None:
-            continue
-        seen = {"training": "seen in training", "held out": "held out of training"}.get(
-            reference.seen, "not in training"
-        )
-        title = f"real, {seen}"
-        try:
-            image = open_picture(run.validation, reference.file)
-        except ValueError as error:
-            return PictureView(title, "Unreadable picture of the data set", missing=str(error))
-        return PictureView(title, f'Real picture of the data set for the prompt "{prompt}", {seen}', image)
+        if reference is not None:
+            told = {"training": "seen in training", "held out": "held out of training"}
+            seen = told.get(reference.seen, "not in training")
+            alt = f'Real picture of the data set for the prompt "{prompt}", {seen}'
+            return run, reference.file, f"real, {seen}", alt
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -34,10 +33,6 @@ _POLICY = (
 """The browser then refuses whatever is not from this server, whoever asks for it. Gradio's own code needs eval."""
 _HEADERS = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
 
-_PICTURE = re.compile(r"/gradio_api/file=.*/pictures/[0-9a-f]{24}/")
-_FOREVER = (b"cache-control", b"private, max-age=31536000, immutable")
-"""Of pictures whose address has their content's hash: a browser asks for each once."""
-
 
 class SecurityHeaders:
     """Adds the headers to every answer; as plain ASGI, so that streams stay streams."""
@@ -49,8 +44,6 @@ class SecurityHeaders:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", []), *_HEADERS]
-                if message["status"] == 200 and _PICTURE.search(scope["path"]):
-                    headers = [one for one in headers if one[0].lower() != b"cache-control"] + [_FOREVER]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -166,6 +159,7 @@ def make_app(
     from fastapi import FastAPI
 
     from .downloads import routes
+    from .quick import Quick
     from .tabs.page import mount
     from .tabs.shared import Page
 
@@ -178,12 +172,13 @@ def make_app(
         loras=loras.resolve() if loras is not None else None,
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(routes(page.library, cache / "downloads"))
     token = secrets.token_urlsafe(32)
+    shell = mount(app, page, token_script(token))
+    app.add_middleware(Quick, visits=page.visits, page=shell)
     app.add_middleware(Guard, hosts=names, token=token, password=password, uploads=Uploads())
     app.add_middleware(SecurityHeaders)
     app.add_middleware(QuietEnds)
-    app.include_router(routes(page.library, cache / "downloads"))
-    mount(app, page, token_script(token))
     return app
 
 

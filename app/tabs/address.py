@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
+
+from ..selection import Asked
 
 _LONGEST = 20_000
 
@@ -24,27 +25,25 @@ class Place:
     step: int | None = None
     tab: str | None = None
 
+    @property
+    def asked(self) -> Asked:
+        """What is chosen above the pictures."""
+        return Asked(self.runs, self.a, self.b, self.prompt, self.seed, self.variant)
 
-def write(
-    runs: Sequence[str],
-    a: str | None,
-    b: str | None,
-    prompt: str,
-    seed: int,
-    variant: str,
-    step: int,
-    files: Sequence[str] = (),
-) -> str:
-    """For a script of the page, which adds the tab and puts it into the address bar.
+
+def write(runs: Sequence[str], a: str | None, b: str | None, prompt: str | None, seed: int | None, variant: str) -> str:
+    """What is chosen, for the address bar; a script of the page adds the step and the tab."""
+    pairs = [*(("run", run) for run in runs), *(("a", a), ("b", b), ("prompt", prompt), ("seed", seed))]
+    return urlencode([(name, value) for name, value in [*pairs, ("pictures", variant)] if value is not None])
+
+
+def element(address: str, state: str) -> str:
+    """Tells the script what is chosen.
 
     Args:
-        files: pictures that the browser fetches ahead.
+        state: differs once a file of a run has changed.
     """
-    pairs = [*(("run", run) for run in runs), *(("a", a), ("b", b), ("prompt", prompt), ("seed", seed))]
-    pairs += [("pictures", variant), ("step", step)]
-    query = urlencode([(name, value) for name, value in pairs if value is not None])
-    ahead = html.escape(json.dumps(list(dict.fromkeys(files))), quote=True)
-    return f'<i data-address="{html.escape(query, quote=True)}" data-ahead="{ahead}"></i>'
+    return f'<i data-address="{html.escape(address, quote=True)}" data-state="{html.escape(state, quote=True)}"></i>'
 
 
 def read(search: str | None) -> Place:

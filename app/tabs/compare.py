@@ -1,28 +1,41 @@
-"""The tab Compare: pictures of all chosen runs at one step, side by side, under a wipe, as one grid, in motion."""
+"""The tab Compare: pictures of all chosen runs at one step, side by side, under a wipe, as one grid, in motion.
+
+The pictures and the step are a script's, `viewer.js`: the server sends it the addresses of all steps once.
+"""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from reslora_sd.runs.names import UNMERGED
-from reslora_sd.runs.run import is_text
 
-from .. import grids, pictures
+from .. import grids
 from ..wording import labelled
-from . import address
-from .menus import Menu, Places
-from .shared import FOLLOW, PRIVATE, Page, menu, message, tab_of, warnings_and_notes, when_open
+from .menus import Menu
+from .shared import FOLLOW, Page, message
 
-MOST_SIDES = 6
-PLAY, PAUSE = "Play", "Pause"
-_PARTS = ("sides", "wipe", "grid")
-LAST = 2**31
-"""A page opens at the last step."""
+PLAYER = """
+<div id="player" role="group" aria-label="Step">
+  <button id="earlier" type="button">\N{LEFTWARDS ARROW} Earlier</button>
+  <button id="play" type="button">Play</button>
+  <button id="later" type="button">Later \N{RIGHTWARDS ARROW}</button>
+  <div id="step"><span>Step</span>
+    <input type="range" min="0" max="1" step="1" value="0" aria-label="Step" disabled>
+  </div>
+</div>
+"""
+SIDES = '<div id="sides"></div>'
+_WIPE = """
+<div id="wipe"></div>
+<p class="say" id="wipe-text"></p>
+<label id="wipe-at">Place of the wipe, %<input type="range" min="0" max="100" step="1" value="50"></label>
+"""
+_FOLDER = Path(__file__).parent
+STYLE, SCRIPT = ((_FOLDER / f"viewer.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
 
 
 @dataclass
@@ -32,101 +45,32 @@ class Compare:
     prompt: gr.Dropdown
     seed: gr.Dropdown
     variant: gr.Dropdown
-    position: gr.Slider
-    steps: gr.State
-    """All steps that have a picture; the slider's value is a place in this list."""
-    opened: gr.State
-    """The step that is shown."""
+    opened: gr.Number
+    """The step that is shown. The script writes it, and nothing is computed when it changes."""
 
 
-def build(
-    page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], notes: gr.HTML, seen: gr.State
-) -> Compare:
-    """Lays the tab out and joins its events; `seen` changes when files have. Gives what is chosen in it."""
-    tab, buttons = _lay_out()
-    part = gr.State(_PARTS[0])
-    with gr.Tabs(overflow_behavior="wrap") as parts:
-        with gr.Tab("Side by side", id="sides"), gr.Row(elem_id="sides"):
-            sides = [_side(place) for place in range(MOST_SIDES + 1)]
+def build(page: Page, chosen: gr.CheckboxGroup) -> Compare:
+    """Lays the tab out and joins its events. Gives what is chosen in it."""
+    with gr.Row(elem_classes="tight"):
+        prompt = Menu([], label="Prompt", scale=4, min_width=180, elem_id="prompt")
+        seed = Menu([], label="Seed", scale=1, min_width=90, elem_id="seed")
+        variant = Menu(
+            labelled([UNMERGED]), value=UNMERGED, label="Which pictures", scale=2, min_width=150, elem_id="variant"
+        )
+    tab = Compare(prompt, seed, variant, gr.Number(label="Step", precision=0, elem_id="opened"))
+    gr.HTML(PLAYER, padding=False)
+    with gr.Tabs(overflow_behavior="wrap", elem_id="parts"):
+        with gr.Tab("Side by side", id="sides"):
+            gr.HTML(SIDES, padding=False)
         with gr.Tab("Wipe", id="wipe"):
-            wipe, wipe_text, wipe_at = _build_wipe()
+            gr.HTML(_WIPE, padding=False)
         with gr.Tab("Grid", id="grid"):
-            draw, inputs, outputs = _build_grid(page, chosen, tab)
-
-    grid = when_open(draw, "grid", len(outputs))
-    parts.select(tab_of(_PARTS), None, part, **FOLLOW)
-    part.change(grid, [part, *inputs], outputs, **PRIVATE)
-    show = _show(page)
-    asked = [chosen, tab.prompt, tab.seed, tab.variant]
-    shown: list[Any] = [*sides, wipe, wipe_text, tab.position, tab.opened, gr.HTML(elem_id="address", padding=False)]
-    to_show: dict[str, Any] = {
-        "fn": show,
-        "inputs": [*asked, tab.position, tab.steps, *pair],
-        "outputs": shown,
-        "trigger_mode": "always_last",
-        **PRIVATE,
-    }
-    menus = [tab.prompt, tab.seed, tab.variant, tab.position, tab.steps, notes]
-    for trigger in (chosen.change, seen.change, tab.prompt.input, tab.seed.input, tab.variant.input):
-        update = trigger(_menus(page), [*asked, tab.opened, tab.steps], menus, **FOLLOW)
-        update.then(**to_show).then(grid, [part, *inputs], outputs, **PRIVATE)
-    tab.position.change(**to_show)
-    for one in pair:
-        one.change(**to_show)
-    _join_player(tab, *buttons)
-    wipe_at.input(lambda share: gr.ImageSlider(slider_position=share), wipe_at, wipe, **FOLLOW)
+            _build_grid(page, chosen, tab)
     return tab
 
 
-def _lay_out() -> tuple[Compare, tuple[gr.Button, gr.Button, gr.Button]]:
-    """Menus, slider and the player's buttons: earlier, play, later."""
-    with gr.Row(elem_classes="tight"):
-        prompt = Menu([], label="Prompt", scale=4, min_width=180)
-        seed = Menu([], label="Seed", scale=1, min_width=90)
-        variant = Menu(labelled([UNMERGED]), value=UNMERGED, label="Which pictures", scale=2, min_width=150)
-    steps, opened = gr.State([]), gr.State(LAST)
-    with gr.Row(elem_classes="player"):
-        back = gr.Button("\N{LEFTWARDS ARROW} Earlier", elem_id="earlier", size="sm", min_width=90, scale=0)
-        play = gr.Button(PLAY, elem_id="play", size="sm", variant="primary", min_width=90, scale=0)
-        forth = gr.Button("Later \N{RIGHTWARDS ARROW}", elem_id="later", size="sm", min_width=90, scale=0)
-        position = Places(0, 1, value=0, step=1, label="Step", elem_id="step", buttons=[], scale=6, min_width=240)
-    tab = Compare(prompt, seed, variant, position, steps, opened)
-    return tab, (back, play, forth)
-
-
-def _join_player(tab: Compare, back: gr.Button, play: gr.Button, forth: gr.Button) -> None:
-    """In the browser: the server hears of a move once, from the slider."""
-    position, clock = tab.position, gr.Timer(0.7, active=False)
-    last = "+document.querySelector('#step input[type=range]').max"
-    back.click(None, position, position, js="(place) => Math.max(0, place - 1)")
-    forth.click(None, position, position, js=f"(place) => Math.min({last}, place + 1)")
-    clock.tick(None, position, position, js=f"(place) => place >= {last} ? 0 : place + 1")
-    play.click(_toggle, play, [play, clock], **PRIVATE)
-
-
-def _side(place: int) -> gr.Image:
-    return gr.Image(
-        label="No run",
-        visible=place == 0,
-        interactive=False,
-        min_width=150,
-        buttons=["fullscreen", "download"],
-        elem_classes="side",
-        elem_id=f"side-{place}",
-        format="png",
-    )
-
-
-def _build_wipe() -> tuple[gr.ImageSlider, gr.HTML, gr.Slider]:
-    wipe = gr.ImageSlider(
-        label="A left, B right", elem_id="wipe", interactive=False, max_height=640, format="png", buttons=["fullscreen"]
-    )
-    text = gr.HTML(elem_id="wipe-text")
-    return wipe, text, gr.Slider(0, 100, value=50, step=1, label="Place of the wipe, %", elem_id="wipe-at", buttons=[])
-
-
-def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any, list[Any], list[Any]]:
-    """The tab's grid and its downloads; gives the function that draws it anew."""
+def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> None:
+    """The tab's grid and its downloads."""
     with gr.Row(elem_classes="tight"):
         every = gr.Checkbox(True, label="All prompts", min_width=120)
         most = gr.Slider(2, 21, value=11, step=1, label="Columns at most", min_width=160, buttons=[])
@@ -137,99 +81,17 @@ def _build_grid(page: Page, chosen: gr.CheckboxGroup, tab: Compare) -> tuple[Any
     moving = gr.Image(label="Animation", interactive=False, visible=False, elem_id="moving", buttons=["fullscreen"])
     moving_file = gr.DownloadButton("Download the animation", visible=False, elem_id="download-animation")
     said = gr.HTML()
-    draw = _draw_grid(page)
+    draw, late = page.limited("The grid", _draw_grid(page), 2), gr.HTML(elem_id="grid-said", padding=False)
     inputs = [chosen, tab.prompt, tab.seed, tab.variant, every, most]
-    for trigger in (every.input, most.release):
-        trigger(draw, inputs, [sheet, png], **FOLLOW)
+    redraw = gr.Button("Draw the grid", elem_id="redraw-grid", elem_classes="unseen")
+    for trigger in (every.input, most.release, redraw.click):
+        trigger(draw, inputs, [sheet, png, late], **FOLLOW)
     make.click(
-        _animate(page),
+        page.limited("The animation", _animate(page), 3),
         [chosen, tab.prompt, tab.seed, tab.variant, every, form],
-        [moving, moving_file, said],
+        [moving, moving_file, said, late],
         api_visibility="private",
     )
-    return draw, inputs, [sheet, png]
-
-
-def _menus(page: Page) -> Any:
-    def menus(
-        names: list[str], prompt: str | None, seed: int | None, variant: str, step: int, before: Sequence[int]
-    ) -> tuple[Any, ...]:
-        runs = page.runs(names)
-        prompts = list(dict.fromkeys(prompt for run in runs.values() for prompt in run.prompts()))
-        new_prompt = prompt if prompt in prompts else next(iter(prompts), None)
-        seeds = pictures.seeds_of(runs, new_prompt) if new_prompt is not None else []
-        new_seed = seed if seed in seeds else next(iter(seeds), None)
-        known = pictures.variants(runs)
-        new_variant = variant if variant in known else known[0]
-        steps: list[int] = []
-        if new_prompt is not None and new_seed is not None:
-            steps = pictures.steps_of(runs, new_prompt, new_seed, new_variant)
-        slider = gr.skip()
-        if steps != before:
-            place = min(range(len(steps)), key=lambda place: abs(steps[place] - step), default=0)
-            slider = gr.Slider(maximum=max(1, len(steps) - 1), value=place, interactive=len(steps) > 1)
-        said = warnings_and_notes(runs)
-        return (
-            menu(gr.Dropdown, prompts, new_prompt, prompt),
-            menu(gr.Dropdown, seeds, new_seed, seed),
-            menu(gr.Dropdown, labelled(known), new_variant, variant),
-            slider,
-            steps,
-            gr.HTML(value=said, visible=bool(said)),
-        )
-
-    return menus
-
-
-def _show(page: Page) -> Any:
-    def show(
-        names: list[str],
-        prompt: str | None,
-        seed: int | None,
-        variant: str,
-        place: int,
-        steps: Sequence[int],
-        a: str | None,
-        b: str | None,
-    ) -> tuple[Any, ...]:
-        runs = page.runs(names)
-        if prompt is None or seed is None or not steps:
-            why = "Choose a run above" if not runs else "The chosen runs have no such pictures yet"
-            if runs and all(is_text(run.settings) for run in runs.values()):
-                why = pictures.NO_PICTURES.format(next(iter(runs)))
-            empty = [
-                gr.Image(value=None, label=why, alt_text=why, visible=place == 0) for place in range(MOST_SIDES + 1)
-            ]
-            return (*empty, None, message(why), gr.Slider(label="Step"), gr.skip(), gr.skip())
-        step = steps[min(int(place), len(steps) - 1)]
-        sides = dict(list(runs.items())[:MOST_SIDES])
-        found = [page.picture(view) for view in pictures.views(sides, prompt, seed, variant, step)]
-        found += [gr.Image(value=None, visible=False)] * (MOST_SIDES + 1 - len(found))
-        two = [
-            pictures.view(name, runs[name], prompt, seed, variant, step) for name in page.shown(a, b) if name in runs
-        ]
-        label = f"Step {step}, of {steps[0]} to {steps[-1]}"
-        beside = steps[max(0, int(place) - 1) : int(place) + 2]
-        near = [one for other in beside for one in pictures.views(sides, prompt, seed, variant, other)]
-        files = [file for one in near if (file := page.picture_file(one)) is not None]
-        where = address.write(names, a, b, prompt, seed, variant, step, files)
-        return (*found, _pair(page, two), _pair_text(two), gr.Slider(label=label), step, where)
-
-    return show
-
-
-def _pair(page: Page, two: Sequence[pictures.PictureView]) -> tuple[str, str] | None:
-    files = [file for one in two if (file := page.picture_file(one)) is not None]
-    return (files[0], files[1]) if len(files) == 2 else None
-
-
-def _pair_text(two: Sequence[pictures.PictureView]) -> str:
-    """What both sides show; a script of the page takes the pictures' alternative texts from here."""
-    missing = [one.missing for one in two if one.missing]
-    if len(two) < 2 or missing:
-        return message(" ".join(missing) or "The wipe needs two runs.")
-    left, right = (f'<b data-alt="{html.escape(one.alt, quote=True)}">{html.escape(one.title)}</b>' for one in two)
-    return f'<p class="say">left: {left} &nbsp; right: {right}</p>'
 
 
 def _draw_grid(page: Page) -> Any:
@@ -240,11 +102,13 @@ def _draw_grid(page: Page) -> Any:
         if prompt is None or seed is None or not runs:
             return gr.Image(value=None, alt_text="No grid: no run is chosen"), gr.DownloadButton(value=None)
         prompts = _prompts(page, names, prompt, every)
-        sheet = page.passing_file(grids.grid(runs, prompts, seed, variant, int(most)), "lora-and-reslora")
-        return (
-            gr.Image(value=sheet, alt_text=f"Grid: {grids.describe(runs, prompts, seed, variant)}"),
-            gr.DownloadButton(value=sheet),
-        )
+
+        def make() -> tuple[str, str]:
+            sheet = page.file(grids.grid(runs, prompts, seed, variant, int(most)), "lora-and-reslora")
+            return sheet, f"Grid: {grids.describe(runs, prompts, seed, variant)}"
+
+        sheet, text = page.visits.once(("grid", *runs, *prompts, seed, variant, int(most)), make)
+        return gr.Image(value=sheet, alt_text=text), gr.DownloadButton(value=sheet)
 
     return draw
 
@@ -278,8 +142,3 @@ def _prompts(page: Page, names: list[str], prompt: str, every: bool) -> list[str
     if not every:
         return [prompt]
     return list(dict.fromkeys(one for run in page.runs(names).values() for one in run.prompts()))[:8]
-
-
-def _toggle(label: str) -> tuple[Any, Any]:
-    playing = label == PLAY
-    return gr.Button(PAUSE if playing else PLAY), gr.Timer(active=playing)

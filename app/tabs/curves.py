@@ -13,7 +13,7 @@ from .shared import FOLLOW, Page, message
 _EACH, _MEAN = "each run", "mean over seeds"
 
 
-def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: gr.State) -> Any:
+def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: Any) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
     figure = gr.HTML(elem_id="reach")
     with gr.Row(elem_classes="tight"):

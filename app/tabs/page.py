@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
+from ..limits import TooSlowError
+from ..manifest import nothing
+from ..selection import Asked, Selection
+from ..shell import Parts, Shell, in_page
 from ..uploads import MOST_BYTES_EACH
-from ..wording import variant_name
+from ..wording import labelled
 from . import (
     adapter,
     address,
@@ -26,66 +30,97 @@ from . import (
     try_it,
 )
 from .menus import Menu, Ticks
-from .shared import FOLLOW, PRIVATE, Page, menu, pair_of, tab_of, when_open
+from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
-_EVERY = 3.0
-"""Seconds between looks at the folders."""
-_TABS = ("compare", "curves", "adapter", "text", "try", "blind", "runs", "train")
+_NAMES = {
+    "compare": "Compare",
+    "curves": "Curves",
+    "adapter": "Inside the adapter",
+    "text": "Text",
+    "try": "Try it",
+    "blind": "Blind test",
+    "runs": "Runs",
+    "train": "Train here",
+}
+_TABS = tuple(_NAMES)
+_TITLE = "<h1>LoRA and ResLoRA, step by step</h1>"
+
+
+def _build_head() -> tuple[gr.Button, gr.Button, gr.Button]:
+    """The title; gives the button of the theme, and two of a script, which nobody sees."""
+    with gr.Row(elem_id="head"):
+        gr.HTML(_TITLE, elem_id="title", padding=False)
+        dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+        restore = gr.Button("Show what the address says", elem_id="restore", elem_classes="unseen")
+        refresh = gr.Button("Look at the folders again", elem_id="refresh", elem_classes="unseen")
+    return dark, restore, refresh
+
+
+def _build_choice() -> tuple[Any, Any, Any]:
+    """Ticks of all runs, and which of the ticked ones are A and B."""
+    with gr.Row(elem_classes="tight"):
+        chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
+        first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
+        second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
+    return chosen, first, second
+
+
+def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any]) -> tuple[compare.Compare, dict[str, Any]]:
+    """All tabs; gives what is chosen in the first one, and what draws each of the others."""
+    drawers: dict[str, Any] = {}
+    with gr.Tab(_NAMES["compare"], id="compare"):
+        shown = compare.build(page, chosen)
+    with gr.Tab(_NAMES["curves"], id="curves"):
+        drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
+    with gr.Tab(_NAMES["adapter"], id="adapter"):
+        drawers["adapter"] = adapter.build(page, chosen, pair)
+    with gr.Tab(_NAMES["text"], id="text"):
+        drawers["text"] = text.build(page, chosen)
+    with gr.Tab(_NAMES["try"], id="try"):
+        drawers["try"] = try_it.build(page, chosen)
+        try_grid.build(page, chosen, drawers["try"][1][1])
+    with gr.Tab(_NAMES["blind"], id="blind"):
+        drawers["blind"] = blind_test.build(page, chosen, pair)
+    with gr.Tab(_NAMES["runs"], id="runs"):
+        drawers["runs"] = runs.build(page, chosen, pair)
+    with gr.Tab(_NAMES["train"], id="train"):
+        drawers["train"] = train_here.build(page)
+    return shown, drawers
 
 
 def build(page: Page) -> gr.Blocks:
     """The whole page; nothing is read before somebody opens it."""
     blocks: gr.Blocks
     with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
-        dark, restore = _build_head()
-        with gr.Row(elem_classes="tight"):
-            chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
-            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
+        dark, restore, refresh = _build_head()
+        chosen, first, second = _build_choice()
         notes = gr.HTML(elem_id="notes", visible=False)
-        seen, tab, asked = gr.State(""), gr.State("compare"), gr.Textbox(visible=False)
+        slow = gr.HTML(elem_id="slow", padding=False)
+        asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
-        drawers: dict[str, Any] = {}
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            with gr.Tab("Compare", id="compare"):
-                shown = compare.build(page, chosen, pair, notes, seen)
-            with gr.Tab("Curves", id="curves"):
-                drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
-            with gr.Tab("Inside the adapter", id="adapter"):
-                drawers["adapter"] = adapter.build(page, chosen, pair)
-            with gr.Tab("Text", id="text"):
-                drawers["text"] = text.build(page, chosen)
-            with gr.Tab("Try it", id="try"):
-                drawers["try"] = try_it.build(page, chosen)
-                try_grid.build(page, chosen, drawers["try"][1][1])
-            with gr.Tab("Blind test", id="blind"):
-                drawers["blind"] = blind_test.build(page, chosen, pair)
-            with gr.Tab("Runs", id="runs"):
-                drawers["runs"] = runs.build(page, chosen, pair)
-            with gr.Tab("Train here", id="train"):
-                drawers["train"] = train_here.build(page)
+            shown, drawers = _build_tabs(page, chosen, pair)
         dark.click(None, None, None, js=TOGGLE_DARK)
-        inside = [shown.prompt, shown.seed, shown.variant, shown.opened, shown.steps]
-        restored = [chosen, *pair, seen, *inside, tabs, tab]
-        for trigger in (blocks.load, restore.click):
-            trigger(_restore(page), asked, restored, js="() => [location.search]", **PRIVATE)
-        _keep_current(page, blocks, (tabs, tab), drawers, (chosen, *pair, seen))
+        menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
+        told = [*menus, notes, selected]
+
+        def limited(what: str, draw: Any, outputs: list[Any]) -> dict[str, Any]:
+            return {"fn": page.limited(what, draw, len(outputs)), "outputs": [*outputs, slow]}
+
+        restored = limited("The page", _restore(page), [*told, tabs])
+        restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
+        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told), **FOLLOW)
+        for trigger in (chosen.change, *(one.input for one in menus[1:])):
+            trigger(inputs=menus, **limited("The page", _follow(page), told), **FOLLOW)
+        _draw_when_asked(drawers, limited)
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
     return blocks
 
 
-def _build_head() -> tuple[gr.Button, gr.Button]:
-    """The title; gives the button of the theme, and that of a script which nobody sees."""
-    with gr.Row(elem_id="head"):
-        gr.HTML("<h1>LoRA and ResLoRA, step by step</h1>", elem_id="title", padding=False)
-        dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
-        return dark, gr.Button("Show what the address says", elem_id="restore")
-
-
-def mount(app: FastAPI, page: Page, head: str = "") -> None:
-    """Puts the whole page at the root of an app.
+def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
+    """Puts the whole page at the root of an app, and gives what makes the page of a request.
 
     Args:
         head: more of the page's HTML head, before ours.
@@ -96,7 +131,7 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         path="/",
         theme=THEME,
         css=CSS + sharing_style.CSS + figures_style.CSS,
-        head=head + HEAD.replace("TAB_NAMES", json.dumps(_TABS)) + blind_test.HEAD,
+        head=head + HEAD + blind_test.HEAD,
         footer_links=[],
         run_history=False,  # no link leads to it, and browsers would keep what was typed
         show_error=False,
@@ -107,98 +142,106 @@ def mount(app: FastAPI, page: Page, head: str = "") -> None:
         mcp_server=False,
         pwa=False,
     )
+    return Shell(_parts(page))
 
 
-def _keep_current(
-    page: Page, blocks: gr.Blocks, tab: tuple[gr.Tabs, gr.State], drawers: dict[str, Any], above: Any
-) -> None:
-    """Draws a tab when it is opened and when its inputs change, and all anew when files have changed."""
-    chosen, first, second, seen = above
-    tabs, open_tab = tab
-    blocks.load(*drawers["train"], **PRIVATE)
-    chosen.change(_pair(page), [chosen, first, second], [first, second], **PRIVATE)
-    clock = gr.Timer(_EVERY)
-    clock.tick(_look(page), [seen, chosen, first, second], [chosen, first, second, seen], **PRIVATE)
-    tabs.select(tab_of(_TABS), None, open_tab, **FOLLOW)
+def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
+    script = compare.SCRIPT.replace("TAB_NAMES", json.dumps(_TABS))
+    head = f"<style>{compare.STYLE}</style>\n<script>{script}</script>\n\t\t"
+
+    def parts(query: str) -> tuple[Any, Callable[[], Parts]]:
+        place = address.read(query)
+
+        def make() -> Parts:
+            try:
+                sent, updates = page.limits.get("The page", place.asked, lambda: _first(page, place))
+            except TooSlowError as error:
+                sent = {"address": "", "state": "", "manifest": nothing(str(error))}
+                updates = {"slow": message(str(error), "bad")}
+            early = (
+                f'<div id="early">{_TITLE}{compare.PLAYER}{compare.SIDES}'
+                f'<script type="application/json">{in_page(sent)}</script></div>'
+            )
+            return {name: _properties(update) for name, update in updates.items()}, head, early
+
+        return (page.visits.state(), place.asked, _tab(place)), make
+
+    return parts
+
+
+def _first(page: Page, place: address.Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = page.visits.select(place.asked)
+    updates = {**_updates(page, found, Asked()), "tabs": gr.Tabs(selected=_tab(place))}
+    return {**_sent(page, found), "manifest": page.visits.manifest(found)}, updates
+
+
+def _properties(update: Any) -> dict[str, Any]:
+    """What an update of a component says, as its configuration has it."""
+    if isinstance(update, str):
+        return {"value": update}
+    given = {name: value for name, value in update._constructor_args[0].items() if name != "__type__"}
+    if "choices" in given:
+        given["choices"] = [list(one) if isinstance(one, tuple) else [one, one] for one in given["choices"]]
+    return given
+
+
+def _draw_when_asked(drawers: dict[str, Any], limited: Callable[..., dict[str, Any]]) -> None:
+    """A button for each tab, which the script presses when the tab is opened, and when what is chosen changes."""
     for name, (draw, inputs, outputs) in drawers.items():
-        only_open = when_open(draw, name, len(outputs))
-        # a training that starts or ends changes no file of a run
-        often = [clock.tick] if name == "train" else []
+        button = gr.Button(f"Draw {name}", elem_id=f"redraw-{name}", elem_classes="unseen")
         # what takes a second shows that it is under way
-        slow = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
-        for trigger in (open_tab.change, chosen.change, first.change, second.change, seen.change, *often):
-            trigger(only_open, [open_tab, *inputs], outputs, **{**PRIVATE, **slow})
+        long = {"show_progress": "full", "show_progress_on": outputs[1]} if name == "adapter" else {}
+        button.click(inputs=inputs, **limited(f"The tab {_NAMES[name]}", draw, outputs), **{**FOLLOW, **long})
 
 
-def _choices(page: Page) -> Any:
-    def choices(names: list[str] | None, a: str | None, b: str | None) -> tuple[Any, ...]:
-        known = page.choices()
-        kept = [key for _, key in known if key in (names or [])] or [key for _, key in known[:2]]
-        new_a, new_b = pair_of(page.keyed(kept), a, b)
-        return (
-            menu(gr.CheckboxGroup, known, kept, names),
-            menu(gr.Dropdown, page.choices(kept), new_a, a),
-            menu(gr.Dropdown, page.choices(kept), new_b, b),
-            _state(page),
-        )
+def _updates(page: Page, found: Selection, before: Asked) -> dict[str, Any]:
+    """Of what is above the pictures, by `elem_id`, in the order of `menus` and `told`."""
+    runs = page.runs(found.runs)
+    said = warnings_and_notes(runs)
+    if found.left_out:
+        said += message(f"The menu has the first {len(found.prompts)} prompts; {found.left_out} more are left out.")
+    return {
+        "runs": menu(gr.CheckboxGroup, page.choices(), list(found.runs), list(before.runs)),
+        "run-a": menu(gr.Dropdown, page.choices(found.runs), found.a, before.a),
+        "run-b": menu(gr.Dropdown, page.choices(found.runs), found.b, before.b),
+        "prompt": menu(gr.Dropdown, found.prompts, found.prompt, before.prompt),
+        "seed": menu(gr.Dropdown, found.seeds, found.seed, before.seed),
+        "variant": menu(gr.Dropdown, labelled(found.variants), found.variant, before.variant),
+        "notes": gr.HTML(value=said, visible=bool(said)),
+        "address": address.element(**_sent(page, found)),
+    }
 
-    return choices
+
+def _sent(page: Page, found: Selection) -> dict[str, str]:
+    query = address.write(found.runs, found.a, found.b, found.prompt, found.seed, found.variant)
+    return {"address": query, "state": page.visits.state()}
 
 
-def _state(page: Page) -> str:
-    """Differs once a file of a run has changed."""
-    return str(hash(page.library.state()))
+def _tab(place: address.Place) -> str:
+    return place.tab if place.tab in _TABS else _TABS[0]
 
 
 def _restore(page: Page) -> Any:
     def restore(search: str | None) -> tuple[Any, ...]:
         """What the address asks for; the rest is as when somebody opens the page for the first time."""
         place = address.read(search)
-        known = page.choices()
-        asked = {page.library.key(text) for text in place.runs}
-        kept = [key for _, key in known if key in asked] or [key for _, key in known[:2]]
-        a, b = pair_of(page.keyed(kept), page.library.key(place.a), page.library.key(place.b))
-        name = place.tab if place.tab in _TABS else _TABS[0]
-        return (
-            gr.CheckboxGroup(choices=known, value=kept),
-            gr.Dropdown(choices=page.choices(kept), value=a),
-            gr.Dropdown(choices=page.choices(kept), value=b),
-            f"{_state(page)} {time.time_ns()}",  # so that what follows from it is done anew
-            *(
-                gr.skip() if value is None else gr.Dropdown(choices=[(name, value)], value=value)
-                for name, value in (
-                    (place.prompt or "", place.prompt),
-                    (str(place.seed), place.seed),
-                    (variant_name(place.variant or ""), place.variant),
-                )
-            ),
-            compare.LAST if place.step is None else place.step,
-            [],
-            gr.Tabs(selected=name),
-            name,
-        )
+        found = page.visits.select(place.asked)
+        return *_updates(page, found, Asked()).values(), gr.Tabs(selected=_tab(place))
 
     return restore
 
 
-def _look(page: Page) -> Any:
-    choices = _choices(page)
+def _follow(page: Page, again: bool = False) -> Any:
+    """Gives the function that follows a choice, or, `again`, a change of the folders."""
 
-    def look(seen: str, names: list[str], a: str | None, b: str | None) -> tuple[Any, ...]:
-        if _state(page) == seen.partition(" ")[0]:
-            return tuple(gr.skip() for _ in range(4))
-        return tuple(choices(names, a, b))
+    def follow(
+        names: list[str] | None, a: str | None, b: str | None, prompt: str | None, seed: int | None, variant: str
+    ) -> tuple[Any, ...]:
+        before = Asked(tuple(names or ()), a, b, prompt, seed, variant)
+        found = page.visits.select(before, None if again else before.runs)
+        return tuple(_updates(page, found, before).values())
 
-    return look
-
-
-def _pair(page: Page) -> Any:
-    def pair(names: list[str], a: str | None, b: str | None) -> tuple[Any, Any]:
-        known = page.choices(names)
-        new_a, new_b = pair_of(page.keyed(names), a, b)
-        return menu(gr.Dropdown, known, new_a, a), menu(gr.Dropdown, known, new_b, b)
-
-    return pair
+    return follow
 
 
 def _left(page: Page) -> Any:

@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from reslora_sd.runs.names import METHODS
 from reslora_sd.runs.run import Run, is_text
 
 from ..library import Library, key_of
+from ..limits import Limits, TooSlowError
 from ..passing import Passing
-from ..pictures import PictureView, store
+from ..pictures import store
+from ..visits import Visits
 
 if TYPE_CHECKING:
     from ..generator import PictureGenerator
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events of the page alone: no public API, no spinner over what is shown."""
-
-_MOST_FILES = 100_000
-"""Pictures whose file is remembered."""
 FOLLOW: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
 """For what follows a choice. By itself Gradio drops a choice that is made while the one before is being answered: on a
 busy machine the grid stayed empty, because its tab's opening was dropped."""
@@ -49,14 +47,17 @@ class Page:
     """A folder of LoRA files made elsewhere, for Try it."""
     stop_events: dict[str, dict[str, threading.Event]] = field(default_factory=dict)
     """By session and ticket: set when nobody wants that drawing any more."""
-    _files: dict[tuple[Path, int, int], str] = field(default_factory=dict, init=False)
     passing: Passing = field(init=False)
     """For what is made for one look or download."""
+    visits: Visits = field(init=False)
+    """What is the same for all who look."""
+    limits: Limits = field(default_factory=Limits)
     _generator: PictureGenerator | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.passing = Passing(self.cache)
+        self.visits = Visits(self.library, lambda image: self.file(image, "picture"))
 
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
@@ -80,6 +81,19 @@ class Page:
         names = set(known.values())
         return [known.get(key or "", key if key in names else None) for key in keys]
 
+    def limited(self, what: str, draw: Callable[..., Any], outputs: int) -> Callable[..., tuple[Any, ...]]:
+        """The same view within the limit of time, with one more output: why it isn't shown; empty where it is."""
+
+        def drawn(*values: Any) -> tuple[Any, ...]:
+            try:
+                found = self.limits.get(what, repr(values), lambda: draw(*values))
+            except TooSlowError as error:
+                return *[gr.skip()] * outputs, message(str(error), "bad")
+            return *(found if outputs > 1 else [found]), ""
+
+        drawn.__name__ = draw.__name__
+        return drawn
+
     def generator(self) -> PictureGenerator:
         """Made at the first request: it needs torch, which takes seconds to load."""
         from ..generator import PictureGenerator
@@ -101,57 +115,10 @@ class Page:
         """The same for a picture that was just drawn or put together: it goes when many others have come."""
         return self.passing.keep(store(image, self.cache, name))
 
-    def picture(self, view: PictureView) -> gr.Image:
-        """The update of an Image: the picture with its text, or an empty frame that says what is missing."""
-        file = self.picture_file(view)
-        label = view.title if file is not None else view.missing or view.title
-        return gr.Image(value=file, label=label, alt_text=view.alt, visible=True)
-
-    def picture_file(self, view: PictureView) -> str | None:
-        """The PNG of a picture for the browser; what was asked for before isn't made again."""
-        if view.image is None:
-            return None
-        if view.source is None:
-            return self.file(view.image, "picture")
-        if view.source not in self._files:
-            if len(self._files) >= _MOST_FILES:
-                self._files.clear()
-            self._files[view.source] = self.file(view.image, "picture")
-        return self._files[view.source]
-
 
 def menu(kind: Any, choices: Sequence[Any], value: Any, before: Any, **more: Any) -> Any:
     """The update of a menu. Its value is sent only where it changes: the user may have chosen again meanwhile."""
     return kind(choices=list(choices), **more) if value == before else kind(choices=list(choices), value=value, **more)
-
-
-def when_open(draw: Callable[..., Any], name: str, outputs: int) -> Callable[..., Any]:
-    """A function that takes the open tab first, and skips `draw` while that isn't `name`."""
-
-    def only(tab: str, *values: Any) -> Any:
-        if tab != name:
-            return gr.skip() if outputs == 1 else tuple(gr.skip() for _ in range(outputs))
-        return draw(*values)
-
-    return only
-
-
-def tab_of(names: Sequence[str]) -> Callable[[gr.SelectData], str]:
-    """Gives the name of the tab that was selected."""
-
-    def selected(event: gr.SelectData) -> str:
-        return names[event.index] if isinstance(event.index, int) else str(event.index)
-
-    return selected
-
-
-def pair_of(runs: Mapping[str, Run], first: str | None, second: str | None) -> tuple[str | None, str | None]:
-    """A and B: as before where both are still chosen, else LoRA against the first other."""
-    names = list(runs)
-    a = first if first in names else next((name for name in names if METHODS.get(runs[name].method) == "none"), None)
-    a = a or (names[0] if names else None)
-    b = second if second in names and second != a else next((name for name in names if name != a), a)
-    return a, b
 
 
 def message(text: str, tone: str = "note") -> str:

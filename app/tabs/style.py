@@ -40,12 +40,9 @@ CSS = """
 .tight { gap: .6rem; }
 .player { gap: .6rem; flex-wrap: wrap; align-items: center; }
 .player > button { flex: 0 1 auto; }
-#sides, #tried { align-items: flex-start; }
+#tried { align-items: flex-start; }
 .side .image-frame, .side .image-frame > *, .side img { width: 100% !important; max-width: none; }
 .side img { height: auto !important; object-fit: contain; }
-#step input[type=number], #step .min_value, #step .max_value { display: none; }
-#step label > span, #step .head label span { font-size: 1.1rem; font-weight: 600; }
-#wipe { max-width: 640px; }
 #grid img, #live img, #moving img { max-width: 100%; height: auto; background: #fff; }
 .say { margin: .25rem 0; padding: 0 .2rem; }
 .say.bad, details.say { padding: .6rem .8rem; border-left: 4px solid #dc2626; border-radius: 4px; }
@@ -85,13 +82,13 @@ h2 { font-size: 1.1rem; }
 .icon-button, .icon-button-wrapper button, #upload button { min-width: 24px; min-height: 24px; }
 input[type=range] { min-height: 24px; }
 a.download-link > button { pointer-events: none; }  /* the link around it is what is pressed */
-#restore, #address { display: none; }
+#address, .form:has(> #opened), #opened, .unseen { display: none; }
 [role=tab][aria-selected=true] { color: #c2410c !important; }
 .dark [role=tab][aria-selected=true] { color: #fb923c !important; }
 :focus-visible { outline: 3px solid #ea580c !important; outline-offset: 2px; }
-#sides > .side, #tried > .side { flex: 1 1 0; max-width: 460px; }
+#tried > .side { flex: 1 1 0; max-width: 460px; }
 @media (max-width: 640px) {
-  #sides > .side, #tried > .side { flex: 1 1 calc(50% - 1rem); max-width: calc(50% - .4rem); min-width: 0 !important; }
+  #tried > .side { flex: 1 1 calc(50% - 1rem); max-width: calc(50% - .4rem); min-width: 0 !important; }
   .side .icon-button-wrapper { display: none; }
   .side img { padding-top: 1.8rem; }
 }
@@ -99,14 +96,6 @@ a.download-link > button { pointer-events: none; }  /* the link around it is wha
 
 HEAD = """
 <script>
-// Arrow keys move the step, wherever they have no other meaning.
-document.addEventListener("keydown", (event) => {
-  const move = { ArrowLeft: "earlier", ArrowRight: "later" }[event.key];
-  const own = "input, textarea, select, [role=tab], [role=listbox], [role=option], [role=slider], [contenteditable]";
-  if (!move || event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.(own)) return;
-  const button = document.getElementById(move);
-  if (button && button.offsetParent) { button.click(); event.preventDefault(); }
-});
 // Gradio sends no file at all where one is too large: that one stays here, and the rest goes.
 const without_large = (files) => {
   const most = window.mostBytes ?? MOST_BYTES, rest = new DataTransfer(), large = [];
@@ -136,24 +125,14 @@ document.addEventListener("drop", (event) => {
   input.files = rest;
   if (rest.length) input.dispatchEvent(new Event("change", { bubbles: true }));
 }, true);
-// ImageSlider has no setting for its pictures' alternative texts: they come from the line below it. Gradio's download
-// links hold nothing but a picture of an arrow, and its sliders say a place where people want to hear the step.
+// Gradio's field for files is a button around a field.
 const name_things = () => {
-  const texts = [...document.querySelectorAll("#wipe-text [data-alt]")].map((one) => one.dataset.alt);
-  document.querySelectorAll("#wipe img").forEach((image, place) => {
-    const text = texts[place] ?? texts[0];
-    if (text !== undefined && image.alt !== text) image.alt = text;
-  });
   document.querySelectorAll("#upload button:has(input[type=file])").forEach((one) => {
     const input = one.querySelector("input");  // a button around a field is two controls in one for a screen reader
     if (one.getAttribute("role") !== "group") one.setAttribute("role", "group");
     for (const each of [one, input]) {
       if (each.getAttribute("aria-label") !== "Add files") each.setAttribute("aria-label", "Add files");
     }
-  });
-  const label = document.querySelector("#step label span, #step [data-testid=block-info]")?.textContent?.trim();
-  document.querySelectorAll("#step input[type=range]").forEach((one) => {
-    if (label && one.getAttribute("aria-valuetext") !== label) one.setAttribute("aria-valuetext", label);
   });
 };
 // The theme that was chosen last time, before the system's.
@@ -164,42 +143,8 @@ const keep_theme = () => {
 };
 keep_theme();
 new MutationObserver(keep_theme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-// What is shown stands in the address. A step takes the place of the one before; all else is a place to go back to.
-const TABS = TAB_NAMES;
-let wanted = null, first = true;  // while the page is on its way to what the address says, nothing is written
-const write_address = () => {
-  const shown = document.querySelector("#address [data-address]")?.dataset.address;
-  const all = [...document.querySelectorAll("#tabs > .tab-wrapper [role=tablist] > [role=tab]")];
-  const tab = TABS[all.findIndex((one) => one.getAttribute("aria-selected") === "true")];
-  if (shown === undefined || !tab) return;
-  const now = new URLSearchParams(`${shown}&tab=${tab}`).toString();
-  if (now === new URLSearchParams(location.search).toString()) { wanted = null; first = false; return; }
-  if (wanted !== null) return;
-  const without_step = (text) => { const one = new URLSearchParams(text); one.delete("step"); return one.toString(); };
-  const same = first || without_step(now) === without_step(location.search);
-  history[same ? "replaceState" : "pushState"](null, "", `?${now}`);
-  first = false;
-};
-// Pictures of the steps beside: a move then finds them here.
-const ahead = new Map();
-new MutationObserver(() => {
-  for (const file of JSON.parse(document.querySelector("#address [data-ahead]")?.dataset.ahead ?? "[]")) {
-    if (ahead.has(file)) continue;
-    if (ahead.size > 200) ahead.clear();
-    ahead.set(file, Object.assign(new Image(), { src: `gradio_api/file=${file}` }));
-  }
-}).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-ahead"] });
-const want = () => {
-  wanted = location.search;
-  setTimeout(() => { wanted = null; write_address(); }, 8000);  // what it names may be gone
-};
-if (location.search) want();
-addEventListener("popstate", () => { first = true; want(); document.getElementById("restore")?.click(); });
-for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { wanted = null; }, true);
-new MutationObserver(write_address).observe(document, { subtree: true, childList: true, attributes: true,
-  attributeFilter: ["data-address", "aria-selected"] });
 new MutationObserver(name_things).observe(document, { subtree: true, childList: true, attributes: true,
-  attributeFilter: ["src", "data-alt"] });
+  attributeFilter: ["aria-label"] });
 </script>
 """
 

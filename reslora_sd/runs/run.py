@@ -96,6 +96,12 @@ class Run:
         """What its pictures were drawn with: `base`, `unmerged`, merge approaches."""
         return frozenset(key.variant for key in self.pictures)
 
+    @functools.cached_property
+    def files(self) -> frozenset[str]:
+        """Paths inside `validation/` of all pictures that its indexes name."""
+        drawn = {one.file for one in self.pictures.values()}
+        return frozenset(drawn | {one.file for one in self.references.values()})
+
     @property
     def last_step(self) -> int:
         """The last step of the log; 0 without one."""

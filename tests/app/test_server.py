@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import re
 import signal
@@ -75,24 +76,29 @@ def test_every_answer_forbids_what_is_from_elsewhere(address):
         assert "default-src 'self'" in headers["content-security-policy"]
 
 
-def test_a_browser_asks_for_a_picture_once():
-    async def answer(scope, receive, send):
-        head = [(b"Cache-Control", b"no-cache"), (b"x", b"y")]
-        await send({"type": "http.response.start", "status": scope["status"], "headers": head})
-
-    def sent(path, status=200):
-        messages: list[Any] = []
-
-        async def send(message):
-            messages.append(message)
-
-        scope = {"type": "http", "path": path, "status": status}
-        asyncio.run(SecurityHeaders(answer)(scope, None, send))
-        return [value for name, value in messages[0]["headers"] if name.lower() == b"cache-control"]
-
-    picture = f"/gradio_api/file=/tmp/page/pictures/{'0a' * 12}/picture.png"
-    assert sent(picture) == [b"private, max-age=31536000, immutable"]
-    assert sent(picture, 404) == sent("/config") == [b"no-cache"]
+def test_a_browser_asks_for_pictures_and_scripts_once_and_for_the_page_each_time(address):
+    page = gzip.decompress(get(address)[2]).decode()
+    sent = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page)[0])
+    row = sent["manifest"]["rows"][0]
+    picture = f"{address}/pictures/{row['key']}/{row['files'][-1]}"
+    script = address + re.findall(r"/assets/index-[\w-]+\.js", page)[0]
+    for url, kind in ((picture, "image/png"), (script, "javascript")):
+        for _ in range(2):
+            _, headers, body = get(url)
+            assert (
+                headers["cache-control"] == "private, max-age=31536000, immutable" and kind in headers["content-type"]
+            )
+            assert "default-src 'self'" in headers["content-security-policy"] and len(body) > 100
+    style = re.findall(r"/assets/index-[\w-]+\.css", page)[0]
+    link = f'<link rel="stylesheet" href=".{style}" disabled>'.encode()
+    assert link not in page_of(address) and get(address + style)[0] == 200
+    assert link in page_of(address)  # it is in the page now
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(picture.replace(row["key"], "0" * 24))
+    assert caught.value.code == 404 and b"no such picture" in caught.value.read()
+    assert get(address)[1]["cache-control"] == "no-cache"
+    again = json.loads(gzip.decompress(get(f"{address}/compare.json?{sent['address']}")[2]))
+    assert again == sent["manifest"] and get(f"{address}/state")[2].decode() == sent["state"]
 
 
 def test_there_is_no_public_api(address):
@@ -100,8 +106,12 @@ def test_there_is_no_public_api(address):
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
 
 
+def page_of(address):
+    return gzip.decompress(get(address)[2])
+
+
 def token_of(address):
-    found = re.search(rb"x-reslora-token\W+token\W+([\w-]+)", get(address)[2])
+    found = re.search(rb"x-reslora-token\W+token\W+([\w-]+)", page_of(address))
     assert found is not None
     return found.group(1).decode()
 
@@ -154,7 +164,7 @@ def test_with_a_password_nothing_is_shown_without_it(made_up, tmp_path, monkeypa
                     get(urllib.request.Request(page.address + path, headers=headers))
                 assert caught.value.code == 401
         known = urllib.request.Request(page.address, headers={"Authorization": f"Basic {right}"})
-        assert b"step by step" in get(known)[2]
+        assert b"step by step" in page_of(known)
     finally:
         page.close()
     assert "Warning" not in capsys.readouterr().out
@@ -214,7 +224,7 @@ def test_a_page_of_this_process_can_be_closed(made_up, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     page = serve([made_up], tmp_path / "here", block=False)
-    assert b"LoRA and ResLoRA, step by step" in get(page.address)[2]
+    assert b"LoRA and ResLoRA, step by step" in page_of(page.address)
     page.close()
     assert not page.thread.is_alive()
     with pytest.raises(urllib.error.URLError):

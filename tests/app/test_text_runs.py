@@ -3,14 +3,14 @@
 import json
 import os
 
-import gradio as gr
 import pytest
 
 from app import adapter_view, blind, drawings, text_runs
 from app.library import Library, key_of
 from app.seeds import groups
+from app.selection import Asked
 from app.synthetic import make_text_run
-from app.tabs import compare, text
+from app.tabs import text
 from app.tabs.card_html import card
 from app.tabs.shared import Page
 from app.tabs.text_html import question_list, results_table
@@ -113,11 +113,11 @@ def test_the_tab_turns_pages_and_says_what_is_missing(page, folders, made_up):
 
 def test_text_runs_and_runs_of_pictures_are_shown_together(page, folders, made_up):
     keys = [key_of(path) for path in (*folders, made_up)]
-    shown = compare._show(page)(keys, "rocket", 42, "unmerged", 0, [5, 20], *keys[:2])
-    labels = [str(one.label) for one in shown[:5] if isinstance(one, gr.Image)]
-    assert "see the tab Text" in labels[0] and "step 5" in labels[3]
-    empty = compare._show(page)(keys[:2], None, None, "unmerged", 0, [], None, None)
-    assert "see the tab Text" in empty[0].label
+    shown = page.visits.manifest(page.visits.select(Asked(tuple(keys), keys[0], keys[1], "rocket", 42, "unmerged")))
+    first, *_, last = shown["rows"]
+    assert "see the tab Text" in first["missing"] and not any(first["files"])
+    assert shown["steps"][0] == 5 and last["files"][0].endswith("step-000005/unmerged-01-42.png")
+    assert "see the tab Text" in page.visits.manifest(page.visits.select(Asked(tuple(keys[:2]))))["why"]
     text_run = read_run(folders[1])
     assert "A text run" in card("mine", text_run, page.library.kept(folders[1])) and page.drawing(keys[:3]) == {}
     assert list(adapter_view.end_table(text_run)["model"]) == [

@@ -144,6 +144,24 @@ def test_a_resumed_run_of_sdxl_is_the_straight_run(train_only, xl):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_pictures_of_the_class_are_drawn_and_trained_on_beside_masked_ones(train_only, xl, picture_folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for file in picture_folder.glob("*.png"):
+        Image.linear_gradient("L").save(masks / file.name)
+    words = ("--class_data_dir", tmp_path / "class", "--class_prompt", "a colour", "--num_class_images", 3)
+    masked = ("--masked_loss", "--mask_data_dir", masks)
+    drawn = ("--with_prior_preservation", *words, "--validation_inference_steps", 1)
+    flags = (*drawn, *masked, "--method", "reslora_is", "--resolution", 16, "--checkpointing_steps", 1)
+    run = train_only(*flags, "--max_train_steps", 2, model=xl)
+    assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
+    said = json.loads((run / "run.json").read_text())["dataset"]
+    assert (said["pictures"], said["of_the_class"]) == (11, 3)
+    before = losses(run)
+    train_only(*flags, "--max_train_steps", 2, "--resume_from_checkpoint", "checkpoint-1", model=xl)
+    assert losses(run) == before and len(before) == 2 and all(np.isfinite(before))
+
+
 @pytest.mark.slow
 def test_a_run_of_sdxl_starts_from_its_lora(train, train_only, xl):
     flags = ("--resolution", 16, "--max_train_steps", 1, "--no_report")
