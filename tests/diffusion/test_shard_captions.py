@@ -5,11 +5,13 @@ import json
 import os
 import tarfile
 import time
+import weakref
 
 import pytest
 
 from reslora_sd.diffusion import shards
 from reslora_sd.diffusion.folders import open_folder
+from reslora_sd.diffusion.survey import Survey
 from tests.diffusion.test_shard_names import from_config
 from tests.diffusion.test_shards import PICTURE, TEXT, load, pack, table
 
@@ -135,3 +137,20 @@ def test_a_shard_without_the_right_to_read_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(ValueError, match=r"The shard .*0.tar can't be read \(.*Permission denied\)"):
         load(shard)
+
+
+def test_many_notes_take_no_longer_each_than_few(tmp_path, caplog):
+    survey, started = Survey(tmp_path), time.process_time()
+    for number in range(100_000):
+        survey.note("odd", [tmp_path / "first" if number == 0 else tmp_path])
+    assert time.process_time() - started < 2, "a copy of all before would take a minute"
+    with caplog.at_level("INFO"):
+        survey.tell("nothing")
+    assert "odd: 100000, such as first" in caplog.text
+
+
+def test_pictures_keep_nothing_of_the_rows_but_what_they_need(tmp_path):
+    rows = open_folder(pack(tmp_path / "0.tar", [PICTURE, TEXT]))
+    images, kept = rows.images("x"), weakref.ref(rows)
+    del rows
+    assert kept() is None and len(images) == 1
