@@ -11,6 +11,7 @@ and draws nothing: what a browser itself needs for that comes on top.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import json
 import re
@@ -78,7 +79,7 @@ class Browser:
         self.visit.bytes += len(body)
         if status != 200:
             raise ValueError(f"The server answered {status} to {path!r:.200}.")
-        return gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        return _unpacked(body) if headers.get("content-encoding") == "gzip" else body
 
     async def keep_open(self, path: str) -> asyncio.StreamWriter:
         """A stream that the server doesn't end."""
@@ -138,41 +139,52 @@ def component_scripts(text: str, kinds: Sequence[str]) -> set[str]:
     return asked
 
 
+# all visitors get the same: what one has unpacked and read, the others needn't, so that the server is measured
+_unpacked = functools.lru_cache(maxsize=500)(gzip.decompress)
+
+
+@functools.lru_cache(maxsize=100)
+def _read_page(page: bytes) -> tuple[Any, tuple[str, ...], str, frozenset[str], frozenset[str]]:
+    """The manifest, kinds of components, the address of the theme, what is asked for first, and what isn't."""
+    text = page.decode()
+    found = _FIRST.search(text)
+    if found is None:
+        raise ValueError("The page has no pictures to begin with.")
+    config = json.JSONDecoder().raw_decode(text, text.index(_CONFIG) + len(_CONFIG))[0]
+    kinds = tuple(sorted({one["type"] for one in config["components"]}))
+    off = frozenset(f"assets/{one}" for one in _SWITCHED_OFF.findall(text))
+    first = frozenset(one or other for one, other in _NAMED.findall(text)) - off
+    return json.loads(found[1])["manifest"], kinds, f"theme.css?v={config.get('theme_hash', '')}", first, off
+
+
+@functools.lru_cache(maxsize=1000)
+def _named(script: bytes, kinds: tuple[str, ...]) -> frozenset[str]:
+    text = script.decode("utf-8", "replace")
+    return frozenset(f"assets/{one}" for one in {*_IMPORTED.findall(text), *component_scripts(text, kinds)})
+
+
 class Opening:
     """Asks for the scripts of a page, wave after wave."""
 
-    def __init__(self, browser: Browser, page: str) -> None:
+    def __init__(self, browser: Browser, page: bytes) -> None:
         self.browser = browser
-        config = json.JSONDecoder().raw_decode(page, page.index(_CONFIG) + len(_CONFIG))[0]
-        self.kinds = sorted({one["type"] for one in config["components"]})
-        self.theme = f"theme.css?v={config.get('theme_hash', '')}"
-        self.first = {one or other for one, other in _NAMED.findall(page)}
-        self.asked = {f"assets/{one}" for one in _SWITCHED_OFF.findall(page)}
-        self.first -= self.asked
+        _, self.kinds, self.theme, self.first, self.asked = _read_page(page)
 
     async def scripts(self) -> None:
         """Everything that the page's HTML names, and what that names, and so on."""
-        wave = self.first | {"favicon.ico", self.theme}
+        wave, asked = self.first | {"favicon.ico", self.theme}, self.asked
         while wave:
-            self.asked |= wave
+            asked |= wave
             bodies = await asyncio.gather(*map(self.browser.get, sorted(wave)))
-            wave = {one for body in bodies for one in self._named(body.decode("utf-8", "replace"))} - self.asked
-
-    def _named(self, text: str) -> set[str]:
-        found = set(_IMPORTED.findall(text))
-        found |= component_scripts(text, self.kinds)
-        return {f"assets/{one}" for one in found}
+            wave = frozenset().union(*(_named(body, self.kinds) for body in bodies)) - asked
 
 
 async def visit(address: str, moves: int, pause: float = _PAUSE) -> Visit:
     """One visitor, from opening the page to leaving it."""
     browser = Browser(address)
     began = time.perf_counter()
-    page = (await browser.get("")).decode()
-    found = _FIRST.search(page)
-    if found is None:
-        raise ValueError("The page has no pictures to begin with.")
-    manifest = json.loads(found[1])["manifest"]
+    page = await browser.get("")
+    manifest = _read_page(page)[0]
     opening = asyncio.create_task(Opening(browser, page).scripts())
     kept: set[str] = set()
     place = len(manifest["steps"]) - 1

@@ -47,43 +47,60 @@ _TABS = tuple(_NAMES)
 _TITLE = "<h1>LoRA and ResLoRA, step by step</h1>"
 
 
+def _build_head() -> tuple[gr.Button, gr.Button, gr.Button]:
+    """The title; gives the button of the theme, and two of a script, which nobody sees."""
+    with gr.Row(elem_id="head"):
+        gr.HTML(_TITLE, elem_id="title", padding=False)
+        dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
+        restore = gr.Button("Show what the address says", elem_id="restore", elem_classes="unseen")
+        refresh = gr.Button("Look at the folders again", elem_id="refresh", elem_classes="unseen")
+    return dark, restore, refresh
+
+
+def _build_choice() -> tuple[Any, Any, Any]:
+    """Ticks of all runs, and which of the ticked ones are A and B."""
+    with gr.Row(elem_classes="tight"):
+        chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
+        first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
+        second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
+    return chosen, first, second
+
+
+def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any]) -> tuple[compare.Compare, dict[str, Any]]:
+    """All tabs; gives what is chosen in the first one, and what draws each of the others."""
+    drawers: dict[str, Any] = {}
+    with gr.Tab(_NAMES["compare"], id="compare"):
+        shown = compare.build(page, chosen)
+    with gr.Tab(_NAMES["curves"], id="curves"):
+        drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
+    with gr.Tab(_NAMES["adapter"], id="adapter"):
+        drawers["adapter"] = adapter.build(page, chosen, pair)
+    with gr.Tab(_NAMES["text"], id="text"):
+        drawers["text"] = text.build(page, chosen)
+    with gr.Tab(_NAMES["try"], id="try"):
+        drawers["try"] = try_it.build(page, chosen)
+        try_grid.build(page, chosen, drawers["try"][1][1])
+    with gr.Tab(_NAMES["blind"], id="blind"):
+        drawers["blind"] = blind_test.build(page, chosen, pair)
+    with gr.Tab(_NAMES["runs"], id="runs"):
+        drawers["runs"] = runs.build(page, chosen, pair)
+    with gr.Tab(_NAMES["train"], id="train"):
+        drawers["train"] = train_here.build(page)
+    return shown, drawers
+
+
 def build(page: Page) -> gr.Blocks:
     """The whole page; nothing is read before somebody opens it."""
     blocks: gr.Blocks
     with gr.Blocks(title="LoRA and ResLoRA, step by step", analytics_enabled=False) as blocks:
-        with gr.Row(elem_id="head"):
-            gr.HTML(_TITLE, elem_id="title", padding=False)
-            dark = gr.Button("Light or dark", size="sm", min_width=100, scale=0)
-            # a script's; nobody sees them
-            restore = gr.Button("Show what the address says", elem_id="restore", elem_classes="unseen")
-            refresh = gr.Button("Look at the folders again", elem_id="refresh", elem_classes="unseen")
-        with gr.Row(elem_classes="tight"):
-            chosen = Ticks([], label="Runs", elem_id="runs", scale=3, min_width=260)
-            first = Menu([], label="A", elem_id="run-a", scale=1, min_width=220)
-            second = Menu([], label="B, against A", elem_id="run-b", scale=1, min_width=220)
+        dark, restore, refresh = _build_head()
+        chosen, first, second = _build_choice()
         notes = gr.HTML(elem_id="notes", visible=False)
         slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
-        drawers: dict[str, Any] = {}
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            with gr.Tab(_NAMES["compare"], id="compare"):
-                shown = compare.build(page, chosen)
-            with gr.Tab(_NAMES["curves"], id="curves"):
-                drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
-            with gr.Tab(_NAMES["adapter"], id="adapter"):
-                drawers["adapter"] = adapter.build(page, chosen, pair)
-            with gr.Tab(_NAMES["text"], id="text"):
-                drawers["text"] = text.build(page, chosen)
-            with gr.Tab(_NAMES["try"], id="try"):
-                drawers["try"] = try_it.build(page, chosen)
-                try_grid.build(page, chosen, drawers["try"][1][1])
-            with gr.Tab(_NAMES["blind"], id="blind"):
-                drawers["blind"] = blind_test.build(page, chosen, pair)
-            with gr.Tab(_NAMES["runs"], id="runs"):
-                drawers["runs"] = runs.build(page, chosen, pair)
-            with gr.Tab(_NAMES["train"], id="train"):
-                drawers["train"] = train_here.build(page)
+            shown, drawers = _build_tabs(page, chosen, pair)
         dark.click(None, None, None, js=TOGGLE_DARK)
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
         told = [*menus, notes, selected]

@@ -5,7 +5,7 @@ table.list { border-collapse: collapse; width: 100%; font-size: .92rem; }
 table.list th, table.list td { text-align: left; padding: .35rem .6rem; vertical-align: top; overflow-wrap: anywhere;
   border: 0; border-bottom: 1px solid var(--border-color-primary); }
 table.list th[scope=row] { min-width: 9rem; }
-table.list td { min-width: 4.5rem; }
+table.list td { overflow-wrap: break-word !important; }
 table.list thead th { white-space: nowrap; overflow-wrap: normal; }
 table.list tr.open th { box-shadow: inset 4px 0 0 #ea580c; }
 table.list tr.differs { background: rgba(217, 119, 6, .12); }

@@ -58,8 +58,8 @@ class Member(NamedTuple):
         Raises:
             ValueError: as `open`; or its shard has become shorter.
         """
-        with self.open() as file:
-            found = file.read()
+        with _Part(self) as file:
+            found = file.read(self.size) or b""
         if len(found) != self.size:
             raise ValueError(f"The shard {self.shard.path} ends too early. {_AGAIN}.")
         return found

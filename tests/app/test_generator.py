@@ -50,7 +50,7 @@ def test_the_picture_of_a_checkpoint_is_the_one_that_training_drew(generator, ru
         for step in (2, 4):
             drawn, how = generator.draw_adapted(run, step, job())
             file = run.pictures[PictureKey("red apple", 42, "unmerged", step)].file
-            assert how == "unmerged" and difference(drawn, open_picture(run.path / "validation", file)) <= 2
+            assert how == "as trained" and difference(drawn, open_picture(run.path / "validation", file)) <= 2
 
 
 def test_the_end_of_a_prompt_that_the_model_does_not_read_is_told(generator, runs):

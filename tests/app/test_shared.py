@@ -17,7 +17,7 @@ def test_no_choice_is_dropped_while_the_one_before_is_answered(made_up, tmp_path
         for _, event in function.targets
         if event in follows
     }
-    assert len(modes) > 8
+    assert len(modes) > 10
     assert {key: mode for key, mode in modes.items() if mode != "always_last"} == {}
 
 

@@ -70,7 +70,7 @@ def test_uploaded_pictures_become_the_folder_that_both_methods_train_on_and_the_
         page, source="Upload pictures", picked=upload(tmp_path / "red.png"), caption="rex", typed='{"0": "rex, asleep"}'
     )
     (request,) = started
-    assert "Started lora and reslora_is" in said and shown == "first/lora"
+    assert "Started LoRA and ResLoRA (input)" in said and shown == "first/lora"
     assert request.pictures == page.trainings / "first" / "pictures"
     assert '"rex, asleep"' in (request.pictures / "metadata.jsonl").read_text()
 

@@ -150,8 +150,9 @@ def test_pictures_of_the_class_are_drawn_and_trained_on_beside_masked_ones(train
     for file in picture_folder.glob("*.png"):
         Image.linear_gradient("L").save(masks / file.name)
     words = ("--class_data_dir", tmp_path / "class", "--class_prompt", "a colour", "--num_class_images", 3)
-    flags = (*words, "--with_prior_preservation", "--validation_inference_steps", 1, "--checkpointing_steps", 1)
-    flags += ("--masked_loss", "--mask_data_dir", masks, "--method", "reslora_is", "--resolution", 16)
+    masked = ("--masked_loss", "--mask_data_dir", masks)
+    drawn = ("--with_prior_preservation", *words, "--validation_inference_steps", 1)
+    flags = (*drawn, *masked, "--method", "reslora_is", "--resolution", 16, "--checkpointing_steps", 1)
     run = train_only(*flags, "--max_train_steps", 2, model=xl)
     assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
     said = json.loads((run / "run.json").read_text())["dataset"]
