@@ -46,8 +46,12 @@ class Library:
     def key(self, text: str | None) -> str | None:
         """The key of a run by itself, else by the run's name, else by its name in older addresses; `None` where there
         is no such run."""
-        path = _spelled(self._entries()).get(text or "")
-        return None if path is None else key_of(path)
+        return self.keys_of([text]).get(text or "")
+
+    def keys_of(self, texts: Iterable[str | None]) -> dict[str, str]:
+        """The keys of many, by their texts, from one look at the folders; what is no run's is left out."""
+        known = _spelled(self._entries())
+        return {text: key_of(known[text]) for text in texts if text in known}
 
     def kept(self, path: Path) -> Kept:
         """What somebody keeps about a run of `names`."""

@@ -119,7 +119,7 @@ def test_a_name_that_is_another_runs_key_changes_nothing_for_that_run(same_folde
     assert [run.path for run in library.get([first]).values()] == [same_folders[0]]
 
 
-def test_a_key_is_found_with_one_look_at_the_folders(made_up_pair, monkeypatch):
+def test_keys_are_found_with_one_look_at_the_folders(made_up_pair, monkeypatch):
     library = Library(made_up_pair)
     looks: list[object] = []
 
@@ -128,6 +128,8 @@ def test_a_key_is_found_with_one_look_at_the_folders(made_up_pair, monkeypatch):
         return find_runs(folder)
 
     monkeypatch.setattr("app.library.find_runs", look)
+    asked = {"lora": key_of(made_up_pair[0]), "ResLoRA (input)": key_of(made_up_pair[1])}
+    assert library.keys_of([*asked, None, "", "nobody"]) == asked and len(looks) == len(made_up_pair)
     for ask in (library.key, library.find):
         looks.clear()
         assert ask("lora") is not None and len(looks) == len(made_up_pair)
