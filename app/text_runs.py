@@ -169,13 +169,27 @@ class _Files:
 _files = _Files()
 
 
+class _Told:
+    """The first sentences about a file, and how many more: a file of any size can be broken in every line."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.more = 0
+
+    def add(self, text: str) -> None:
+        if len(self.first) < _MOST_NOTES:
+            self.first.append(text)
+        else:
+            self.more += 1
+
+
 def _read(path: Path, task: str) -> Kept:
     found: list[Answered] = []
-    told: list[str] = []
+    told = _Told()
     odd = 0
-    for _, row in read_rows(path, told.append):
+    for _, row in read_rows(path, told.add):
         if len(found) == MOST_ROWS:
-            told.insert(0, f"{path.name} has more rows than the first {MOST_ROWS}, which are shown.")
+            told.first.insert(0, f"{path.name} has more rows than the first {MOST_ROWS}, which are shown.")
             break
         one = _answered(row, task)
         if one is None:
@@ -183,11 +197,11 @@ def _read(path: Path, task: str) -> Kept:
         else:
             found.append(one)
     if odd:
-        told.append(f"{odd} rows of {path.name} hold no answers.")
-    more = len(told) - _MOST_NOTES
-    notes = [*told[:_MOST_NOTES], *([f"{more} more notes on {path.name} are left out."] if more > 0 else [])]
+        told.first.append(f"{odd} rows of {path.name} hold no answers.")
+    if told.more:
+        told.first.append(f"{told.more} more notes on {path.name} are left out.")
     forms = dict.fromkeys(form for one in found for form in one.answers)
-    return Kept(tuple(found), tuple(forms)[:_MOST_FORMS], tuple(notes))
+    return Kept(tuple(found), tuple(forms)[:_MOST_FORMS], tuple(told.first))
 
 
 def _answered(row: Mapping[str, Any], task: str) -> Answered | None:

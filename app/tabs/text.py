@@ -97,7 +97,7 @@ def _with_answers(found: Mapping[str, Run]) -> tuple[dict[str, Run], str]:
     left_out, room = [], text_runs.MOST_BYTES
     for name, run in found.items():
         size = text_runs.size_of_answers(run)
-        if size is None:
+        if not size:
             continue
         if len(runs) == _MOST_RUNS or size > room:
             left_out.append(name)
@@ -107,4 +107,4 @@ def _with_answers(found: Mapping[str, Run]) -> tuple[dict[str, Run], str]:
     most = f"{_MOST_RUNS} runs, of {text_runs.MOST_BYTES / 1e6:.0f} MB together"
     said = [f"Answers of at most {most}, are shown: left out are {', '.join(left_out)}."] if left_out else []
     said += [f"{name}: {note}" for name, run in runs.items() for note in text_runs.kept_answers(run).notes]
-    return runs, "".join(map(message, said))
+    return {name: run for name, run in runs.items() if text_runs.answers(run)}, "".join(map(message, said))

@@ -156,7 +156,8 @@ def test_what_is_left_out_of_the_answers_is_told(page, folders, monkeypatch):
     file.write_text("{\n" * 5 + '{"answers": 3}\n' + file.read_text())
     keys = [key_of(folders[0])]
     said = text._answers(page, 0)(keys, "unmerged", "all", "", 0)[1]
-    assert "1 to 10 of 25 questions" in said and "answers.jsonl, line 1 is broken" in said and "3 more notes" in said
+    assert "1 to 10 of 25 questions" in said and "answers.jsonl, line 1 is broken" in said and "2 more notes" in said
+    assert "1 rows of answers.jsonl hold no answers" in said
     monkeypatch.setattr(text_runs, "MOST_ROWS", 7)
     keys = [key_of(folders[1])]
     said = text._answers(page, 0)(keys, "unmerged", "all", "", 0)[1]
