@@ -162,6 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.inside:
         watched(args.inside, args.words, args.first, args.last)
         return
+    if args.pictures < _BATCH or args.steps < 1:
+        parser.error(
+            f"--pictures is {args.pictures} and --steps {args.steps}. A batch has {_BATCH}: take one, or more."
+        )
     print(f"{'':40} from start   from model   for a picture   pictures a second")
     with tempfile.TemporaryDirectory() as folder:
         for name, marks in measured(args, Path(folder)):
