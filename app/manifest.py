@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,12 +21,12 @@ MOST_SIDES, MOST_STEPS = 6, 2000
 """Pictures beside each other, and steps that a browser gets."""
 
 
-def manifest(runs: Mapping[str, Run], chosen: Selection, token_of: Callable[[Run], str]) -> dict[str, Any]:
+def manifest(runs: Mapping[str, Run], chosen: Selection, token_of: Callable[[Path], str]) -> dict[str, Any]:
     """Steps, and for each run a row of files with their texts.
 
     Args:
         runs: those of `chosen`, by the names that are shown.
-        token_of: names a run in addresses of pictures.
+        token_of: names a run's folder in addresses of pictures.
     """
     sides = list(runs)[:MOST_SIDES]
     if runs and all(is_text(run.settings) for run in runs.values()):
@@ -70,7 +71,7 @@ def nothing(why: str) -> dict[str, Any]:
 
 
 def _row(
-    name: str, run: Run, chosen: Selection, steps: Sequence[int], token_of: Callable[[Run], str]
+    name: str, run: Run, chosen: Selection, steps: Sequence[int], token_of: Callable[[Path], str]
 ) -> dict[str, Any]:
     assert chosen.prompt is not None and chosen.seed is not None
     nothing, alt = pictures.missing_view(name, run, chosen.prompt, chosen.seed, chosen.variant, STEP)
@@ -78,7 +79,7 @@ def _row(
     found = [run.pictures.get(PictureKey(chosen.prompt, chosen.seed, used, step)) for step in steps]
     return {
         "name": name,
-        "key": token_of(run),
+        "key": token_of(run.path),
         "title": nothing.title,
         "alt": alt,
         "missing": nothing.missing,
@@ -86,8 +87,8 @@ def _row(
     }
 
 
-def _real(run: Run, file: str, title: str, alt: str, token_of: Callable[[Run], str]) -> dict[str, Any]:
-    return {"key": token_of(run), "title": title, "alt": alt, "file": _address(run, file)}
+def _real(run: Run, file: str, title: str, alt: str, token_of: Callable[[Path], str]) -> dict[str, Any]:
+    return {"key": token_of(run.path), "title": title, "alt": alt, "file": _address(run, file)}
 
 
 def _address(run: Run, file: str) -> str:

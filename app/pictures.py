@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+import stat
 import threading
 import warnings
 from collections import OrderedDict
@@ -23,6 +24,8 @@ from .wording import MERGED, variant_name
 
 _EXACT = "exact"
 _MOST_PIXELS = 4096 * 4096
+_MOST_BYTES = 150_000_000
+"""Of a file: as many pixels need no more, whatever their depth."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 NO_PICTURES = "{} is a text run, which has no pictures: see the tab Text"
 
@@ -52,14 +55,19 @@ def source_of(folder: Path, relative: str) -> tuple[Path, int, int]:
     """Where a picture below `folder` is, when it was written, and its bytes.
 
     Raises:
-        ValueError: it lies outside, or isn't there.
+        ValueError: it lies outside, isn't there, is no file (reading a pipe could wait for good), or is too large.
     """
     try:
         path = inside(folder, relative)
-        stat = path.stat()
-        return path, stat.st_mtime_ns, stat.st_size
+        found = path.stat()
     except OSError as error:
         raise ValueError(f"{relative!r} can't be read: {_reason(error)}.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{relative!r} is no file.")
+    if found.st_size > _MOST_BYTES:
+        most = _MOST_BYTES // 1_000_000
+        raise ValueError(f"{relative!r} has {found.st_size / 1e6:.0f} MB, more than the {most} MB of a picture.")
+    return path, found.st_mtime_ns, found.st_size
 
 
 def decoded(path: Path, mtime_ns: int, size: int) -> Image.Image:
@@ -72,7 +80,9 @@ def decoded(path: Path, mtime_ns: int, size: int) -> Image.Image:
     found = _latest.get(key)
     if found is None:
         try:
-            found = decode(path.read_bytes(), path.name)
+            with path.open("rb") as file:
+                data = file.read(_MOST_BYTES)  # it can have grown meanwhile
+            found = decode(data, path.name)
         except OSError as error:
             raise ValueError(f"{path.name!r} can't be read: {_reason(error)}.") from error
         _latest.put(key, found)

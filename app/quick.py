@@ -5,9 +5,9 @@ Gradio makes each of these anew for each request. With fifty visitors at once, t
 
 from __future__ import annotations
 
+import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -16,11 +16,9 @@ from .limits import TooSlowError
 
 Scope = MutableMapping[str, Any]
 Head = tuple[int, list[tuple[bytes, bytes]]]
-_SCRIPTS = re.compile(r"/(assets|static)/[\w./-]+")
+_SCRIPTS = re.compile(r"/assets/[\w-][\w.-]*")
 _MOST_KEPT = 64_000_000
 """Bytes of scripts and styles; Gradio's own are 55 MB on disk, of which a browser asks for one."""
-_MOST_STYLE = 400_000
-"""Letters of styles in a page."""
 _FOR_GOOD = (b"cache-control", b"private, max-age=31536000, immutable")
 _ASK_AGAIN = (b"cache-control", b"no-cache")
 
@@ -28,14 +26,30 @@ _ASK_AGAIN = (b"cache-control", b"no-cache")
 class Answer:
     """Status, headers and body of an answer that is kept."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self.status, self.body = status, body
-        self.headers = [*headers, (b"content-length", str(len(body)).encode())]
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, gzipped: bool = False) -> None:
+        self.status, self.headers, self.body, self.gzipped = status, headers, body, gzipped
 
     async def give(self, scope: Scope, send: Any) -> None:
-        """Sends it; without its body to those who ask for the head alone."""
-        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
+        """Sends it, unpacked to those who don't take gzip; without its body to those who ask for the head alone."""
+        headers, body = self.headers, self.body
+        if self.gzipped and takes(scope, b"gzip"):
+            headers = [*headers, (b"content-encoding", b"gzip")]
+        elif self.gzipped:
+            body = await run_in_threadpool(gzip.decompress, body)
+        headers = [*headers, *[(b"vary", b"accept-encoding")] * self.gzipped]
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def takes(scope: Scope, coding: bytes) -> bool:
+    """Whether a request's Accept-Encoding names a coding, and doesn't weigh it with 0."""
+    asked = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding").lower()
+    for one in asked.split(b","):
+        name, _, weight = one.partition(b";")
+        if name.strip() == coding:
+            return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
 
 
 def text(said: str, status: int = 200) -> Answer:
@@ -44,8 +58,8 @@ def text(said: str, status: int = 200) -> Answer:
 
 
 def packed(data: bytes, kind: bytes) -> Answer:
-    """Gzipped data, which every browser takes."""
-    return Answer(200, [(b"content-type", kind), (b"content-encoding", b"gzip"), _ASK_AGAIN], data)
+    """Gzipped data."""
+    return Answer(200, [(b"content-type", kind), _ASK_AGAIN], data, gzipped=True)
 
 
 class Scripts:
@@ -54,14 +68,10 @@ class Scripts:
     def __init__(self, most: int = _MOST_KEPT) -> None:
         self.most, self.bytes = most, 0
         self._kept: dict[tuple[str, bytes], Answer] = {}
-        self.styles: dict[str, str] = {}
-        """Styles that browsers have asked for, in that order. The page then brings them along: they are half of its
-        requests."""
 
     async def give(self, app: Any, scope: Scope, receive: Any, send: Any) -> None:
         """Sends one, from memory where somebody asked for it in the same way."""
-        wanted = next((value for name, value in scope["headers"] if name == b"accept-encoding"), b"")
-        coding = b"br" if b"br" in wanted else b"gzip" if b"gzip" in wanted else b""
+        coding = next((one for one in (b"br", b"gzip") if takes(scope, one)), b"")
         key = (scope["path"], coding)
         if key not in self._kept:
             (status, headers), body = await heard(app, {**scope, "headers": _plain(scope, coding)}, receive)
@@ -71,19 +81,10 @@ class Scripts:
             if status != 200 or self.bytes + len(body) > self.most:
                 await answer.give(scope, send)
                 return
-            self._kept[key] = answer
-            self.bytes += len(body)
-            if scope["path"].endswith(".css"):
-                await self._note_style(app, scope, receive)
+            if key not in self._kept:  # others can have asked for it meanwhile
+                self._kept[key] = answer
+                self.bytes += len(body)
         await self._kept[key].give(scope, send)
-
-    async def _note_style(self, app: Any, scope: Scope, receive: Any) -> None:
-        (status, _), body = await heard(app, {**scope, "headers": _plain(scope, b"")}, receive)
-        style = body.decode("utf-8", "replace")
-        # what it names by a relative address is beside it, and not beside the page
-        alone = not re.search(r"url\((?![\"']?(?:data:|#))|@import|</style", style)
-        if status == 200 and alone and sum(map(len, self.styles.values())) + len(style) < _MOST_STYLE:
-            self.styles[scope["path"]] = style
 
 
 def _plain(scope: Scope, coding: bytes) -> list[tuple[bytes, bytes]]:
@@ -106,7 +107,7 @@ async def heard(app: Any, scope: Scope, receive: Any) -> tuple[Head, bytes]:
     return head[0], bytes(body)
 
 
-Maker = Callable[[Scope, Callable[[], Awaitable[bytes]], Mapping[str, str]], Awaitable[Answer]]
+Maker = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[Answer]]
 
 
 class Quick:
@@ -114,7 +115,7 @@ class Quick:
 
     Args:
         visits: what is asked about runs: pictures, manifests, whether something has changed.
-        page: makes the page at `/` of a request, of Gradio's own page, and of styles by their address.
+        page: makes the page at `/` of a request, and of Gradio's own page.
     """
 
     def __init__(self, app: Any, visits: Any, page: Maker) -> None:
@@ -127,10 +128,10 @@ class Quick:
             return
         path = scope["path"]
         if path == "/":
-            answer = await self.page(scope, lambda: self._of_gradio(scope, receive), self.scripts.styles)
+            answer = await self.page(scope, lambda: self._of_gradio(scope, receive))
             await answer.give(scope, send)
         elif path == "/state":
-            await text(await run_in_threadpool(self.visits.state)).give(scope, send)
+            await (await self._state()).give(scope, send)
         elif path == "/compare.json":
             asked = scope["query_string"].decode("latin-1")
             await (await self._manifest(asked)).give(scope, send)
@@ -150,6 +151,12 @@ class Quick:
             raise RuntimeError(f"Gradio answered {status} where its page was asked for.")
         return body
 
+    async def _state(self) -> Answer:
+        try:
+            return text(await run_in_threadpool(self.visits.state))
+        except TooSlowError as error:
+            return text(str(error), 503)
+
     async def _manifest(self, asked: str) -> Answer:
         try:
             data = await run_in_threadpool(self.visits.packed, asked)
@@ -160,7 +167,8 @@ class Quick:
     async def _picture(self, path: str) -> Answer:
         try:
             key, mark, file = path.removeprefix("/pictures/").split("/", 2)
-            found = self.visits.ready(key, mark, file) or await run_in_threadpool(self.visits.picture, key, mark, file)
-            return Answer(200, [(b"content-type", b"image/png"), _FOR_GOOD], Path(found).read_bytes())
+            data, as_marked = await run_in_threadpool(self.visits.picture, key, mark, file)
+            # who knows it by an older mark gets it as it is now, and asks again next time
+            return Answer(200, [(b"content-type", b"image/png"), _FOR_GOOD if as_marked else _ASK_AGAIN], data)
         except (ValueError, OSError) as error:
             return text(str(error) if isinstance(error, ValueError) else "The picture can't be read.", 404)

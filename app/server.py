@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+_log = logging.getLogger("uvicorn.error")
 FIRST_PORT, TRIED_PORTS = 7860, 100
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -35,19 +37,32 @@ _HEADERS = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-op
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer; as plain ASGI, so that streams stay streams."""
+    """Adds the headers to every answer, also to that of an error; as plain ASGI, so that streams stay streams."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        begun = scope["type"] != "http"
+
         async def send_with_headers(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = [*message.get("headers", []), *_HEADERS]
                 message = {**message, "headers": headers}
             await send(message)
 
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        except Exception:
+            if begun:
+                raise
+            _log.exception("The page couldn't answer %s.", scope["path"])
+            kind = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send_with_headers({"type": "http.response.start", "status": 500, "headers": kind})
+            said = b"The server met an error. Its log says which; reload the page to try again."
+            await send({"type": "http.response.body", "body": said})
 
 
 class QuietEnds:

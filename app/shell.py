@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from .answers import Answers
+from .limits import TooSlowError
 from .quick import Answer, Scope, packed
 
 _CONFIG = "window.gradio_config = "
@@ -28,7 +31,9 @@ _NOT_SENT = ("api_info", "api_info_as_input", "api_info_as_output", "example_inp
 Parts = tuple[Mapping[str, Mapping[str, Any]], str, str]
 """Properties of components by their `elem_id`, HTML for the head, and for the start of the body."""
 Ask = Callable[[str], tuple[Any, Callable[[], Parts]]]
-"""Of a query: what the page is known by, and what makes its parts."""
+"""Of a query: what the page is known by, and what makes its parts. Both may raise `TooSlowError`."""
+_Template = tuple[str, dict[str, Any], str]
+_log = logging.getLogger("uvicorn.error")
 
 
 class Shell:
@@ -36,34 +41,60 @@ class Shell:
 
     Args:
         parts: what is put into Gradio's page for a query.
+        styles: those that the page brings along, by their addresses: they would be half of its requests.
+        without: what is put there where that isn't to be had, and why. Its script then asks for the rest, as soon as
+            Gradio runs.
     """
 
-    def __init__(self, parts: Ask, most: int = 200) -> None:
-        self.parts, self.most = parts, most
-        self._templates: OrderedDict[tuple[bytes, ...], tuple[str, dict[str, Any], str]] = OrderedDict()
-        self._made: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
+    def __init__(self, parts: Ask, styles: Mapping[str, str], without: Callable[[str], Parts], most: int = 200) -> None:
+        self.parts, self.styles, self.without = parts, styles, without
+        self._templates: OrderedDict[tuple[bytes, ...], _Template] = OrderedDict()
+        self._made = Answers(most)
+        self._told = False
 
-    async def __call__(
-        self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]], styles: Mapping[str, str]
-    ) -> Answer:
-        """The page, made anew only when what it holds has changed."""
+    async def __call__(self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]]) -> Answer:
+        """The page, made anew only when what it holds has changed; Gradio's own where ours can't be made of it."""
+        query = scope["query_string"].decode("latin-1")
+        try:
+            name, template = await self._template(scope, of_gradio)
+            made = await run_in_threadpool(self._page, name, template, query)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            if not self._told:
+                _log.warning("The page opens more slowly than it could: Gradio's isn't as expected.", exc_info=error)
+            self._told = True
+            why = "This page opens slowly: it doesn't know this version of Gradio. The server's log says more."
+            plain = _plain_page((await of_gradio()).decode("utf-8", "replace"), self.without(why))
+            made = await run_in_threadpool(gzip.compress, plain.encode(), 6)
+        return packed(made, b"text/html; charset=utf-8")
+
+    async def _template(self, scope: Scope, of_gradio: Callable[[], Awaitable[bytes]]) -> tuple[Any, _Template]:
         headers = dict(scope["headers"])
         name = (str(scope.get("scheme")).encode(), *(headers.get(one, b"") for one in _NAMED_BY))
-        if name not in self._templates:
-            self._templates[name] = _taken_apart((await of_gradio()).decode())
-            _shorten(self._templates, _MOST_NAMES)
-        known_by, make = await run_in_threadpool(self.parts, scope["query_string"].decode("latin-1"))
-        key = (name, known_by, len(styles))
-        if key not in self._made:
-            made = await run_in_threadpool(lambda: _page(self._templates[name], dict(styles), *make()))
-            self._made[key] = packed(made, b"text/html; charset=utf-8")
-            _shorten(self._made, self.most)
-        return self._made[key]
+        found = self._templates.get(name) or _taken_apart((await of_gradio()).decode())
+        self._templates[name] = found
+        self._templates.move_to_end(name)
+        while len(self._templates) > _MOST_NAMES:
+            self._templates.popitem(last=False)
+        return name, found
+
+    def _page(self, name: Any, template: _Template, query: str) -> bytes:
+        """A page that says why it has no pictures isn't kept: the next visitor may get them."""
+        try:
+            known_by, make = self.parts(query)
+            found: bytes = self._made.get((name, known_by), lambda: _page(template, self.styles, *make()))
+            return found
+        except TooSlowError as error:
+            return _page(template, self.styles, *self.without(str(error)))
 
 
-def _shorten(kept: OrderedDict[Any, Any], most: int) -> None:
-    while len(kept) > most:
-        kept.popitem(last=False)
+def _plain_page(whole: str, parts: Parts) -> str:
+    """Gradio's page with our script, which then asks it for everything."""
+    _, head, start = parts
+    if "</head>" in whole:
+        whole, head = whole.replace("</head>", f"{head}</head>", 1), ""
+    body = re.search("<body[^>]*>", whole)
+    place = body.end() if body else len(whole)
+    return f"{whole[:place]}{head}{start}{whole[place:]}"
 
 
 def _taken_apart(whole: str) -> tuple[str, dict[str, Any], str]:

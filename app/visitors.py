@@ -16,11 +16,12 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from .gradio_files import named
 
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _CONNECTIONS = 6
@@ -31,10 +32,6 @@ _CONFIG = "window.gradio_config = "
 _FIRST = re.compile(r'<script type="application/json">(.*?)</script>', re.DOTALL)
 _NAMED = re.compile(r'(?:src|href)="\./(assets/[\w.-]+)"|(static/js/[\w.]+\.js)')
 _SWITCHED_OFF = re.compile(r'href="\./assets/([\w.-]+)" disabled>')
-_IMPORTED = re.compile(r"""(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
-_PARTS = re.compile(r"m\.f=\[(.*?)\]")
-_COMPONENT = re.compile(r"component:.*?import\(`\./([\w.-]+)`\).*?mapDeps\(\[([\d,]*)\]\)")
-_MAIN = re.compile(r"import\(`\./((?:Index|Blocks)-[\w.-]+)`\).*?mapDeps\(\[([\d,]*)\]\)")
 
 
 @dataclass
@@ -123,22 +120,6 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return bytes(found)
 
 
-def component_scripts(text: str, kinds: Sequence[str]) -> set[str]:
-    """What a script of Gradio's will ask for later: the page's main parts, and its components of these kinds, each with
-    all that it imports."""
-    parts = _PARTS.search(text)
-    files = re.findall(r'"\./([\w.-]+)"', parts[1]) if parts else []
-    if "component:()=>" in text:
-        entries = [re.search(rf"[{{,]\"?{re.escape(kind)}\"?:\{{(.*?import\.meta\.url\)\}})", text) for kind in kinds]
-        found = [_COMPONENT.search(entry[1]) for entry in entries if entry]
-    else:
-        found = list(_MAIN.finditer(text))
-    asked: set[str] = set()
-    for own in filter(None, found):
-        asked |= {own[1], *(files[int(place)] for place in own[2].split(",") if place)}
-    return asked
-
-
 # all visitors get the same: what one has unpacked and read, the others needn't, so that the server is measured
 _unpacked = functools.lru_cache(maxsize=500)(gzip.decompress)
 
@@ -159,8 +140,7 @@ def _read_page(page: bytes) -> tuple[Any, tuple[str, ...], str, frozenset[str], 
 
 @functools.lru_cache(maxsize=1000)
 def _named(script: bytes, kinds: tuple[str, ...]) -> frozenset[str]:
-    text = script.decode("utf-8", "replace")
-    return frozenset(f"assets/{one}" for one in {*_IMPORTED.findall(text), *component_scripts(text, kinds)})
+    return frozenset(f"assets/{one}" for one in named(script.decode("utf-8", "replace"), kinds))
 
 
 class Opening:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,17 +37,27 @@ class Visits:
     def __init__(self, library: Library, store: Callable[[Any], str]) -> None:
         self.library, self.store = library, store
         self._answers, self._files = Answers(_MOST_ANSWERS), Answers(50_000)
-        self.limits = Limits()
-        self._runs: dict[str, Path] = {}
+        self.limits, self._looks = Limits(), Limits()
         self._looked: tuple[float, str] = (-1.0, "")
+        self._looking = threading.Lock()
 
     def state(self) -> str:
-        """Differs once a file of a run has changed."""
+        """Differs once a file of a run has changed. While somebody looks, others get what was found before.
+
+        Raises:
+            TooSlowError: the first look, which reads all runs, isn't done in time.
+        """
         when, found = self._looked
-        if not 0 <= time.monotonic() - when < _LOOK_EVERY:
+        if found and (self._looking.locked() or 0 <= time.monotonic() - when < _LOOK_EVERY):
+            return found
+        seen: str = self._looks.get("The list of runs", "", self._look)
+        return seen
+
+    def _look(self) -> str:
+        with self._looking:
             found = f"{hash(self.library.state()) & (2**64 - 1):016x}"
             self._looked = time.monotonic(), found
-        return found
+            return found
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """An answer that is made again only when files have changed."""
@@ -75,53 +86,50 @@ class Visits:
     def manifest(self, chosen: Selection) -> dict[str, Any]:
         """Steps and addresses of pictures of what is chosen."""
         found: dict[str, Any] = self.once(
-            ("manifest", chosen), lambda: manifest(self.library.get(chosen.runs), chosen, self._key)
+            ("manifest", chosen), lambda: manifest(self.library.get(chosen.runs), chosen, self.library.token)
         )
         return found
 
     def packed(self, query: str) -> bytes:
         """The manifest of what an address asks for, as gzipped JSON."""
         asked = address.read(query).asked
+        key, state = ("packed", asked), self.state()
 
         def make() -> bytes:
             return pack(self.manifest(self.select(asked, asked.runs)))
 
-        found: bytes = self.limits.get("Compare", asked, lambda: self.once(("packed", asked), make))
+        found: bytes = self._answers.ready((state, *key)) or self.limits.get(
+            "Compare", asked, lambda: self.once(key, make), state
+        )
         return found
 
-    def picture(self, key: str, mark: str, file: str) -> str:
-        """Path of a PNG with the pixels of a picture that a run lists.
+    def picture(self, key: str, mark: str, file: str) -> tuple[bytes, bool]:
+        """A PNG with the pixels of a picture that a run lists, and whether it has this mark: it can have been written
+        again since.
 
         Raises:
             ValueError: there is none, or it can't be read, in words.
         """
-        found: str = self._files.get((key, mark, file), lambda: self._open(key, mark, file))
-        return found
-
-    def ready(self, key: str, mark: str, file: str) -> str | None:
-        """The same where somebody has asked for it."""
-        found: str | None = self._files.ready((key, mark, file))
-        return found
-
-    def _open(self, key: str, mark: str, file: str) -> str:
         run = self._run(key)
         if run is None or file not in run.files:
             raise ValueError("There is no such picture (any more).")
         source = source_of(run.validation, file)
-        if stamp(*source[1:]) != mark:
-            raise ValueError("The picture has been written again. Reload the page.")
-        return self.store(decoded(*source))
+        return self._stored(source), stamp(*source[1:]) == mark
+
+    def _stored(self, source: tuple[Path, int, int]) -> bytes:
+        """The bytes of its PNG; it is made again where somebody has removed it."""
+        for _ in range(2):
+            try:
+                path = self._files.get(source, lambda: self.store(decoded(*source)))
+                return Path(path).read_bytes()
+            except FileNotFoundError:
+                self._files.forget(source)
+        raise ValueError(f"{source[0].name!r} is removed from the page's own folder as soon as it is there.")
 
     def _run(self, key: str) -> Run | None:
-        if key not in self._runs:
-            self._runs = {self.library.token(path): path for path in self.library.names().values()}
-        path = self._runs.get(key)
+        paths = self.once(("tokens",), lambda: {self.library.token(one): one for one in self.library.names().values()})
+        path = paths.get(key)  # its folder can have gone, or be another's, since the last look
         return self.library.read(path) if path is not None and self.library.token(path) == key else None
-
-    def _key(self, run: Run) -> str:
-        key = self.library.token(run.path)
-        self._runs[key] = run.path
-        return key
 
 
 def pack(value: object) -> bytes:

@@ -9,7 +9,10 @@ from urllib.parse import parse_qs, urlencode
 
 from ..selection import Asked
 
-_LONGEST = 20_000
+_LONGEST, _MOST_FIELDS = 64_000, 2000
+"""Letters, about what the server takes of a request; a page may have hundreds of ticked runs."""
+_DIGITS = 16
+"""Seeds go up to 2 ** 53."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,24 @@ def element(address: str, state: str) -> str:
 def read(search: str | None) -> Place:
     """What comes after the question mark; whatever isn't as we write it counts as not said."""
     try:
-        found = parse_qs((search or "")[:_LONGEST].removeprefix("?"), max_num_fields=100)
+        found = parse_qs(
+            (search or "")[:_LONGEST].removeprefix("?"), keep_blank_values=True, max_num_fields=_MOST_FIELDS
+        )
     except ValueError:
         return Place()
 
     def text(name: str) -> str | None:
-        return found[name][0] if name in found else None
+        return found[name][0] or None if name in found else None
 
     def number(name: str) -> int | None:
         said = text(name) or ""
-        return int(said) if said.isascii() and said.isdigit() and len(said) < 16 else None
+        return int(said) if said.isascii() and said.isdigit() and len(said) <= _DIGITS else None
 
     return Place(
-        tuple(found.get("run", ())),
+        tuple(run for run in found.get("run", ()) if run),
         text("a"),
         text("b"),
-        text("prompt"),
+        found["prompt"][0] if "prompt" in found else None,  # an empty one is a prompt as well
         number("seed"),
         text("pictures"),
         number("step"),

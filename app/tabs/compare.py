@@ -23,7 +23,7 @@ PLAYER = """
   <button id="earlier" type="button">\N{LEFTWARDS ARROW} Earlier</button>
   <button id="play" type="button">Play</button>
   <button id="later" type="button">Later \N{RIGHTWARDS ARROW}</button>
-  <div id="step"><span>Step</span>
+  <div id="step"><span aria-live="polite">Step</span>
     <input type="range" min="0" max="1" step="1" value="0" aria-label="Step" disabled>
   </div>
 </div>
@@ -35,7 +35,10 @@ _WIPE = """
 <label id="wipe-at">Place of the wipe, %<input type="range" min="0" max="100" step="1" value="50"></label>
 """
 _FOLDER = Path(__file__).parent
-STYLE, SCRIPT = ((_FOLDER / f"viewer.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+STYLE, _FETCHING, _VIEWER = (
+    (_FOLDER / name).read_text(encoding="utf-8") for name in ("viewer.css", "fetching.js", "viewer.js")
+)
+SCRIPT = _FETCHING + _VIEWER
 
 
 @dataclass
@@ -45,8 +48,6 @@ class Compare:
     prompt: gr.Dropdown
     seed: gr.Dropdown
     variant: gr.Dropdown
-    opened: gr.Number
-    """The step that is shown. The script writes it, and nothing is computed when it changes."""
 
 
 def build(page: Page, chosen: gr.CheckboxGroup) -> Compare:
@@ -57,7 +58,7 @@ def build(page: Page, chosen: gr.CheckboxGroup) -> Compare:
         variant = Menu(
             labelled([UNMERGED]), value=UNMERGED, label="Which pictures", scale=2, min_width=150, elem_id="variant"
         )
-    tab = Compare(prompt, seed, variant, gr.Number(label="Step", precision=0, elem_id="opened"))
+    tab = Compare(prompt, seed, variant)
     gr.HTML(PLAYER, padding=False)
     with gr.Tabs(overflow_behavior="wrap", elem_id="parts"):
         with gr.Tab("Side by side", id="sides"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from ..limits import TooSlowError
+from ..gradio_files import styles
+from ..limits import Limits
 from ..manifest import nothing
 from ..selection import Asked, Selection
 from ..shell import Parts, Shell, in_page
@@ -30,7 +32,7 @@ from . import (
     try_it,
 )
 from .menus import Menu, Ticks
-from .shared import FOLLOW, PRIVATE, Page, menu, message, warnings_and_notes
+from .shared import FOLLOW, Page, menu, message, warnings_and_notes
 from .style import CSS, HEAD, THEME, TOGGLE_DARK
 
 _NAMES = {
@@ -66,13 +68,13 @@ def _build_choice() -> tuple[Any, Any, Any]:
     return chosen, first, second
 
 
-def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any]) -> tuple[compare.Compare, dict[str, Any]]:
+def _build_tabs(page: Page, chosen: Any, pair: tuple[Any, Any], opened: Any) -> tuple[compare.Compare, dict[str, Any]]:
     """All tabs; gives what is chosen in the first one, and what draws each of the others."""
     drawers: dict[str, Any] = {}
     with gr.Tab(_NAMES["compare"], id="compare"):
         shown = compare.build(page, chosen)
     with gr.Tab(_NAMES["curves"], id="curves"):
-        drawers["curves"] = curves.build(page, chosen, pair, shown.opened)
+        drawers["curves"] = curves.build(page, chosen, pair, opened)
     with gr.Tab(_NAMES["adapter"], id="adapter"):
         drawers["adapter"] = adapter.build(page, chosen, pair)
     with gr.Tab(_NAMES["text"], id="text"):
@@ -99,20 +101,23 @@ def build(page: Page) -> gr.Blocks:
         slow = gr.HTML(elem_id="slow", padding=False)
         asked, selected = gr.Textbox(visible=False), gr.HTML(elem_id="address", padding=False)
         pair = (first, second)
+        # the step that is shown: the script writes it, whichever tab is open; nothing is computed when it changes
+        opened = gr.Number(label="Step", precision=0, elem_id="opened")
         with gr.Tabs(overflow_behavior="wrap", elem_id="tabs") as tabs:
-            shown, drawers = _build_tabs(page, chosen, pair)
+            shown, drawers = _build_tabs(page, chosen, pair, opened)
         dark.click(None, None, None, js=TOGGLE_DARK)
         menus = [chosen, *pair, shown.prompt, shown.seed, shown.variant]
         told = [*menus, notes, selected]
 
-        def limited(what: str, draw: Any, outputs: list[Any]) -> dict[str, Any]:
-            return {"fn": page.limited(what, draw, len(outputs)), "outputs": [*outputs, slow]}
+        def limited(what: str, draw: Any, outputs: list[Any], limits: Limits = page.limits) -> dict[str, Any]:
+            return {"fn": page.limited(what, draw, len(outputs), limits), "outputs": [*outputs, slow]}
 
-        restored = limited("The page", _restore(page), [*told, tabs])
-        restore.click(inputs=asked, js="() => [location.search]", **restored, **PRIVATE)
-        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told), **FOLLOW)
+        restored = limited("The page", _restore(page), [*told, tabs], page.opening)
+        restore.click(inputs=asked, js="() => [location.search]", **restored, **FOLLOW)
+        refresh.click(inputs=menus, **limited("The page", _follow(page, again=True), told, page.opening), **FOLLOW)
+        followed = limited("The page", _follow(page), told, page.opening)
         for trigger in (chosen.change, *(one.input for one in menus[1:])):
-            trigger(inputs=menus, **limited("The page", _follow(page), told), **FOLLOW)
+            trigger(inputs=menus, **followed, **FOLLOW)
         _draw_when_asked(drawers, limited)
         blocks.unload(_left(page))
     blocks.queue(default_concurrency_limit=8, max_size=64)
@@ -125,9 +130,10 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
     Args:
         head: more of the page's HTML head, before ours.
     """
+    blocks = build(page)
     gr.mount_gradio_app(
         app,
-        build(page),
+        blocks,
         path="/",
         theme=THEME,
         css=CSS + sharing_style.CSS + figures_style.CSS,
@@ -142,31 +148,43 @@ def mount(app: FastAPI, page: Page, head: str = "") -> Shell:
         mcp_server=False,
         pwa=False,
     )
-    return Shell(_parts(page))
+    kinds = {one["type"] for one in blocks.get_config_file()["components"]}
+    frontend = Path(gr.__file__).parent / "templates" / "frontend"
+    return Shell(_parts(page), styles(frontend, sorted(kinds)), _without)
+
+
+def _head() -> str:
+    script = compare.SCRIPT.replace("TAB_NAMES", json.dumps(_TABS))
+    return f"<style>{compare.STYLE}</style>\n<script>{script}</script>\n\t\t"
+
+
+def _early(sent: Mapping[str, Any], pictures: bool) -> str:
+    """What is there before Gradio is: the pictures, where their tab is open, and what the script needs for the rest."""
+    shown = f"{compare.PLAYER}{compare.SIDES}" if pictures else ""
+    return f'<div id="early">{_TITLE}{shown}<script type="application/json">{in_page(sent)}</script></div>'
 
 
 def _parts(page: Page) -> Callable[[str], tuple[Any, Callable[[], Parts]]]:
-    script = compare.SCRIPT.replace("TAB_NAMES", json.dumps(_TABS))
-    head = f"<style>{compare.STYLE}</style>\n<script>{script}</script>\n\t\t"
+    head = _head()
 
     def parts(query: str) -> tuple[Any, Callable[[], Parts]]:
         place = address.read(query)
+        state, asked = page.visits.state(), (place.asked, _tab(place))
 
         def make() -> Parts:
-            try:
-                sent, updates = page.limits.get("The page", place.asked, lambda: _first(page, place))
-            except TooSlowError as error:
-                sent = {"address": "", "state": "", "manifest": nothing(str(error))}
-                updates = {"slow": message(str(error), "bad")}
-            early = (
-                f'<div id="early">{_TITLE}{compare.PLAYER}{compare.SIDES}'
-                f'<script type="application/json">{in_page(sent)}</script></div>'
-            )
+            sent, updates = page.opening.get("The page", asked, lambda: _first(page, place), state)
+            early = _early(sent, _tab(place) == _TABS[0])
             return {name: _properties(update) for name, update in updates.items()}, head, early
 
-        return (page.visits.state(), place.asked, _tab(place)), make
+        return (state, asked), make
 
     return parts
+
+
+def _without(why: str) -> Parts:
+    """The page without what its address asks for; its script presses `restore`."""
+    sent = {"address": "", "state": "", "manifest": nothing(why)}
+    return {"slow": {"value": message(why, "bad")}}, _head(), _early(sent, True)
 
 
 def _first(page: Page, place: address.Place) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -83,10 +83,10 @@ def _build_keeping(page: Page, chosen: gr.CheckboxGroup, which: gr.Dropdown, sai
 
 def _draw(page: Page) -> Any:
     def draw(
-        a: str | None, b: str | None, words: str, order: str, which: str | None, only: bool, before: str
+        a: str | None, b: str | None, words: str | None, order: str, which: str | None, only: bool, before: str
     ) -> tuple[Any, ...]:
         items = run_list.items(page.library)
-        found = run_list.chosen_items(items, words, order)
+        found = run_list.chosen_items(items, words or "", order)  # none where the tab has just come
         known = {item.key: item.name for item in items}
         kept = which or next((key for key in (a, *(item.key for item in found)) if key in known), None)
         # what is open stays open while one searches

@@ -52,12 +52,16 @@ class Page:
     visits: Visits = field(init=False)
     """What is the same for all who look."""
     limits: Limits = field(default_factory=Limits)
+    """For the tabs."""
+    opening: Limits = field(default_factory=Limits)
+    """For what is above them: slow tabs of one visitor don't keep another from opening the page."""
     _generator: PictureGenerator | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.passing = Passing(self.cache)
-        self.visits = Visits(self.library, lambda image: self.file(image, "picture"))
+        seen = Passing(self.cache)  # a run can have more pictures than the disk has room; they are made again
+        self.visits = Visits(self.library, lambda image: seen.keep(store(image, self.cache / "seen", "picture")))
 
     def runs(self, names: Sequence[str] | None) -> dict[str, Run]:
         """The chosen runs, in the order of the list."""
@@ -81,12 +85,20 @@ class Page:
         names = set(known.values())
         return [known.get(key or "", key if key in names else None) for key in keys]
 
-    def limited(self, what: str, draw: Callable[..., Any], outputs: int) -> Callable[..., tuple[Any, ...]]:
-        """The same view within the limit of time, with one more output: why it isn't shown; empty where it is."""
+    def limited(
+        self, what: str, draw: Callable[..., Any], outputs: int, limits: Limits | None = None
+    ) -> Callable[..., tuple[Any, ...]]:
+        """The same view within the limit of time, with one more output: why it isn't shown; empty where it is.
+
+        Args:
+            limits: other ones than those of the tabs.
+        """
+        limits = limits or self.limits
 
         def drawn(*values: Any) -> tuple[Any, ...]:
             try:
-                found = self.limits.get(what, repr(values), lambda: draw(*values))
+                key = (draw, repr(values))  # other functions may get equal values
+                found = limits.get(what, key, lambda: draw(*values), self.visits.state())
             except TooSlowError as error:
                 return *[gr.skip()] * outputs, message(str(error), "bad")
             return *(found if outputs > 1 else [found]), ""

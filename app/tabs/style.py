@@ -90,7 +90,7 @@ a.download-link > button { pointer-events: none; }  /* the link around it is wha
 @media (max-width: 640px) {
   #tried > .side { flex: 1 1 calc(50% - 1rem); max-width: calc(50% - .4rem); min-width: 0 !important; }
   .side .icon-button-wrapper { display: none; }
-  .side img { padding-top: 1.8rem; }
+  #tried .side img { padding-top: 1.8rem; }
 }
 """
 

@@ -2,46 +2,32 @@
 // addresses of all steps once; a move is then made here, and asks it for nothing but pictures that weren't shown yet.
 (() => {
   "use strict";
-  const STEP = "\ufffc", PLAYS_EVERY = 700, LOOKS_EVERY = 3000, MOST_KEPT = 300;
+  const STEP = "\ufffc", PLAYS_EVERY = 700, LOOKS_EVERY = 3000;
   const TABS = TAB_NAMES, PARTS = ["sides", "wipe", "grid"];
   const byId = (id) => document.getElementById(id);
   const make = (tag, more) => Object.assign(document.createElement(tag), more);
+  let theme = null; // that was chosen last time, before the system's
+  try { theme = localStorage.getItem("reslora-theme"); } catch { /* the system's then */ }
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.classList.toggle("early-dark", dark);
   let shown = null; // the manifest
   let place = 0; // of its steps
   let cells = null; // what stands beside each other: the pictures that have come
   let turn = 0, clock = null, asked = "", drawn = "", wanted_step = null;
-
-  // Pictures: each is fetched once, and kept for the moves to come.
-  const kept = new Map();
-  const fetched = (url) => {
-    if (!kept.has(url)) {
-      if (kept.size > MOST_KEPT) kept.clear();
-      const image = new Image();
-      const ready = new Promise((done) => {
-        image.onload = () => done("");
-        image.onerror = () => fetch(url).then((answer) => answer.text(), () => "").then((why) => {
-          kept.delete(url); // perhaps it can be read later
-          done(why || "The server doesn't answer.");
-        });
-      });
-      image.src = url;
-      kept.set(url, { image, ready });
-    }
-    return kept.get(url).ready;
-  };
 
   const filled = (text) => text.replaceAll(STEP, shown.steps[place]);
   const address_of = (row, at) => (row.files[at] ? `pictures/${row.key}/${row.files[at]}` : null);
   const cell = async (row, url) => {
     const title = filled(row.title), alt = filled(row.alt);
     if (!url) return { title, why: filled(row.missing) };
-    const why = await fetched(url);
+    const why = await fetched_picture(url);
     return why ? { title, why: `${title}: ${why}` } : { title, alt, url };
   };
 
   const draw = async () => {
     const now = ++turn;
     show_place();
+    if (!byId("sides")) start_gradio(); // another tab is opened first
     const rows = shown.rows.map((row) => cell(row, address_of(row, place)));
     const real = shown.real;
     if (real) rows.push(cell({ ...real, missing: "" }, `pictures/${real.key}/${real.file}`));
@@ -50,7 +36,7 @@
     cells = found;
     fill();
     requestAnimationFrame(() => setTimeout(start_gradio, 0)); // after these are painted
-    for (const at of [place + 1, place - 1]) shown.rows.map((row) => address_of(row, at)).filter(Boolean).forEach(fetched);
+    for (const at of [place + 1, place - 1]) shown.rows.map((row) => address_of(row, at)).filter(Boolean).forEach(fetched_picture);
   };
 
   const start_gradio = () => {
@@ -69,7 +55,10 @@
       range.disabled = last < 1;
       range.value = place;
       range.setAttribute("aria-valuetext", label());
-      document.querySelector("#step span").textContent = label();
+      const said = document.querySelector("#step span");
+      said.setAttribute("aria-live", clock || document.activeElement === range ? "off" : "polite"); // nothing said twice
+      said.textContent = label();
+      byId("play").textContent = clock ? "Pause" : "Play";
     }
     const opened = document.querySelector("#opened input"); // for the tabs that mark the step
     if (opened && shown.steps.length && opened.value !== String(shown.steps[place])) {
@@ -86,13 +75,17 @@
       make("a", { textContent: "\u2913", title: "Download" }),
       make("button", { textContent: "\u2922", title: "Fullscreen", type: "button" }),
     );
-    found.append(make("figcaption"), tools, make("img"), make("p", { className: "missing" }));
+    const missing = make("p", { className: "missing" });
+    missing.setAttribute("role", "status");
+    found.append(make("figcaption"), tools, make("img"), missing);
     return found;
   };
   const fill_side = (one, found) => {
     const image = one.querySelector("img"), there = Boolean(found.url);
     one.querySelector("figcaption").textContent = there ? found.title : "";
-    one.querySelector(".missing").textContent = there ? "" : found.why;
+    const missing = one.querySelector(".missing");
+    missing.setAttribute("aria-live", clock ? "off" : "polite");
+    missing.textContent = there ? "" : found.why;
     one.querySelector(".tools").hidden = !there;
     if (!there) return image?.remove();
     const shown_by = image ?? one.insertBefore(make("img"), one.lastChild);
@@ -118,7 +111,7 @@
     wipe.filled = cells;
     if (shown.pair.length < 2 || missing.length) {
       wipe.replaceChildren();
-      text.textContent = missing.join(" ") || "The wipe needs two runs.";
+      text.textContent = shown.why || missing.join(" ") || "The wipe needs two runs.";
       return;
     }
     if (wipe.children.length !== 2) wipe.replaceChildren(make("img"), make("img", { className: "over" }));
@@ -132,7 +125,7 @@
     if (!shown || !cells) return;
     const [sides, wipe] = [byId("sides"), byId("wipe")];
     if (sides && sides.filled !== cells) fill_sides(sides);
-    if (wipe && wipe.filled !== cells && shown.steps.length) fill_wipe(wipe);
+    if (wipe && wipe.filled !== cells) fill_wipe(wipe);
   };
 
   // Moves.
@@ -146,13 +139,14 @@
   const play = (on) => {
     clearInterval(clock);
     clock = on ? setInterval(() => go(place + 1 < shown.steps.length ? place + 1 : 0), PLAYS_EVERY) : null;
-    byId("play").textContent = on ? "Pause" : "Play";
+    show_place();
   };
   const take = (manifest) => {
-    const step = shown?.steps.length && wanted_step === null ? shown.steps[place] : (wanted_step ?? Infinity);
+    const step = wanted_step ?? (shown?.steps.length ? shown.steps[place] : Infinity);
     const away = (at) => (step === Infinity ? -manifest.steps[at] : Math.abs(manifest.steps[at] - step));
     shown = manifest;
-    wanted_step = null;
+    cells = null; // those belong to the manifest before
+    wanted_step = manifest.steps.length || step === Infinity ? null : step; // for when there are steps again
     place = manifest.steps.reduce((best, _, at) => (away(at) < away(best) ? at : best), 0);
     if (manifest.steps.length < 2 && clock) play(false);
     draw();
@@ -191,31 +185,43 @@
     const all = [...document.querySelectorAll(`${where} > .tab-wrapper [role=tablist] > [role=tab]`)];
     return names[all.findIndex((one) => one.getAttribute("aria-selected") === "true")];
   };
+  const without = (text, ...names) => {
+    const found = new URLSearchParams(text);
+    names.forEach((name) => found.delete(name));
+    return found.toString();
+  };
+  const chosen_now = () => byId("address")?.querySelector("[data-address]")?.dataset;
   const write_address = () => {
-    const chosen = byId("address")?.querySelector("[data-address]")?.dataset.address, tab = open_one(TABS, "#tabs");
-    if (chosen === undefined || !tab || !shown?.steps.length) return;
-    const now = new URLSearchParams(`${chosen}&step=${shown.steps[place]}&tab=${tab}`).toString();
+    const chosen = chosen_now()?.address, tab = open_one(TABS, "#tabs");
+    if (chosen === undefined || !tab || !shown) return;
+    const step = shown.steps.length ? `&step=${shown.steps[place]}` : "";
+    const now = new URLSearchParams(`${chosen}${step}&tab=${tab}`).toString();
     if (now === new URLSearchParams(location.search).toString()) { wanted = null; first = false; return; }
     if (wanted !== null) return;
-    const without_step = (text) => { const one = new URLSearchParams(text); one.delete("step"); return one.toString(); };
-    const same = first || without_step(now) === without_step(location.search);
+    const same = first || without(now, "step") === without(location.search, "step");
     history[same ? "replaceState" : "pushState"](null, "", `?${now}`);
     first = false;
   };
   const want = () => {
     wanted = location.search;
     const step = new URLSearchParams(location.search).get("step");
-    wanted_step = step !== null && /^\d{1,15}$/.test(step) ? Number(step) : null;
+    wanted_step = step !== null && /^\d{1,16}$/.test(step) ? Number(step) : null;
     setTimeout(() => { wanted = null; write_address(); }, 8000); // what it names may be gone
   };
   if (location.search) want();
-  addEventListener("popstate", () => { first = true; want(); byId("restore")?.click(); });
+  addEventListener("popstate", () => {
+    first = true;
+    want();
+    byId("restore")?.click();
+    const same = without(location.search, "step", "tab") === without(chosen_now()?.address ?? "");
+    if (same && shown) take(shown); // the server has nothing new to say
+  });
   for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { wanted = null; }, true);
 
   // What is chosen comes from the server's menus; what belongs to it is then asked for. Tabs are drawn while they are open.
   const follow = async () => {
-    const begun = byId("early")?.querySelector("script"), now = byId("address")?.querySelector("[data-address]")?.dataset;
-    if (asked === "" && begun) {
+    const early = byId("early"), begun = early?.querySelector("script"), now = chosen_now();
+    if (asked === "" && begun && (early.nextSibling || document.readyState !== "loading")) { // it came as a whole
       const sent = JSON.parse(begun.textContent);
       asked = `${sent.address}#${sent.state}`;
       take(sent.manifest);
@@ -239,27 +245,45 @@
     drawn = now;
     if (button) setTimeout(() => button.click(), 0); // after Gradio has heard of what is chosen
   };
-  let known = null;
+  // The server may have sent the page without what is chosen: it took too long, or Gradio's own page came.
+  let pressed = false, looks = 0;
+  const restore = () => {
+    const button = byId("restore");
+    if (!button || chosen_now()) return;
+    pressed = true;
+    setTimeout(() => button.click(), 0);
+  };
+  let known = null, asking = false;
   setInterval(async () => {
-    const address = byId("address")?.querySelector("[data-address]");
-    if (!address || document.hidden) return;
+    const address = chosen_now();
+    if (document.hidden || asking) return;
+    if (!address) {
+      if (++looks % 4 === 0) restore();
+      return;
+    }
     if (open_one(TABS, "#tabs") === "train") redraw(true); // one that starts or ends changes no file of a run
+    asking = true;
     const now = await fetch("state").then((answer) => (answer.ok ? answer.text() : ""), () => "");
-    if (!now || now === address.dataset.state || now === known) return;
+    asking = false;
+    if (!now || now === chosen_now()?.state || now === known) return;
     known = now; // asked for once, even if its answer is late
     byId("refresh")?.click();
   }, LOOKS_EVERY);
 
   const look = () => {
-    const early = byId("early"), real = document.querySelector("gradio-app #sides, .gradio-container #sides");
-    if (early && real && !early.hidden) { // Gradio's page is there
+    const early = byId("early"), tab = open_one(TABS, "#tabs"), real = document.querySelector(".gradio-container #sides");
+    follow();
+    if (early && tab && (real || tab !== "compare")) { // Gradio's page is there
       const focus = early.contains(document.activeElement) ? document.activeElement.id : "";
-      follow();
       early.remove();
       if (focus) byId(focus)?.focus();
     }
-    follow();
-    if (shown && document.querySelector("#step span") && !byId("step").told) { byId("step").told = true; show_place(); }
+    if (tab && !pressed && asked.length < 2) restore(); // a page with an address has it in `asked` by now
+    const news = ["#step input", "#opened input"].map((one) => document.querySelector(one)).filter((one) => one && !one.told);
+    if (shown && news.length) {
+      news.forEach((one) => { one.told = true; });
+      show_place();
+    }
     fill();
     write_address();
     redraw(false);

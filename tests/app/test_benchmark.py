@@ -3,7 +3,7 @@
 import time
 
 from app.benchmark import load, measure, percentile
-from app.visitors import component_scripts
+from app.gradio_files import component_scripts
 
 
 def test_a_run_of_5000_pictures_opens_in_two_seconds_and_moves_in_a_tenth():

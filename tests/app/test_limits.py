@@ -2,6 +2,8 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import gradio as gr
 import pytest
@@ -30,8 +32,45 @@ def test_what_takes_too_long_is_told_and_goes_on_once():
         limits.get("Curves", "b", lambda: "quick")
     end.set()
     limits.seconds = 30
-    assert limits.get("The grid", "a", slow) in ("done", None) and len(begun) <= 2
+    assert limits.get("The grid", "a", slow) == "done" and len(begun) == 1
     assert limits.get("Curves", "b", lambda: "quick") == "quick"
+    assert limits.get("The grid", "a", slow) == "done" and len(begun) == 2  # its late result was handed over once
+
+
+def test_a_late_result_waits_for_who_asks_again_after_others_have_come():
+    limits, end, begun = Limits(seconds=0.05), threading.Event(), []
+
+    def slow():
+        begun.append(1)
+        end.wait(30)
+        return "done"
+
+    with pytest.raises(TooSlowError):
+        limits.get("The grid", "a", slow, "before")
+    end.set()
+    limits.seconds = 30
+    assert limits.get("Curves", "b", lambda: "quick") == "quick"
+    assert limits.get("The grid", "a", slow, "after") == "done" and begun == [1]
+
+
+def test_equal_questions_at_the_same_time_are_computed_once_and_others_take_turns():
+    limits, end, begun = Limits(seconds=30, at_once=2), threading.Event(), []
+
+    def slow(key):
+        begun.append(key)
+        assert end.wait(30)
+        return key
+
+    asked = [(key, state) for key in "abc" for state in ("same", "same", "changed")]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = [pool.submit(limits.get, "The grid", key, partial(slow, key), state) for key, state in asked]
+        while len(limits._running) < 6:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        at_once = len(begun)
+        end.set()
+        assert [one.result(30) for one in found] == [key for key, _ in asked]
+    assert at_once == 2 and sorted(begun) == sorted("abcabc") and not limits._running
 
 
 def test_what_a_view_raises_is_raised_and_a_timeout_of_its_own_is_no_limit():
@@ -64,11 +103,34 @@ def test_every_view_of_the_page_has_the_limit(made_up, tmp_path, monkeypatch):
 
 
 def test_a_slow_run_leaves_a_page_that_says_so(made_up, tmp_path, monkeypatch):
-    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.05))
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", opening=Limits(seconds=0.05))
     monkeypatch.setattr(page.visits, "select", lambda *_: time.sleep(1))
     _, make = whole._parts(page)("run=lora")
-    properties, _, start = make()
+    with pytest.raises(TooSlowError) as caught:
+        make()
+    properties, _, start = whole._without(str(caught.value))
     assert "takes longer than" in properties["slow"]["value"] and "takes longer than" in start
+    assert '"address":""' in start  # the script then asks again
+
+
+def test_slow_views_of_one_visitor_keep_nobody_from_the_page_or_from_a_choice(made_up, tmp_path):
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.01, most=1))
+    end = threading.Event()
+    grid = page.limited("The grid", lambda: end.wait(30), 1)
+    assert "takes longer than" in grid()[-1]
+    assert "waits" in page.limited("Curves", lambda: 1, 1)()[-1]
+    _, make = whole._parts(page)("")
+    assert "redraw" not in make()[2]
+    assert page.limited("The page", lambda: 1, 1, page.opening)() == (1, "")
+    end.set()
+
+
+def test_equal_values_of_another_function_are_another_question(made_up, tmp_path):
+    page = Page(Library([made_up]), tmp_path / "cache", tmp_path / "here", limits=Limits(seconds=0.01))
+    end = threading.Event()
+    assert "takes longer" in page.limited("The page", lambda one: end.wait(30), 1)("same")[-1]
+    assert page.limited("The page", lambda one: "other", 1)("same") == ("other", "")
+    end.set()
 
 
 def test_a_menu_has_no_more_choices_than_a_browser_can_hold(tmp_path):

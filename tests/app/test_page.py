@@ -5,6 +5,7 @@ import json
 import random
 import re
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from PIL import Image, ImageSequence
@@ -107,8 +108,10 @@ def test_it_plays_and_pauses(page):
     page.get_by_role("button", name="Play").click()
     wait_for_step(page, 0)  # after the last one it begins anew
     wait_for_step(page, 2)
+    page.wait_for_selector("#step span[aria-live=off]")
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Play").wait_for()
+    page.wait_for_selector("#step span[aria-live=polite]")
     page.wait_for_timeout(1000)
     before = alts(page)
     page.wait_for_timeout(1500)
@@ -145,24 +148,56 @@ def test_the_address_leads_to_what_is_shown_by_back_reload_and_link(page, browse
     page.go_back()
     page.wait_for_selector("#side-0 img[alt*='red apple']")
     wait_for_step(page, 4)
-    there = page.url.replace("step=4", "step=2").replace("tab=compare", "tab=adapter")
+    for tab in ("Runs", "Compare"):
+        show_tab(page, tab)
+        page.wait_for_url(f"**step=4&tab={tab.lower()}")
+    page.locator("#earlier").click()
+    page.wait_for_url("**step=2&*")
+    page.go_back()
+    page.wait_for_selector("[role=tab][aria-selected=true]:text-is('Runs')")
+    page.go_back()
+    wait_for_step(page, 4)  # the selection is the same, and only the step another
+    there = page.url.replace("step=4", "step=2").replace("tab=compare", "tab=curves")
     other = browser.new_context().new_page()
     other.goto(there)
-    other.wait_for_selector("[role=tab][aria-selected=true]:text-is('Inside the adapter')")
+    other.wait_for_selector("[role=tab][aria-selected=true]:text-is('Curves')")
+    other.wait_for_selector("#curve-loss .legend >> text=step 2 (chosen)")
+    assert other.locator("#early").count() == 0
     show_tab(other, "Compare")
     other.wait_for_selector("#side-1 img[alt*='ResLoRA (input) at step 2,']")
+    other.route("**/?*", without_what_is_chosen)
+    other.reload()
+    other.wait_for_selector("#address [data-address*='run=lora-']", state="attached")
+    wait_for_step(other, 2)
+    other.unroute("**/?*")
     other.goto(f"{address}/?run=gone&prompt=gone&seed=x&step=99999999&tab=gone&a=gone")
     other.wait_for_selector("#side-1 img[alt*='at step 4,']")
     other.context.close()
 
 
+def without_what_is_chosen(route):
+    """The page as a server sends it that couldn't find out what is chosen in time."""
+    answer = route.fetch()
+    body = re.sub(r'"address":"[^"]*","state":"[^"]*"', '"address":"","state":""', answer.text())
+    assert '"address":""' in body and "data-address=" in body
+    route.fulfill(response=answer, body=body.replace("data-address=", "data-none="))
+
+
 @pytest.mark.own_page
-def test_the_theme_that_was_chosen_is_there_again_after_a_reload(page):
+def test_the_theme_that_was_chosen_is_there_again_after_a_reload_before_gradio_and_what_plays_goes_on(page):
     assert "dark" not in page.evaluate("document.body.className")
     page.get_by_role("button", name="Light or dark").click()
     assert "dark" in page.evaluate("document.body.className")
-    page.reload()
-    page.wait_for_selector("#side-1 img")
+    held: list[Any] = []
+    page.route("**/assets/index-*.js", lambda route: held.append(route))
+    page.reload(wait_until="commit")
+    page.wait_for_selector("#early #side-1 img")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(12, 10, 9)"
+    page.locator("#early #play").click()
+    for one in held:
+        one.continue_()
+    page.unroute("**/assets/index-*.js")
+    page.wait_for_selector(".gradio-container #play:text-is('Pause')")
     assert "dark" in page.evaluate("document.body.className")
 
 
@@ -179,6 +214,15 @@ def test_the_wipe_has_both_pictures_with_their_texts_and_moves_by_keyboard(page)
         page.keyboard.press("ArrowRight")
     page.wait_for_function("old => document.querySelector('#wipe').innerHTML !== old", arg=before)
     picture(page, "wipe-1440-light")
+    ticks = page.locator("#runs input")
+    for ticked in (False, True):
+        for each in range(2):
+            ticks.nth(each).set_checked(ticked)
+        if not ticked:
+            page.wait_for_selector("#wipe-text:text-is('Choose a run above')")
+            assert alts(page, "#wipe") == []
+            page.wait_for_url(lambda url: "run=" not in url and "step=" not in url and "tab=compare" in url)
+    page.wait_for_selector("#wipe img[alt*='ResLoRA (input)']")
 
 
 def test_the_grid_and_the_animation_can_be_downloaded(page):

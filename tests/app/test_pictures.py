@@ -65,6 +65,17 @@ def test_a_picture_that_was_cut_off_is_told(made_up):
     assert found.image is None and "is no whole picture" in found.missing
 
 
+def test_a_pipe_and_a_file_that_is_too_large_are_told_before_they_are_read(made_up):
+    path = made_up / "validation" / "step-000010" / "unmerged-00-42.png"
+    os.truncate(path, 20_000_000_000)  # it has holes: no room is used
+    found = view("lora", read_run(made_up), "cat face", 42, "unmerged", 10)
+    assert found.image is None and "has 20000 MB, more than the 150 MB" in found.missing
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"unmerged-00-42.png' is no file"):
+        open_picture(path.parent, path.name)
+
+
 def test_a_link_that_leads_out_of_the_run_is_refused(made_up):
     secret = made_up.parent / "secret.png"
     Image.new("RGB", (8, 8), "red").save(secret)
