@@ -15,6 +15,7 @@ from reslora_sd.runs.jsonl import is_number, is_step
 from reslora_sd.runs.names import RESULTS_FILE
 from reslora_sd.runs.run import Run
 
+from .text_runs import results as text_results
 from .wording import OF_RESULTS, method_name, variant_name
 
 MERGE_COLUMNS = ["block", "factor", "rank", "error of its branch", "norm of its change", "x_n explains"]
@@ -175,8 +176,7 @@ def end_table(run: Run) -> pd.DataFrame:
 
 def _end_of_text(run: Run) -> pd.DataFrame:
     """A text run has every figure of each form, and the divergence from the unmerged model for the drift."""
-    forms = _table(run.results.get("results"))
-    figures = {form: row for form, row in forms.items() if isinstance(row, dict)}
+    figures = text_results(run)
     names = list(dict.fromkeys(name for row in figures.values() for name in row))[:_MOST_FIGURES]
     exported = f"{OF_RESULTS}{run.exported}"
     rows = []

@@ -35,21 +35,17 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
     return [float(mean) for mean in pd.Series(values, dtype=float).ewm(alpha=1 - weight, adjust=True).mean()]
 
 
-def table(runs: Mapping[str, Run], metric: str, weight: float = 0.9, step: int | None = None) -> pd.DataFrame:
-    """Rows of step, value and run to plot; at most 300 a run. The chosen step is a run of its own: an upright line.
+def table(runs: Mapping[str, Run], metric: str, weight: float = 0.9) -> pd.DataFrame:
+    """Rows of step, value and run to plot; at most 300 a run.
 
     Args:
         weight: of `smooth`, for metrics that are measured at every step; 0 leaves them as they are.
-        step: the step to mark.
     """
     rows: list[tuple[int, float, str]] = []
     for name, run in runs.items():
         steps, values = series(run, metric)
         values = smooth(values, weight) if metric in SMOOTHED else values
         rows += [(steps[place], values[place], name) for place in thinned(len(steps))]
-    if rows and step is not None:
-        low, high = limits([value for _, value, _ in rows])
-        rows += [(step, low, mark(step)), (step, high, mark(step))]
     return pd.DataFrame(rows, columns=["step", "value", "run"])
 
 
@@ -77,10 +73,9 @@ def mark(step: int) -> str:
     return f"step {step} (chosen)"
 
 
-def colours(names: Sequence[str], step: int | None) -> dict[str, str]:
-    """A colour for each run, and grey for the chosen step."""
-    found = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
-    return {**found, **({mark(step): "#a8a29e"} if step is not None else {})}
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each run."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import math
 import re
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -37,8 +40,23 @@ _SVG_SIZE = re.compile(r'<svg([^>]*?) width="([\d.]+)pt" height="([\d.]+)pt"')
 
 _MOST_PLACES, _MOST_LANES, _MOST_PATHS = 96, 24, 8
 """Of a drawing; FLUX has 57 places, SDXL 70. A file can name any number, and each takes time."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_lock = threading.RLock()
 
 
+def alone(draw: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Keeps all drawings from being made at the same time: matplotlib is no friend of threads."""
+
+    @functools.wraps(draw)
+    def drawn(*values: _P.args, **more: _P.kwargs) -> _T:
+        with _lock:
+            return draw(*values, **more)
+
+    return drawn
+
+
+@alone
 def link_plan(run: Run) -> str:
     """The blocks along the U-Net: a column a place, a lane a projection, arrows for residual paths."""
     found, left_out = _drawable(planned_blocks(run))
@@ -61,6 +79,7 @@ def link_plan(run: Run) -> str:
     return left_out + as_svg(figure, f"Link plan of {method_name(run.name)}: {plan_summary(run)}")
 
 
+@alone
 def heat_map(reference: tuple[str, Run], other: tuple[str, Run]) -> tuple[str, str]:
     """Norms of the other's blocks minus the reference's, and what is missing."""
     differences, note = norm_differences(reference[1], other[1])

@@ -148,7 +148,7 @@ def export(folders: list[Path], target: Path) -> str:
     if target.exists():
         raise ValueError(f"--export names {target}, which is there already. Choose another name.")
     library = Library(folders)
-    runs = {name: run for name, run in library.get(library.names()).items() if run.pictures}
+    runs = {name: run for name, run in library.get(library.keys()).items() if run.pictures}
     page = comparison(runs)
     is_file = target.suffix.lower() in (".html", ".htm")
     files = {target.name: page} if is_file else space_files(page, " and ".join(runs))

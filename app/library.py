@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import threading
 from collections import Counter
@@ -15,7 +14,7 @@ from reslora_sd.runs.reader import find_runs, is_fresh, is_run, read_run, signat
 from reslora_sd.runs.run import Run
 
 from .keeping import Kept, discard, idle, read_kept, write_kept
-from .wording import as_utf8, is_utf8, method_name
+from .wording import as_utf8, is_utf8, method_name, numbered
 
 
 class Library:
@@ -38,27 +37,21 @@ class Library:
         """Folders by the name that is shown: that which somebody gave it, or its method's. Where several runs have the
         same, each has its folder's beside it. Pinned runs come first.
         """
-        found = [path for folder in self.folders if folder.is_dir() for path in find_runs(folder)]
-        if self.more is not None and self.more.is_dir():
-            found += [path for path in find_runs(self.more) if path != self.more]
-        self.left_out = [as_utf8(path) for path in found if not is_utf8(path)]
-        entries = {path: self._entry(path) for path in dict.fromkeys(filter(is_utf8, found))}
-        own = {path: kept.title or method_name(run.method) or path.name for path, (run, kept) in entries.items()}
-        ordered = sorted(entries, key=lambda path: not entries[path][1].pinned)
-        return {name: path for path, name in _told_apart({path: own[path] for path in ordered}).items()}
+        return _named(self._entries())
 
     def keys(self) -> dict[str, str]:
         """Names that are shown by what stands for the run in menus and addresses: it stays when names change."""
         return {key_of(path): name for name, path in self.names().items()}
 
     def key(self, text: str | None) -> str | None:
-        """The key of a run by itself, by the run's name, or by its method's name in files, as older addresses have it;
-        `None` where there is no such run."""
-        for key, name in (known := self.keys()).items():
-            if text in (key, name):
-                return key
-        runs = zip(known, self.names().values(), strict=True)
-        return next((key for key, path in runs if text and self.read(path).method == text), None)
+        """The key of a run by itself, else by the run's name, else by its name in older addresses; `None` where there
+        is no such run."""
+        return self.keys_of([text]).get(text or "")
+
+    def keys_of(self, texts: Iterable[str | None]) -> dict[str, str]:
+        """The keys of many, by their texts, from one look at the folders; what is no run's is left out."""
+        known = _spelled(self._entries())
+        return {text: key_of(known[text]) for text in texts if text in known}
 
     def kept(self, path: Path) -> Kept:
         """What somebody keeps about a run of `names`."""
@@ -77,7 +70,8 @@ class Library:
         path = self.find(name, token)
         renamed = kept.title != self.kept(path).title
         with idle(path) if renamed else nullcontext():
-            if renamed and kept.title in names and names[kept.title] != path:
+            taken = names | {key_of(other): other for other in names.values()}  # an address may have either
+            if renamed and taken.get(kept.title, path) != path:
                 raise ValueError(f"Another run is called {kept.title}. Choose another name.")
             write_kept(path, kept)
         return next((name for name, other in self.names().items() if other == path), kept.title or path.name)
@@ -99,15 +93,13 @@ class Library:
         """The folder of a run.
 
         Args:
-            name: its key, or the name that is shown.
-            token: of the run that is meant. A name goes to another run when its run is deleted or renamed.
+            name: as in `key`.
+            token: of the run that is meant. Another run can be in its folder by now, or have its name.
 
         Raises:
             ValueError: there is none of that name, or it is another run by now.
         """
-        known = self.keys()
-        key = name if name in known else self.key(name)
-        path = self.names().get(known.get(key or "", ""))
+        path = _spelled(self._entries()).get(name or "")
         if path is None:
             raise ValueError(f"There is no run {name!r:.80}. Choose one of the list." if name else "Choose a run.")
         if token is not None and token != self.token(path):
@@ -132,8 +124,10 @@ class Library:
     def get(self, names: Iterable[str]) -> dict[str, Run]:
         """Runs by the name that is shown, in the order of all, of these keys or names; unknown ones are left out: a
         run can be deleted meanwhile."""
-        wanted = set(names)
-        return {name: self.read(path) for name, path in self.names().items() if wanted & {key_of(path), name}}
+        known = self.names()
+        keys = {key_of(path): path for path in known.values()}
+        wanted = {keys.get(text) or known.get(text) for text in names}
+        return {name: self.read(path) for name, path in known.items() if path in wanted}
 
     def state(self) -> tuple[object, ...]:
         """Equal while neither the list of runs nor a file of one has changed."""
@@ -142,6 +136,14 @@ class Library:
     def read(self, path: Path) -> Run:
         """The run of a folder of `names`."""
         return self._entry(path)[0]
+
+    def _entries(self) -> dict[Path, tuple[Run, Kept]]:
+        """All runs, from one look at the folders, in their order."""
+        found = [path for folder in self.folders if folder.is_dir() for path in find_runs(folder)]
+        if self.more is not None and self.more.is_dir():
+            found += [path for path in find_runs(self.more) if path != self.more]
+        self.left_out = [as_utf8(path) for path in found if not is_utf8(path)]
+        return {path: self._entry(path) for path in dict.fromkeys(filter(is_utf8, found))}
 
     def _entry(self, path: Path) -> tuple[Run, Kept]:
         now = signature(path)
@@ -161,19 +163,33 @@ def key_of(path: Path) -> str:
     return f"{plain}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
+def _named(entries: Mapping[Path, tuple[Run, Kept]]) -> dict[str, Path]:
+    """Folders by the names that are shown, pinned runs first."""
+    own = {path: kept.title or method_name(run.method) or path.name for path, (run, kept) in entries.items()}
+    ordered = sorted(entries, key=lambda path: not entries[path][1].pinned)
+    return {name: path for path, name in _told_apart({path: own[path] for path in ordered}).items()}
+
+
+def _spelled(entries: Mapping[Path, tuple[Run, Kept]]) -> dict[str, Path]:
+    """Folders by all that stands for them: keys before names, for somebody chose these, and both before what older
+    addresses have: the method's name in files, beside it the folder's where several runs had that method."""
+    older: dict[str, Path] = {}
+    for path in sorted(entries, key=lambda path: bool(entries[path][1].title)):  # these had another name
+        name = entries[path][0].method or path.name
+        for text in (name, f"{name} ({path.parent.name}/{path.name})", f"{name} ({path})"):
+            older.setdefault(text, path)
+    return older | _named(entries) | {key_of(path): path for path in entries}
+
+
 def _told_apart(own: Mapping[Path, str]) -> dict[Path, str]:
-    """Names of which no two are equal: with the folder's beside it, or that and the one above, or the whole path."""
+    """Names of which no two are equal: with the folder's beside it, or that and the one above. Those that have the same
+    still get numbers: exported files hold names, and the whole path concerns nobody there."""
     found = dict(own)
-    kinds: list[Callable[[Path], str]] = [lambda path: path.name, lambda path: f"{path.parent.name}/{path.name}", str]
+    kinds: list[Callable[[Path], str]] = [lambda path: path.name, lambda path: f"{path.parent.name}/{path.name}"]
     for kind in kinds:
         counts = Counter(found.values())
         found = {path: name if counts[name] == 1 else f"{own[path]}, {kind(path)}" for path, name in found.items()}
-    taken: set[str] = set()
-    for path, name in found.items():  # a file may have any method's name
-        numbered = (f"{name} {number}" for number in itertools.count(2))
-        found[path] = next(one for one in itertools.chain([name], numbered) if one not in taken)
-        taken.add(found[path])
-    return found
+    return dict(zip(found, numbered(found.values()), strict=True))
 
 
 def _folders_in(folder: Path) -> list[Path]:

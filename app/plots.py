@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import html
 import math
-import threading
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .curves import COLOURS, limits, mark
-from .drawings import as_svg, ink
+from .drawings import alone, as_svg, ink
 from .seeds import Line
 
 _SIZE = (3.35, 2.3)
 """Inches: 322 pixels wide, which a phone has."""
-_lock = threading.Lock()
-"""matplotlib is no friend of threads."""
 
 
 def figure(lines: Sequence[Line], title: str, name: str, step: int | None = None, unit: str = "step") -> str:
@@ -31,8 +28,7 @@ def figure(lines: Sequence[Line], title: str, name: str, step: int | None = None
     head = f"<h3>{html.escape(title)}</h3>"
     if not lines:
         return f'<figure class="curve" id="{name}">{head}<p class="say">No ticked run has it.</p></figure>'
-    with _lock:
-        drawn = _draw(lines, title, step, unit)
+    drawn = _draw(lines, title, step, unit)
     rows = "".join(_row(place, line, step, unit) for place, line in enumerate(lines))
     chosen = f'<li><i class="swatch upright"></i>{html.escape(mark(step))}</li>' if step is not None else ""
     return f'<figure class="curve" id="{name}">{head}{drawn}<ul class="legend">{rows}{chosen}</ul></figure>'
@@ -52,6 +48,7 @@ def _row(place: int, line: Line, step: int | None, unit: str) -> str:
     )
 
 
+@alone
 def _draw(lines: Sequence[Line], title: str, step: int | None, unit: str) -> str:
     picture = Figure(figsize=_SIZE, layout="constrained")
     axes = picture.subplots()

@@ -21,6 +21,7 @@ from reslora_sd.runs.run import PictureKey, Run, is_text
 
 from .grids import chosen_steps
 from .pictures import PictureView, decoded, reference_view, source_of, view
+from .text_runs import size_of_answers
 from .training import SCRIPT
 
 PEFT = PEFT_FOLDER
@@ -43,6 +44,17 @@ def lora_file(run: Run, form: str) -> Path | None:
     except (OSError, ValueError):
         return None
     return found if found.is_file() else None
+
+
+def parts_of_text(run: Run) -> str:
+    """Where the parts of a text run are, those that are there."""
+    try:
+        has_lora = inside(run.path, PEFT).is_dir()
+    except (OSError, ValueError):
+        has_lora = False
+    lora = f"Its LoRA is in {PEFT}/ of its folder, where README.md says how to load it."
+    answers = " Its answers are in the tab Text." if size_of_answers(run) is not None else " It has kept no answers."
+    return (lora if has_lora else f"Its folder has no {PEFT}/, the LoRA that is written at the end.") + answers
 
 
 def code(run: Run) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ from .wording import MERGED, OF_RESULTS
 
 MOST_ROWS = 20_000
 """Of answers.jsonl."""
+MOST_BYTES = 200_000_000
+"""Of the answers of all runs that are shown together, and that are kept in memory: six of the largest that the scripts
+write."""
+_MOST_NOTES = 3
 _MOST_FORMS, _MOST_FIGURES, _LONGEST = 16, 12, 4000
 _ALL, _DIFFER, _WRONG, _RIGHT = "all", "right by some, wrong by others", "wrong by all", "right by all"
 KINDS = (_ALL, _DIFFER, _WRONG, _RIGHT)
@@ -57,16 +62,17 @@ def figures_by_form(groups: Iterable[Group]) -> list[tuple[str, str, dict[str, l
 
 def by_epoch(groups: list[Group]) -> dict[str, list[Line]]:
     """{figure: curves} of what was measured after epochs, and of losses of rows kept apart, by step."""
-    names = dict.fromkeys(
-        name for group in groups for run in group.runs for _, row in _rows(run, "by_epoch", "epoch") for name in row
-    )
-    found = {f"{name}, by epoch": bands(groups, _column("by_epoch", "epoch", name)) for name in names}
-    kept = bands(groups, _column("evaluations", "step", "loss"))
-    return {**dict(list(found.items())[:_MOST_FIGURES]), **({"loss of rows kept apart, by step": kept} if kept else {})}
+    runs = [run for group in groups for run in group.runs]
+    epochs = {run.path: _rows(run, "by_epoch", "epoch") for run in runs}
+    apart = {run.path: _rows(run, "evaluations", "step") for run in runs}
+    names = list(dict.fromkeys(name for rows in epochs.values() for _, row in rows for name in row))[:_MOST_FIGURES]
+    found = {f"{name}, by epoch": bands(groups, _column(epochs, name)) for name in names}
+    kept = bands(groups, _column(apart, "loss"))
+    return {**found, **({"loss of rows kept apart, by step": kept} if kept else {})}
 
 
-def _column(key: str, axis: str, name: str) -> Callable[[Run], dict[int, float]]:
-    return lambda run: {place: row[name] for place, row in _rows(run, key, axis) if name in row}
+def _column(rows: Mapping[Path, list[tuple[int, dict[str, float]]]], name: str) -> Callable[[Run], dict[int, float]]:
+    return lambda run: {place: row[name] for place, row in rows[run.path] if name in row}
 
 
 def _rows(run: Run, key: str, axis: str) -> list[tuple[int, dict[str, float]]]:
@@ -100,29 +106,102 @@ class Question:
     """By the run's name."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What answers.jsonl holds."""
+
+    rows: tuple[Answered, ...] = ()
+    forms: tuple[str, ...] = ()
+    """Of all rows."""
+    notes: tuple[str, ...] = ()
+    """What is left out of it."""
+
+
+def size_of_answers(run: Run) -> int | None:
+    """Bytes of answers.jsonl; `None` where there is none, or it leads out of the run."""
+    found = _file(run)
+    return found[2] if found is not None else None
+
+
+def kept_answers(run: Run) -> Kept:
+    """What answers.jsonl holds; nothing where there is none, or it leads out of the run."""
+    found = _file(run)
+    if found is None:
+        return Kept()
+    task = run.arguments.get("task")
+    return _files.get(*found, task if isinstance(task, str) else "")
+
+
 def answers(run: Run) -> tuple[Answered, ...]:
-    """The rows of answers.jsonl; nothing where there is none, or it leads out of the run."""
+    """Its rows."""
+    return kept_answers(run).rows
+
+
+def _file(run: Run) -> tuple[Path, int, int] | None:
+    """answers.jsonl, when it was written, and its bytes."""
     try:
         path = inside(run.path, ANSWERS_FILE)
         stat = path.stat()
-        if not path.is_file():
-            return ()
+        return (path, stat.st_mtime_ns, stat.st_size) if path.is_file() else None
     except (OSError, ValueError):
-        return ()
-    task = run.arguments.get("task")
-    return _read(path, task if isinstance(task, str) else "", stat.st_mtime_ns, stat.st_size)
+        return None
 
 
-@functools.lru_cache(maxsize=8)
-def _read(path: Path, task: str, _mtime_ns: int, _size: int) -> tuple[Answered, ...]:
-    found = []
-    for _, row in read_rows(path, lambda _: None):
-        one = _answered(row, task)
-        if one is not None:
-            found.append(one)
-        if len(found) >= MOST_ROWS:
+class _Files:
+    """Those that were read last, as many as have `MOST_BYTES` together, and the last one in any case."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Path, int, int, str], Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: Path, mtime_ns: int, size: int, task: str) -> Kept:
+        key = (path, mtime_ns, size, task)
+        with self._lock:
+            found = self._kept.pop(key, None)
+        found = _read(path, task) if found is None else found
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > 1 and sum(size for _, _, size, _ in self._kept) > MOST_BYTES:
+                self._kept.popitem(last=False)
+        return found
+
+
+_files = _Files()
+
+
+class _Told:
+    """The first sentences about a file, and how many more: a file of any size can be broken in every line."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.more = 0
+
+    def add(self, text: str) -> None:
+        if len(self.first) < _MOST_NOTES:
+            self.first.append(text)
+        else:
+            self.more += 1
+
+
+def _read(path: Path, task: str) -> Kept:
+    found: list[Answered] = []
+    told = _Told()
+    odd = 0
+    for _, row in read_rows(path, told.add):
+        if len(found) == MOST_ROWS:
+            told.first.insert(0, f"{path.name} has more rows than the first {MOST_ROWS}, which are shown.")
             break
-    return tuple(found)
+        one = _answered(row, task)
+        if one is None:
+            odd += 1
+        else:
+            found.append(one)
+    if odd:
+        told.first.append(f"{odd} rows of {path.name} hold no answers.")
+    if told.more:
+        told.first.append(f"{told.more} more notes on {path.name} are left out.")
+    forms = dict.fromkeys(form for one in found for form in one.answers)
+    return Kept(tuple(found), tuple(forms)[:_MOST_FORMS], tuple(told.first))
 
 
 def _answered(row: Mapping[str, Any], task: str) -> Answered | None:
@@ -154,16 +233,20 @@ def _by_task(task: str, row: dict[str, Any], texts: Mapping[str, str | None]) ->
     from reslora_sd.text.tasks import task_named, test_task
 
     try:
+        as_it_is = json.dumps(row, ensure_ascii=False)
+    except RecursionError:
+        return "", "", {}
+    try:
         known = test_task(task_named(task))
         right = {form: text is not None and bool(known.is_correct(text, row)) for form, text in texts.items()}
         return known.prompt(row), known.target(row).strip(), right
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError):
-        return json.dumps(row, ensure_ascii=False), "", {}
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
+        return as_it_is, "", {}
 
 
 def forms(runs: Mapping[str, Run]) -> list[str]:
     """What can be looked at: as trained, as exported, the base model, then each merge."""
-    found = dict.fromkeys(form for run in runs.values() for one in answers(run)[:1] for form in one.answers)
+    found = dict.fromkeys(form for run in runs.values() for form in kept_answers(run).forms)
     exported = any(f"{OF_RESULTS}{run.exported}" in found for run in runs.values() if run.exported)
     first = [UNMERGED] * (UNMERGED in found) + [MERGED] * exported + [BASE] * (BASE in found)
     return first + [form for form in found if form not in first]

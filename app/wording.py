@@ -6,6 +6,7 @@ Files, flags and addresses keep the technical names, which a tooltip or a card s
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterable
 
 from reslora_sd.runs.names import BASE, UNMERGED
@@ -55,6 +56,15 @@ def with_tip(plain: str, technical: str) -> str:
     if plain == technical or not technical:
         return html.escape(plain)
     return f'<span title="{html.escape(technical, quote=True)}">{html.escape(plain)}</span>'
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, of which no two are equal: the later ones of the same get a number."""
+    taken: dict[str, None] = {}
+    for name in names:
+        free = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+        taken[next(one for one in free if one not in taken)] = None
+    return list(taken)
 
 
 def is_utf8(name: object) -> bool:

@@ -107,14 +107,16 @@ def main(settings: TextSettings[GenerationData]) -> dict[str, Any] | None:
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results: dict[str, dict[str, float]] = {}
+    texts: Any = None
     if evaluation.evaluate != "none":
         results = measure_answers(model, contexts, batches(tests.examples))
     if evaluation.evaluate == "all":
         shares, texts = answered(contexts)
         results = {name: {**shares[name], **row} for name, row in results.items()}
-        write_answers(run.path, test_task(task), test_rows, texts)
     said = report(run, about, results, plains)
     export(attached, plains, run.path, tokenizer, about, "CAUSAL_LM", settings.output.save_fused)
+    if texts is not None:  # last: a disk that it fills up has all else
+        write_answers(run.path, test_task(task), test_rows, texts)
     return said
 
 

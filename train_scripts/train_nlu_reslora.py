@@ -116,11 +116,11 @@ def main(settings: TextSettings[ClassificationData]) -> dict[str, Any] | None:
     about["calibration_rows"] = len(calibration)
     plains, contexts = merged_variants(attached, batches(calibration), settings.method.alpha_from)
     results = measured_sets(contexts) if measured else {}
-    if measured:
-        write_classes(run.path, task, test_rows, given)
     said = report(run, about, results, plains)
     classes = [model.config.id2label[place] for place in range(task.labels)]
     export(attached, plains, run.path, tokenizer, about, "SEQ_CLS", settings.output.save_fused, classes)
+    if measured:  # last: a disk that it fills up has all else
+        write_classes(run.path, task, test_rows, given)
     return said
 
 

@@ -82,17 +82,14 @@ def card(name: str, run: Run, kept: Kept, token: str = "") -> str:
 
 
 def _downloads(run: Run, token: str) -> str:
+    if is_text(run.settings):
+        return message(f"A text run. {run_card.parts_of_text(run)}")
     links = []
     for form, use in _FORMS.items():
         file = run_card.lora_file(run, "kohya" if form == "kohya" else "diffusers")
         if file is not None:
             text = f"Download the LoRA {use}, {file.stat().st_size / 1e6:.1f} MB"
             links.append(_link(address(key_of(run.path), form, token), text, form))
-    if is_text(run.settings):
-        return message(
-            f"A text run: its LoRA is in {run_card.PEFT}/ of its folder, where README.md says how to load it. Its "
-            "answers are in the tab Text."
-        )
     if not links:
         links.append(message("It has no LoRA to download yet: that is written when the training has ended."))
     if run.arguments:

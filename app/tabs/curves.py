@@ -10,8 +10,6 @@ import gradio as gr
 from .. import curves, plots, seeds
 from .shared import FOLLOW, Page, message
 
-_EACH, _MEAN = "each run", "mean over seeds"
-
 
 def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Dropdown], opened: Any) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
@@ -29,8 +27,8 @@ def build(page: Page, chosen: gr.CheckboxGroup, pair: tuple[gr.Dropdown, gr.Drop
             min_width=220,
         )
         how = gr.Radio(
-            [_EACH, _MEAN],
-            value=_EACH,
+            [seeds.EACH, seeds.MEAN],
+            value=seeds.EACH,
             label="Lines",
             info="Runs that differ only in their seed are put together.",
             elem_id="curve-lines",
@@ -51,16 +49,15 @@ def _draw(page: Page) -> Any:
         names: list[str], a: str | None, b: str | None, weight: float, how: str, step: int | None
     ) -> tuple[Any, ...]:
         runs = page.runs(names)
-        found = seeds.groups(runs, how == _MEAN)
+        found = seeds.groups(runs, how == seeds.MEAN)
         last = max((run.last_step for run in runs.values()), default=0)
         marked = step if step is not None and step <= last else None
         drawn = [
             plots.figure(seeds.lines(found, metric, weight), title, f"curve-{metric}", marked)
             for metric, title in curves.METRICS.items()
         ]
-        none = how == _MEAN and len(found) == len(runs)
-        said = "No two of the ticked runs differ only in their seed, so each has a line of its own." if none else ""
-        return _figure(page, names, a, b, weight), message(said), plots.side_by_side(drawn)
+        said = message(seeds.none_together(found, how))
+        return _figure(page, names, a, b, weight), said, plots.side_by_side(drawn)
 
     return draw
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+
+from reslora_sd.runs.run import Run
 
 from .. import plots, seeds, text_runs
 from ..wording import labelled
@@ -15,12 +18,11 @@ from .text_html import question_list, results_table
 MOST_AT_ONCE = 10
 """Questions of a page of the list."""
 _MOST_RUNS = 6
-_EACH, _MEAN = "each run", "mean over seeds"
 
 
 def build(page: Page, chosen: gr.CheckboxGroup) -> Any:
     """Lays the tab out; gives the function that draws it, its inputs and outputs."""
-    how = gr.Radio([_EACH, _MEAN], value=_EACH, label="Figures of", elem_id="text-lines")
+    how = gr.Radio([seeds.EACH, seeds.MEAN], value=seeds.EACH, label="Figures of", elem_id="text-lines")
     table = gr.HTML(elem_id="text-results")
     epochs = gr.HTML(elem_id="text-epochs")
     with gr.Row(elem_classes="tight"):
@@ -52,13 +54,14 @@ def _draw(page: Page) -> Any:
         if not runs:
             said = message("No ticked run is a text run. Those of train_nlg_reslora.py and train_nlu_reslora.py are.")
             return said, "", *answers(names, form, kind, words, first)
-        groups = seeds.groups(runs, how == _MEAN)
+        groups = seeds.groups(runs, how == seeds.MEAN)
         found = text_runs.by_epoch(groups)
         drawn = [
             plots.figure(lines, title, f"epochs-{place}", unit=title.rsplit(" ", 1)[1])
             for place, (title, lines) in enumerate(found.items())
         ]
-        return results_table(groups), plots.side_by_side(drawn), *answers(names, form, kind, words, first)
+        table = message(seeds.none_together(groups, how)) + results_table(groups)
+        return table, plots.side_by_side(drawn), *answers(names, form, kind, words, first)
 
     return draw
 
@@ -71,18 +74,37 @@ def _answers(page: Page, move: int | None = None) -> Any:
     """
 
     def answers(names: list[str], form: str | None, kind: str, words: str, first: int) -> tuple[Any, ...]:
-        runs = {name: run for name, run in text_runs.of_text(page.runs(names)).items() if text_runs.answers(run)}
-        runs = dict(list(runs.items())[:_MOST_RUNS])
+        runs, notes = _with_answers(text_runs.of_text(page.runs(names)))
         known = text_runs.forms(runs)
         new = form if form in known else next(iter(known), None)
         offered = menu(gr.Dropdown, labelled(known), new, form)
         if new is None:
-            return offered, message("No ticked run has kept answers: answers.jsonl is written at the end."), "", 0
+            said = "" if notes else message("No ticked run has kept answers: answers.jsonl is written at the end.")
+            return offered, said + notes, "", 0
         found = text_runs.chosen(runs, new, words or "", kind)
         start = 0 if move == 0 else max(0, first + (move or 0) * MOST_AT_ONCE)
         start = min(start, max(0, (len(found) - 1) // MOST_AT_ONCE * MOST_AT_ONCE))
         part = found[start : start + MOST_AT_ONCE]
-        said = f"{start + 1} to {start + len(part)} of {len(found)} questions." if part else "No question is such."
-        return offered, message(said), question_list(part, runs, new, start + 1), start
+        said = f"{start + 1} to {start + len(part)} of {len(found)} questions." if part else "No question matches."
+        return offered, message(said) + notes, question_list(part, runs, new, start + 1), start
 
     return answers
+
+
+def _with_answers(found: Mapping[str, Run]) -> tuple[dict[str, Run], str]:
+    """The first runs that kept answers, and as HTML which others are left out, and what of their files is."""
+    runs: dict[str, Run] = {}
+    left_out, room = [], text_runs.MOST_BYTES
+    for name, run in found.items():
+        size = text_runs.size_of_answers(run)
+        if not size:
+            continue
+        if len(runs) == _MOST_RUNS or size > room:
+            left_out.append(name)
+            continue
+        room -= size
+        runs[name] = run
+    most = f"{_MOST_RUNS} runs, of {text_runs.MOST_BYTES / 1e6:.0f} MB together"
+    said = [f"Answers of at most {most}, are shown: left out are {', '.join(left_out)}."] if left_out else []
+    said += [f"{name}: {note}" for name, run in runs.items() for note in text_runs.kept_answers(run).notes]
+    return {name: run for name, run in runs.items() if text_runs.answers(run)}, "".join(map(message, said))

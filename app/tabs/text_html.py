@@ -8,34 +8,37 @@ from collections.abc import Mapping, Sequence
 from reslora_sd.runs.run import Run
 
 from ..seeds import Group
-from ..text_runs import Answered, Question, figures_by_form, form_of
+from ..text_runs import Answered, Question, figures_by_form, form_of, results
 from ..wording import variant_name, with_tip
 from .shared import message
 
 
 def results_table(groups: Sequence[Group]) -> str:
     """A row for each run, or group of seeds, and form of its model; a column for each figure."""
-    rows = figures_by_form(groups)
+    having = [kept for group in groups if (kept := group.having(results)) is not None]
+    rows = [(len(group.runs), *row) for group in having for row in figures_by_form([group])]
     if not rows:
         return message("No ticked text run has results yet: results.json is written at the end.")
-    names = dict.fromkeys(name for _, _, values in rows for name in values)
+    names = dict.fromkeys(name for *_, values in rows for name in values)
     heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("Run", "Form", *names))
     body = "".join(
         f'<tr><th scope="row">{html.escape(group)}</th><td>{with_tip(variant_name(form), form)}</td>'
-        f"{''.join(f'<td>{_cell(values.get(name, []))}</td>' for name in names)}</tr>"
-        for group, form, values in rows
+        f"{''.join(f'<td>{_cell(values.get(name, []), count)}</td>' for name in names)}</tr>"
+        for count, group, form, values in rows
     )
     table = f'<table class="list numbers"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
-    several = [group for group in groups if len(group.runs) > 1]
-    said = "".join(message(group.told.replace("band", "in brackets")) for group in several)
+    several = [group for group in having if len(group.runs) + group.left_out > 1]
+    said = "".join(message(group.told("in brackets")) for group in several)
     return f'{said}<div class="wide" tabindex="0" role="region" aria-label="Figures by merge">{table}</div>'
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], runs: int) -> str:
+    """The mean of what so many runs have, and of how many it is where some lack it."""
     if not values:
         return ""
     spread = f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else ""
-    return f"{sum(values) / len(values):.4f}{spread}"
+    lacking = f", {len(values)} of {runs} seeds" if len(values) < runs else ""
+    return f"{sum(values) / len(values):.4f}{spread}{lacking}"
 
 
 def question_list(found: Sequence[Question], runs: Mapping[str, Run], form: str, first: int) -> str:

@@ -220,7 +220,7 @@ def _live(page: Page, runs: dict[str, Run]) -> tuple[Any, Any]:
     prompts = list(dict.fromkeys(prompt for run in shown.values() for prompt in run.prompts()))[:4]
     seed = next((key.seed for run in shown.values() for key in run.pictures), None)
     loss = curves.table(shown, "loss")
-    colour = curves.colours(list(shown), None)
+    colour = curves.colours(list(shown))
     plot = gr.LinePlot(value=loss, color_map=colour, y_lim=curves.axis(loss), visible=not loss.empty)
     if seed is None:
         return gr.Image(visible=False), plot

@@ -131,7 +131,7 @@ def _draw(page: Page) -> Any:
             runs = page.drawing(names)
             plan = _plan((x, y, z), [*runs, *(files or [])], prompts, strengths, seeds, step)
             common = DrawRequest(plan.prompts[0], negative, 0, int(steps), float(guidance), approach)
-            job = _Job(page, runs or page.drawing(list(page.library.keys())[:1]), plan.step, common, stop)
+            job = _Job(page, runs or _first_that_draws(page), plan.step, common, stop)
             yield from _shown(page, plan, job)
         except Stopped:
             replaced = len(tickets) > 1  # then the later drawing has the word
@@ -144,6 +144,11 @@ def _draw(page: Page) -> Any:
             tickets.pop(ticket, None)
 
     return draw
+
+
+def _first_that_draws(page: Page) -> dict[str, Run]:
+    """Its base model draws where no run is chosen. Text runs have none that does."""
+    return dict(list(page.drawing(list(page.library.keys())).items())[:1])
 
 
 def _plan(

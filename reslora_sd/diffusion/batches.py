@@ -179,15 +179,15 @@ def training_batches(
         ValueError: `--cache_latents` with random crops, or timesteps that the schedule doesn't have.
     """
     training, asked = settings.training, settings.data.cache_latents
-    schedule: int = parts.scheduler.config.num_train_timesteps
     random_framing = framing.is_random(images)
     if asked and random_framing:
         raise ValueError("--cache_latents keeps one crop of a picture, but crops are random here. Add --center_crop.")
+    workers = workers_here(training.dataloader_num_workers)
     if random_framing and not quiet:
-        _say_crops(images, framing, training.dataloader_num_workers)
+        _say_crops(images, framing, workers)
     on_disk = parts.encodings is not None
     cache = not random_framing and (on_disk or _fits(parts, images, framing)) if asked is None else asked
-    share = Share(processes, rank, wait, workers_here(training.dataloader_num_workers))
+    share = Share(processes, rank, wait, workers)
     return BatchMaker(
         EncodedImages(
             parts,
@@ -201,7 +201,7 @@ def training_batches(
         ),
         training.train_batch_size,
         training.seed,
-        schedule,
+        schedule := int(parts.scheduler.config.num_train_timesteps),
         processes,
         rank,
         training.noise_offset,
@@ -215,12 +215,12 @@ def _say_crops(images: CaptionedImages, framing: Framing, workers: int) -> None:
     count = sum(not framing.of(look).has_few_forms(size) for look, size in pictures)
     if count:
         logger.info(
-            "Crops of %d pictures are random, and each is met once: they are decoded and encoded each time%s. "
+            "Crops of %d pictures are random, and each is met once: they are encoded each time, and decoded %s. "
             "--center_crop, or buckets, have one crop of each, whose latents are kept (with --cache_dir on disk).",
             count,
-            f", by {workers} worker{'s' * (workers > 1)} ahead of the device"
+            f"by {workers} worker{'s' * (workers > 1)} ahead of the device"
             if workers
-            else ", in the loop; --dataloader_num_workers has workers decode them ahead of the device",
+            else "in the loop; --dataloader_num_workers has workers decode them ahead of the device",
         )
 
 

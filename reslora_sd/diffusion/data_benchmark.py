@@ -179,11 +179,15 @@ def _lines(name: str, told: dict[str, Any]) -> Iterator[str]:
     yield f"{name}:"
     for stage, found in told.items():
         if stage.startswith("opened"):
-            counts = ", ".join(f"{files} files {times} x" for times, files in sorted(found.items()))
+            counts = ", ".join(f"{files} files {times} x" for times, files in sorted(found.items(), key=_times))
             yield f"  {stage:42} {counts}"
         else:
             seconds, own, memory = found
             yield f"  {stage:42} {seconds:9.2f} s, {own:9.2f} s of a core, {memory:6.0f} MiB at most until then"
+
+
+def _times(counted: tuple[Any, Any]) -> int:
+    return int(counted[0])  # JSON has texts as keys
 
 
 @contextmanager
@@ -212,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.of:
         print(json.dumps(first_step(args)))
         return
+    if args.tar and not args.many:
+        parser.error("--tar is for the pictures of --many. Add --many, such as --many 10000, or leave it out.")
     with temporary(args.folder) as folder:
         if args.many:
             for name, told in many(args, folder):

@@ -14,6 +14,8 @@ from .shards import open_shards
 from .sources import CaptionsFrom
 from .survey import Survey
 
+PICTURE_COLUMNS = ("image", "img", "picture")
+"""Names of a column with pictures, the first of which counts."""
 PLACE = "_place"
 """Column that says where a row's caption stands; for errors only."""
 REPEATS = "_repeats"
@@ -100,12 +102,26 @@ def _tables(survey: Survey) -> list[Path]:
 
 def _are_all(survey: Survey) -> bool:
     """Whether the shards of a folder are its data: there is no picture, and no table but what img2dataset writes."""
-    shards = set(survey.shards)
-    beside = [table for table in _tables(survey) if table.with_suffix(".tar") in shards]
-    if survey.pictures or len(beside) < len(_tables(survey)):
+    if survey.pictures or any(file.name in METADATA for file in survey.files):
         return False
-    survey.note("tables beside tar files of their names, which alone are read", beside)
+    shards, tables = set(survey.shards), _tables(survey)
+    if any(table.with_suffix(".tar") not in shards or _may_have_pictures(table) for table in tables):
+        return False
+    survey.note("tables beside tar files of their names, where the tar files are read and not the tables", tables)
     return True
+
+
+def _may_have_pictures(table: Path) -> bool:
+    """Whether a table is data itself; img2dataset's have addresses and captions alone. One that is damaged may be."""
+    import pyarrow
+    from pyarrow import parquet, types
+
+    may = (types.is_binary, types.is_large_binary, types.is_struct)
+    try:
+        columns = [(column.name, column.type) for column in parquet.read_schema(table)]
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return True  # so that it is read, which tells what is wrong with it
+    return any(name in PICTURE_COLUMNS or any(one(kind) for one in may) for name, kind in columns)
 
 
 def _data_file(path: Path) -> Path:

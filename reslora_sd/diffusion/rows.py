@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from .captioned import CaptionedImages
-from .folders import PLACE, REPEATS
+from .folders import PICTURE_COLUMNS, PLACE, REPEATS
 from .shards import ShardRows
 
-_COLUMNS = {"image": ("image", "img", "picture"), "text": ("text", "caption", "prompt", "name")}
+_COLUMNS = {"image": PICTURE_COLUMNS, "text": ("text", "caption", "prompt", "name")}
 
 
 def captioned_images(

@@ -5,9 +5,9 @@
 The path is that of `examples/text_to_image/train_text_to_image_lora.py` in a copy of diffusers, which needs
 torchvision; without it, only our script is measured. Both train LoRA of rank 4 on the embedded model, in float32, on
 the same made-up photos with the same batches, centre crops and learning rate. Each runs in a process of its own, which
-ends after the steps that are measured. Printed are seconds from the start and from the loaded model to the end of the
-first step, and then, after an epoch, pictures a second by the clock and core seconds for a picture, which other
-programs change less.
+ends after the steps that are measured. Printed are core seconds, which other programs change less than those of a
+clock: from the start, and from the loaded model, to the end of the first step; and for each picture after an epoch,
+whose pictures a second, by the clock, follow.
 """
 
 from __future__ import annotations
@@ -60,39 +60,42 @@ class Mark(NamedTuple):
     """Seconds of this process and its workers."""
 
 
+def _mark() -> Mark:
+    """Now."""
+    import psutil
+
+    here = psutil.Process()
+    processes = [here, *here.children(recursive=True)]
+    return Mark(time.time(), sum(sum(one.cpu_times()[:4]) for one in processes))  # with ended workers
+
+
+def _note_loading(kind: Any, marks: dict[str, Mark]) -> None:
+    load = kind.from_pretrained.__func__
+
+    def from_pretrained(cls: Any, *given: Any, **named: Any) -> Any:
+        found = load(cls, *given, **named)
+        marks["loaded"] = _mark()
+        return found
+
+    kind.from_pretrained = classmethod(from_pretrained)
+
+
 def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
-    """Runs a script until step `last` is done, prints when it started, loaded, and did steps 1, `first` and `last`."""
+    """Runs a script until step `last` is done, prints when it had loaded, and did steps 1, `first` and `last`."""
     import diffusers
     import psutil
     import torch
 
     sys.path.insert(0, str(_OURS.parents[1]))  # as a script's own folder is, for what it imports
-    marks: dict[str, Mark] = {"started": Mark(psutil.Process().create_time(), 0.0)}
-    done = 0
-
-    def mark(name: str) -> None:
-        here = psutil.Process()
-        processes = [here, *here.children(recursive=True)]
-        marks[name] = Mark(time.time(), sum(sum(one.cpu_times()[:2]) for one in processes))
-
-    def noting(kind: Any) -> None:
-        load = kind.from_pretrained.__func__
-
-        def from_pretrained(cls: Any, *given: Any, **named: Any) -> Any:
-            found = load(cls, *given, **named)
-            mark("loaded")
-            return found
-
-        kind.from_pretrained = classmethod(from_pretrained)
-
-    step = torch.optim.AdamW.step
+    marks: dict[str, Mark] = {}
+    done, step = 0, torch.optim.AdamW.step
 
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal done
         found = step(*given, **named)
         done += 1
         if done in (1, first, last):
-            mark(str(done))
+            marks[str(done)] = _mark()
         if done == last:
             print(json.dumps(marks), flush=True)
             for worker in psutil.Process().children(recursive=True):
@@ -100,8 +103,8 @@ def watched(script: str, words: Sequence[str], first: int, last: int) -> None:
             os._exit(0)  # what comes after training isn't measured
         return found
 
-    noting(diffusers.ModelMixin)
-    noting(diffusers.DiffusionPipeline)
+    _note_loading(diffusers.ModelMixin, marks)
+    _note_loading(diffusers.DiffusionPipeline, marks)
     torch.optim.AdamW.step = counted  # type: ignore[method-assign]
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")
@@ -120,12 +123,7 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict
         script = _OURS if way.ours else args.diffusers_script
         if script is None:
             continue
-        words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", str(data), "--seed", "0"]
-        words += ["--resolution", str(args.resolution), "--train_batch_size", str(_BATCH), "--rank", "4"]
-        words += ["--learning_rate", "1e-4", "--lr_scheduler", "constant", "--max_train_steps", str(args.steps + epoch)]
-        words += ["--output_dir", str(folder / f"run-{number}"), "--center_crop", *way.flags]
-        words += ["--method", "lora", "--no_buckets", "--num_validation_images", "0"] if way.ours else []
-        words += ["--image_interpolation_mode", "lanczos"]
+        words = _flags(args, way, str(data), str(folder / f"run-{number}"))
         words += ["--cache_dir", str(folder / "cache")] if way.cached else []
         command = [sys.executable, "-m", "reslora_sd.diffusion.script_benchmark", "--inside", str(script)]
         command += ["--first", str(epoch), "--last", str(args.steps + epoch), "--", *words]
@@ -133,6 +131,17 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, dict
         if done.returncode:
             raise ValueError(f"{way.name} ended with {done.returncode}: {done.stderr[-2000:]}")
         yield way.name, {name: Mark(*found) for name, found in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def _flags(args: argparse.Namespace, way: Way, data: str, output: str) -> list[str]:
+    steps = args.steps + args.pictures // _BATCH
+    words = ["--pretrained_model_name_or_path", args.base_model, "--train_data_dir", data, "--seed", "0"]
+    words += ["--resolution", str(args.resolution), "--train_batch_size", str(_BATCH), "--rank", "4"]
+    words += ["--learning_rate", "1e-4", "--lr_scheduler", "constant", "--max_train_steps", str(steps)]
+    words += ["--output_dir", output, "--center_crop", *way.flags]
+    words += ["--method", "lora", "--no_buckets", "--num_validation_images", "0"] if way.ours else []
+    words += ["--image_interpolation_mode", "lanczos"]
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,14 +162,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.inside:
         watched(args.inside, args.words, args.first, args.last)
         return
-    print(f"{'':40} from start   from model   pictures a second   core seconds for a picture")
+    if args.pictures < _BATCH or args.steps < 1:
+        parser.error(
+            f"--pictures is {args.pictures} and --steps {args.steps}. A batch has {_BATCH}: take one, or more."
+        )
+    print(f"{'':40} from start   from model   for a picture   pictures a second")
     with tempfile.TemporaryDirectory() as folder:
         for name, marks in measured(args, Path(folder)):
-            started, loaded, one, first, last = marks.values()
+            epoch = args.pictures // _BATCH
+            loaded, one, first, last = (marks[name] for name in ("loaded", "1", str(epoch), str(epoch + args.steps)))
             count = args.steps * _BATCH
             speed, own = count / (last.clock - first.clock), (last.own - first.own) / count
-            from_start, from_model = one.clock - started.clock, one.clock - loaded.clock
-            print(f"{name:40} {from_start:10.1f} {from_model:12.1f} {speed:19.1f} {own:28.3f}", flush=True)
+            from_model = one.own - loaded.own
+            print(f"{name:40} {one.own:10.1f} {from_model:12.1f} {own:15.3f} {speed:19.1f}", flush=True)
 
 
 if __name__ == "__main__":

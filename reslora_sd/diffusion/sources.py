@@ -68,7 +68,8 @@ class Source:
     @property
     def class_name(self) -> str | None:
         """What the folder's own name says where it is one of kohya's, such as `10_rex`."""
-        numbered = numbered_name(Path(self.path).name) if self.path else None
+        path = Path(self.path or "")
+        numbered = None if _is_tar(path) else numbered_name(path.name)
         return numbered[1] if numbered else None
 
     def wording(self, flags: Wording) -> Wording | None:
@@ -98,6 +99,11 @@ def numbered_name(name: str) -> tuple[int, str] | None:
     if not found or int(found[1]) > MOST_REPEATS or re.fullmatch(r"[\d_-]+", found[2]):
         return None
     return int(found[1]), found[2].replace("_", " ").strip() or found[2]
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether it is a tar file. Its name says neither repeats nor class: `8_0001.tar` is one of many."""
+    return path.suffix.lower() == ".tar" and path.is_file()
 
 
 def sources_of(data: DataSettings) -> list[Source]:
@@ -182,10 +188,11 @@ def _source(values: Mapping[str, Any], where: str, folder: Path) -> Source:
         raise ValueError(f"{where}: 'mask' is for pictures of a folder, not of a data set of the Hub. Leave it out.")
     if source.path is None:
         return source
-    own = numbered_name(Path(source.path).name)
+    path = folder / Path(source.path).expanduser()
+    own = None if _is_tar(path) else numbered_name(Path(source.path).name)
     repeats = own[0] if own and source.repeats is None else source.repeats
     mask = source.mask and str(folder / Path(source.mask).expanduser())
-    return replace(source, path=str(folder / Path(source.path).expanduser()), mask=mask, repeats=repeats)
+    return replace(source, path=str(path), mask=mask, repeats=repeats)
 
 
 def _values(table: Mapping[str, Any], where: str, others: tuple[str, ...] = ()) -> dict[str, Any]:

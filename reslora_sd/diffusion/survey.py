@@ -12,7 +12,7 @@ from .sources import numbered_name
 
 logger = logging.getLogger("reslora_sd")
 
-_SYSTEM = frozenset("@eaDir @Recycle @Recently-Snapshot #recycle #snapshot $RECYCLE.BIN __MACOSX lost+found".split())
+SYSTEM = frozenset("@eaDir @Recycle @Recently-Snapshot #recycle #snapshot $RECYCLE.BIN __MACOSX lost+found".split())
 """Folders that file servers and systems put beside pictures; thumbnails and deleted files are in them."""
 
 
@@ -31,7 +31,7 @@ class Survey:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[Path] = []
-        self._notes: dict[str, tuple[str, list[Path]]] = {}
+        self._notes: dict[str, tuple[str, int, Path]] = {}
         self._worth_a_warning = False
         folders, links, seen = [root], list[Path](), set[str]()
         if root.is_file():
@@ -68,9 +68,9 @@ class Survey:
             of: follows the count.
             warn: whether they look as if they were meant to be trained on.
         """
-        if found := list(files):
-            known = self._notes.get(why, (of, []))[1]
-            self._notes[why] = (of, known + found)
+        for file in files:
+            _, count, first = self._notes.get(why, (of, 0, file))
+            self._notes[why] = (of, count + 1, first)
             self._worth_a_warning |= warn
 
     def note_unreadable(self) -> None:
@@ -82,7 +82,7 @@ class Survey:
     def tell(self, taken: str) -> None:
         """Logs the one line: what is taken, what is passed over and why."""
         found = self._notes.items()
-        parts = [f"{why}: {len(files)}{of}, such as {self.name(files[0])}" for why, (of, files) in found]
+        parts = [f"{why}: {count}{of}, such as {self.name(first)}" for why, (of, count, first) in found]
         notes = f" Left out or changed: {'; '.join(parts)}." if parts else ""
         level = logging.WARNING if self._worth_a_warning else logging.INFO
         logger.log(level, "Data in %s: %s taken.%s", self.root, taken, notes)
@@ -119,7 +119,7 @@ class Survey:
     def _sort_in(self, entry: os.DirEntry[str], folders: list[Path], links: list[Path]) -> None:
         path = Path(entry.path)
         if entry.is_dir():
-            if entry.name.startswith(".") or entry.name in _SYSTEM:
+            if entry.name.startswith(".") or entry.name in SYSTEM:
                 self.note("hidden or system folders", [path])
             else:
                 (links if entry.is_symlink() else folders).append(path)

@@ -1,7 +1,7 @@
 """Captioned drawings for pretraining: read a folder, split it by name.
 
-The layouts are those of training (`reslora_sd.diffusion.folders.open_folder`), with two more columns where the data
-has them: `set`, the design set (else the name of the parquet file or folder), and `codepoint`.
+The layouts are those of training (`reslora_sd.diffusion.folders.open_folder`) without tar files, with two more columns
+where the data has them: `set`, the design set (else the name of the parquet file or folder), and `codepoint`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional
 from ..diffusion.data import captioned_images
 from ..diffusion.folders import open_folder, parquet_files
 from ..diffusion.pictures import as_rgb
+from ..diffusion.shards import ShardRows
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def load_drawings(
     pictures, captions, sets, names = [], [], [], []
     seen = set()
     for source in parquet_files(folder) or [folder]:
-        rows = open_folder(source)
+        rows = _rows(source)
         groups = list(rows["set"]) if "set" in rows.column_names else [source.stem] * len(rows)
         points = list(rows["codepoint"]) if "codepoint" in rows.column_names else [None] * len(rows)
         seen.update(groups)
@@ -96,6 +98,16 @@ def load_drawings(
             "Leave out fewer sets."
         )
     return Drawings(torch.stack(pictures), tuple(captions), tuple(sets), tuple(names))
+
+
+def _rows(source: Path) -> Any:
+    rows = open_folder(source)
+    if isinstance(rows, ShardRows):
+        raise ValueError(
+            f"The pictures of {source} lie in tar files, and drawings are read from folders and tables alone. Unpack "
+            "the tar files, and give the folder."
+        )
+    return rows
 
 
 def split_by_name(drawings: Drawings, left_out: int, seed: int = 0) -> tuple[Drawings, Drawings]:

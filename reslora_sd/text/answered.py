@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ def write_answers(
     texts: Mapping[str, Sequence[str | None]],
 ) -> None:
     """What each variant said to each test row; one whose prompt was too long, nothing, which counts as wrong."""
-    entries = []
-    for number, row in enumerate(rows):
-        said = {name: answers[number] for name, answers in texts.items()}
-        right = {name: text is not None and bool(task.is_correct(text, row)) for name, text in said.items()}
-        entry = {"row": dict(row), "prompt": task.prompt(row), "target": task.target(row).strip()}
-        entries.append({**entry, "answers": said, "right": right})
-    _write(folder, entries)
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            said = {name: answers[number] for name, answers in texts.items()}
+            right = {name: text is not None and bool(task.is_correct(text, row)) for name, text in said.items()}
+            entry = {"row": dict(row), "prompt": task.prompt(row), "target": task.target(row).strip()}
+            yield {**entry, "answers": said, "right": right}
+
+    _write(folder, entries())
 
 
 def write_classes(
@@ -47,17 +49,19 @@ def write_classes(
     Args:
         given: by set and variant: `predictions` of `measure_classes`.
     """
-    entries: list[dict[str, Any]] = []
-    for name, rows in sets.items():
-        for number, row in enumerate(rows):
-            values = {variant: found[number] for variant, found in given[name].items()}
-            said = {variant: _class(task, value) for variant, value in values.items()}
-            prompt = "\n".join(f"{column}: {row[column]}" for column in task.texts)
-            entry = {"row": dict(row), "prompt": prompt, "target": _class(task, row["label"]), "answers": said}
-            if not task.is_regression:
-                entry["right"] = {variant: int(value) == int(row["label"]) for variant, value in values.items()}
-            entries.append({**entry, **({"set": name} if name else {})})
-    _write(folder, entries)
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for name, rows in sets.items():
+            for number, row in enumerate(rows):
+                values = {variant: found[number] for variant, found in given[name].items()}
+                said = {variant: _class(task, value) for variant, value in values.items()}
+                prompt = "\n".join(f"{column}: {row[column]}" for column in task.texts)
+                entry = {"row": dict(row), "prompt": prompt, "target": _class(task, row["label"]), "answers": said}
+                if not task.is_regression:
+                    entry["right"] = {variant: int(value) == int(row["label"]) for variant, value in values.items()}
+                yield {**entry, **({"set": name} if name else {})}
+
+    _write(folder, entries())
 
 
 def _class(task: ClassificationTask, value: float) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -128,3 +130,16 @@ def test_loras_before_and_on_the_way_are_told_and_nothing_that_is_none(tmp_path)
     for broken in (None, [], {"file": 1}, {"file": "a", "blocks": 2}):
         (tmp_path / "run.json").write_text(json.dumps({"init_lora": broken}))
         assert lora_summary(read_run(tmp_path)).startswith("LoRAs merged")
+
+
+def test_two_drawings_are_never_made_at_the_same_time():
+    inside: list[int] = []
+
+    @drawings.alone
+    def draw(number):
+        inside.append(number)
+        time.sleep(0.01)
+        return inside.pop() == number and not inside
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(draw, range(8)))

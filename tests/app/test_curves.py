@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.curves import METRICS, colours, limits, mark, reach, reach_text, smooth, table
+from app.curves import METRICS, axis, colours, limits, reach, reach_text, smooth, table
 from app.library import Library
 from reslora_sd.runs.run import Run
 
@@ -27,20 +27,19 @@ def test_smoothing_is_the_weighted_mean_of_what_came_before():
     assert smooth([5.0] * 4, 0.9) == pytest.approx([5.0] * 4)  # without a pull to 0 at the start
 
 
-def test_all_runs_are_in_one_table_with_the_chosen_step_marked(made_up_pair):
+def test_all_runs_are_in_one_table(made_up_pair):
     library = Library(made_up_pair)
     runs = library.get(library.names())
-    found = table(runs, "loss", 0, 15)
-    assert set(found["run"]) == {"LoRA", "ResLoRA (input)", mark(15)}
-    assert list(found[found["run"] == mark(15)]["step"]) == [15, 15]
+    found = table(runs, "loss", 0)
+    assert set(found["run"]) == {"LoRA", "ResLoRA (input)"}
     assert len(found[found["run"] == "LoRA"]) == 20
-    assert set(colours(list(runs), 15)) == set(found["run"])
+    assert set(colours(list(runs))) == set(found["run"])
     for metric in METRICS:
         assert not table(runs, metric).empty
 
 
 def test_a_metric_that_no_run_has_gives_an_empty_table():
-    assert table({"x": run_of([1.0])}, "memory", 0.9, 3).empty
+    assert table({"x": run_of([1.0])}, "memory", 0.9).empty
 
 
 def test_a_long_run_is_thinned_out_but_keeps_its_last_step():
@@ -79,7 +78,7 @@ def test_a_difference_of_one_percent_is_no_cliff_on_its_axis():
     assert high - low == pytest.approx(0.25) and low < 0.99 and high > 1.0
     assert limits([0.1, 1.5]) == (0.1, 1.5)  # what differs much has the axis for itself
     assert limits([0.0, 0.0]) == (0.0, 0.5) and limits([0.5]) == pytest.approx((0.4375, 0.5625))
-    assert table({"x": run_of([1.0] * 4)}, "loss", 0, 3)["value"].min() == pytest.approx(0.875)
+    assert axis(table({"x": run_of([1.0] * 4)}, "loss", 0))[0] == pytest.approx(0.875)
 
 
 def test_two_that_need_as_many_steps_are_not_set_against_each_other():

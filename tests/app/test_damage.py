@@ -87,7 +87,7 @@ def test_no_view_raises_whatever_the_files_hold(made_up_pair, seed):
                     assert len(pictures.views(runs, prompt, picked, variant, step)) >= 2
                 grids.grid(runs, [prompt], picked, variant, cell=8)
     for metric in curves.METRICS:
-        curves.table(runs, metric, 0.9, 5)
+        curves.table(runs, metric, 0.9)
     first, second = runs.items()
     curves.reach_text("a", "b", curves.reach(first[1], second[1]))
     drawings.heat_map(first, second)

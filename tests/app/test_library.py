@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from app import adapter_view, curves, pictures
-from app.library import Library
+from app.keeping import Kept
+from app.library import Library, key_of
 from app.lora_folder import left_out, lora_files
 from app.synthetic import make_run
 from app.tabs import runs as runs_tab
@@ -81,3 +82,54 @@ def test_names_that_are_no_utf8_are_left_out_and_told(made_up, tmp_path):
         (tmp_path / "loras" / f"{name}.safetensors").write_bytes(b"x")
     assert lora_files(tmp_path / "loras") == ["a.safetensors"]
     assert "caf\\udce9.safetensors" in left_out(tmp_path / "loras")
+
+
+@pytest.fixture
+def same_folders(tmp_path):
+    """Three runs of one method, of which two have the same folder's and the same parent's name."""
+    made = [make_run(tmp_path / top / "out" / "run", "lora", 3, 3, ("x",), side=8) for top in ("a", "b")]
+    return [*made, make_run(tmp_path / "c" / "other", "lora", 3, 3, ("x",), side=8)]
+
+
+def test_names_hold_no_whole_path(same_folders, tmp_path):
+    names = Library(same_folders).names()
+    assert list(names) == ["LoRA, out/run", "LoRA, out/run 2", "LoRA, other"] and list(names.values()) == same_folders
+
+
+def test_addresses_of_earlier_versions_lead_to_their_runs_wherever_pins_are(same_folders):
+    library = Library(same_folders)
+    first, second, third = map(key_of, same_folders)
+    library.keep(third, Kept(pinned=True))
+    older = {"lora": first, "lora (out/run)": first, f"lora ({same_folders[1]})": second}
+    older["lora (c/other)"] = third
+    assert {text: library.key(text) for text in older} == older
+    library.keep(first, Kept("mine"))
+    assert library.key("lora") == second
+    assert library.key("") is None and library.key(None) is None and library.key("nobody") is None
+
+
+def test_a_name_that_is_another_runs_key_changes_nothing_for_that_run(same_folders):
+    library = Library(same_folders)
+    first, second, _ = map(key_of, same_folders)
+    with pytest.raises(ValueError, match="Another run is called"):
+        library.keep(first, Kept(second))
+    (same_folders[0] / "page.json").write_text(json.dumps({"title": second}))  # by hand
+    assert library.key(second) == second and library.find(second) == same_folders[1]
+    assert [run.path for run in library.get([second]).values()] == [same_folders[1]]
+    assert [run.path for run in library.get([first]).values()] == [same_folders[0]]
+
+
+def test_keys_are_found_with_one_look_at_the_folders(made_up_pair, monkeypatch):
+    library = Library(made_up_pair)
+    looks: list[object] = []
+
+    def look(folder):
+        looks.append(folder)
+        return find_runs(folder)
+
+    monkeypatch.setattr("app.library.find_runs", look)
+    asked = {"lora": key_of(made_up_pair[0]), "ResLoRA (input)": key_of(made_up_pair[1])}
+    assert library.keys_of([*asked, None, "", "nobody"]) == asked and len(looks) == len(made_up_pair)
+    for ask in (library.key, library.find):
+        looks.clear()
+        assert ask("lora") is not None and len(looks) == len(made_up_pair)

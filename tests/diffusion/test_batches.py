@@ -84,7 +84,9 @@ def test_fewer_pictures_kept_out_than_a_batch_are_a_batch(tiny_pipeline_folder, 
     assert [len(batch.latents) for batch in test.every_picture()] == [2]
 
 
-def test_why_random_crops_are_kept_nowhere_is_told_and_who_decodes_them(tmp_path, tiny_pipeline_folder, caplog):
+def test_why_random_crops_are_kept_nowhere_is_told_and_who_decodes_them(
+    tmp_path, tiny_pipeline_folder, caplog, monkeypatch
+):
     photos = make_photos(tmp_path / "photos", "icon.png", "land.jpg", "port.jpg", smaller=10)
     parts = load_parts(str(tiny_pipeline_folder))
 
@@ -100,3 +102,5 @@ def test_why_random_crops_are_kept_nowhere_is_told_and_who_decodes_them(tmp_path
     assert "Crops of 2 pictures are random" in told(*crops)[0] and "--dataloader_num_workers has" in told(*crops)[0]
     assert "by 1 worker ahead" in told(*crops, "--dataloader_num_workers", "1")[0]
     assert told() == told("--random_flip") == []
+    monkeypatch.setattr("reslora_sd.diffusion.ahead.multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert "encoded each time, and decoded in the loop" in told(*crops, "--dataloader_num_workers", "1")[0]

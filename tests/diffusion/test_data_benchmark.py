@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from reslora_sd.diffusion import data_benchmark
 
 
@@ -46,3 +48,10 @@ def test_more_pictures_than_are_checked_at_first_are_opened_once_before_the_firs
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["opened"] == {"1": 18}, "each picture for its header, and each text"
     assert told["opened by then"]["1"] == 14, "of a batch, four were opened again"
+
+
+def test_tar_files_are_of_many_pictures_and_counts_are_sorted_as_numbers(capsys):
+    with pytest.raises(SystemExit):
+        data_benchmark.main(["--tar"])
+    assert "--tar is for the pictures of --many" in capsys.readouterr().err
+    assert list(data_benchmark._lines("x", {"opened": {"10": 1, "2": 3}}))[1].endswith(" 3 files 2 x, 1 files 10 x")

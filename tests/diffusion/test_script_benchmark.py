@@ -28,3 +28,10 @@ def test_both_scripts_are_measured_up_to_the_same_step(capsys, tmp_path, monkeyp
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line[:40].strip() for line in lines] == [way.name for way in ways]
     assert all(float(number) >= 0 for line in lines for number in line[40:].split())
+
+
+@pytest.mark.parametrize("words", [("--pictures", "3"), ("--steps", "0")])
+def test_less_than_a_batch_is_refused(capsys, words):
+    with pytest.raises(SystemExit):
+        script_benchmark.main(words)
+    assert "A batch has 4: take one, or more" in capsys.readouterr().err

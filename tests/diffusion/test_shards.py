@@ -7,8 +7,10 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from reslora_sd.diffusion import tar_members
 from reslora_sd.diffusion.arguments import parse_settings
@@ -45,6 +47,11 @@ def pack(shard, members):
 
 def files_of(folder, *names):
     return [(file.name, file.read_bytes()) for name in names for file in sorted(folder.glob(f"{Path(name).stem}.*"))]
+
+
+def table(file, **values):
+    """Writes a parquet file of a row."""
+    parquet.write_table(pyarrow.Table.from_pylist([values]), file)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +129,9 @@ def test_the_cache_on_disk_is_shared_with_folders_and_members_are_not_read_again
     assert sorted(cache.rglob("*.safetensors")) == entries
     read, sizes = tar_members.Member.read, list[int]()
 
-    def note(member):
+    def note(member, *file):
         sizes.append(member.size)
-        return read(member)
+        return read(member, *file)
 
     monkeypatch.setattr(tar_members.Member, "read", note)
     assert_equal(made, batches(shards, range(3), cache=cache))
@@ -134,7 +141,7 @@ def test_the_cache_on_disk_is_shared_with_folders_and_members_are_not_read_again
 def test_captions_stand_in_text_caption_or_json_and_numbered_folders_repeat(tmp_path):
     both = json.dumps({"caption": "of json", "url": "x", "words": ["one", "two"]}).encode()
     pack(tmp_path / "0.tar", [PICTURE, ("a/1.json", both), ("a/1.txt", b"of text\nmore"), ("./b.PNG", b"-")])
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 .* no caption, such as .*0.tar, b.png. Write that into b.txt"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 .* no caption, such as .*0.tar, b.PNG. Write that into b.txt"):
         load(tmp_path)
     pack(tmp_path / "0.tar", [PICTURE, ("a/1.json", both), ("a/1.txt", b"of text\nmore")])
     assert load(tmp_path / "0.tar").captions == [["of text"]]
@@ -154,7 +161,7 @@ def test_what_is_left_out_is_told_and_pickles_are_never_opened(tmp_path, caplog)
     marker = pickle.dumps(WritesMarker(tmp_path / "marker"))
     members = [PICTURE, ("a/1.txt", b"one"), ("a/1.pyd", marker), ("a/1.seg.png", b"-"), ("__MACOSX/x", b"-")]
     pack(tmp_path / "data" / "0.tar", [*members, ("a", {"type": tarfile.DIRTYPE}), ("b.txt", b"alone")])
-    (tmp_path / "data" / "0.parquet").write_bytes(b"the table that img2dataset writes")
+    table(tmp_path / "data" / "0.parquet", key="0001", url="https://x/1.png", caption="one", error_message=None)
     with caplog.at_level("INFO"):
         assert len(load(tmp_path / "data")) == 1
     for words in ("pickles, which are never opened: 1, such as 0.tar/a/1.pyd", "several dots", "hidden files: 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_bad_data_folders_are_refused_with_what_to_do(data: Path, tmp_path: Path
     with pytest.raises(ValueError, match="Rename one to 'image'"):
         pretrain_data.load_drawings(tmp_path)
     (tmp_path / "wrong.parquet").unlink()
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name in ("1.png", "1.txt"):
+            (tmp_path / name).write_text("a circle")
+            archive.add(tmp_path / name, name)
+            (tmp_path / name).unlink()
+    for source in (tmp_path, tmp_path / "0.tar"):
+        with pytest.raises(ValueError, match=f"pictures of {source} lie in tar files.*Unpack"):
+            pretrain_data.load_drawings(source)
+    (tmp_path / "0.tar").unlink()
     (tmp_path / "metadata.csv").write_text("file_name,text\nnowhere.png,a cat\n")
     with pytest.raises(FileNotFoundError, match="there is no picture"):
         pretrain_data.load_drawings(tmp_path)

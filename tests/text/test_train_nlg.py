@@ -14,6 +14,7 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
 from reslora_sd import load_reslora
 from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.failures import NoSpaceError
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import GENERATION
 from reslora_sd.text.encode import encode, padding
@@ -21,7 +22,7 @@ from reslora_sd.text.evaluate import run_model
 from reslora_sd.text.tasks import read_train, task_named
 from reslora_sd.text.trainer import RunTrainer
 from tests.scripts import SCRIPTS, free_port
-from tests.texts import save_small_llama, write_svamp
+from tests.texts import full_disk, save_small_llama, write_svamp
 from train_scripts import train_nlg_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms", "reslora_frozen")
@@ -281,3 +282,11 @@ def test_the_shipped_zero2_settings_are_read_by_accelerate():
     assert settings.is_zero2() and settings.is_offload()
     for left_open in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping", "bf16.enabled"):
         assert settings.get_value(left_open) == "auto"
+
+
+def test_a_disk_that_the_answers_fill_up_has_all_else(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_nlg_reslora, "write_answers", full_disk)
+    with pytest.raises(NoSpaceError, match="No space left"):
+        train("--method", "lora", "--max_steps", "1")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert (tmp_path / "run" / "peft" / "adapter_model.safetensors").is_file()

@@ -9,11 +9,12 @@ import torch
 import transformers
 
 from reslora_sd.files.storage import load_tensors
+from reslora_sd.runs.failures import NoSpaceError
 from reslora_sd.runs.jsonl import read_jsonl
 from reslora_sd.text.arguments import CLASSIFICATION
 from reslora_sd.text.models import load_classifier
 from tests.text.flags.rows import make_deep
-from tests.texts import save_small_bert, save_small_roberta, write_glue
+from tests.texts import full_disk, save_small_bert, save_small_roberta, write_glue
 from train_scripts import train_nlu_reslora
 
 OURS = ("lora", "reslora_is", "reslora_bs", "reslora_ms", "reslora_frozen")
@@ -159,6 +160,14 @@ def test_results_are_written_before_the_files_for_others(train, tmp_path, monkey
         train("--method", "reslora_is", "--save_fused", "--max_steps", 2)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]["unmerged"]
     assert json.loads((tmp_path / "run" / "merge_report.json").read_text())["blocks"]
+
+
+def test_a_disk_that_the_answers_fill_up_has_all_else(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_nlu_reslora, "write_classes", full_disk)
+    with pytest.raises(NoSpaceError, match="No space left"):
+        train("--method", "lora", "--max_steps", 1)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert (tmp_path / "run" / "peft" / "adapter_model.safetensors").is_file()
 
 
 def test_the_base_row_is_the_same_model_whatever_the_method(train):
