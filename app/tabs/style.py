@@ -82,7 +82,7 @@ h2 { font-size: 1.1rem; }
 .icon-button, .icon-button-wrapper button, #upload button { min-width: 24px; min-height: 24px; }
 input[type=range] { min-height: 24px; }
 a.download-link > button { pointer-events: none; }  /* the link around it is what is pressed */
-#address, .form:has(> #opened), #opened, .unseen { display: none; }
+#address, .form:has(> #opened), #opened, .unseen, #slow:not(:has(.say)) { display: none; }
 [role=tab][aria-selected=true] { color: #c2410c !important; }
 .dark [role=tab][aria-selected=true] { color: #fb923c !important; }
 :focus-visible { outline: 3px solid #ea580c !important; outline-offset: 2px; }
