@@ -73,12 +73,14 @@ class Visits:
 
         def make() -> Selection:
             known = list(self.library.keys())
-            wanted = {self.library.key(text) for text in (asked.runs if names is None else names)}
+            texts = asked.runs if names is None else names
+            by_text = self.library.keys_of([*texts, asked.a, asked.b])
+            wanted = {by_text[text] for text in texts if text in by_text}
             kept = [key for key in known if key in wanted]
             if names is None:
                 kept = kept or known[:2]
             runs = {key_of(run.path): run for run in self.library.get(kept).values()}
-            return select(runs, replace(asked, a=self.library.key(asked.a), b=self.library.key(asked.b)))
+            return select(runs, replace(asked, a=by_text.get(asked.a or ""), b=by_text.get(asked.b or "")))
 
         found: Selection = self.once(("select", asked, None if names is None else tuple(names)), make)
         return found
