@@ -128,7 +128,7 @@ def test_a_run_of_sdxl_is_whole_and_its_file_draws_the_same_without_us(train, xl
     unmerged, how = PictureGenerator([tmp_path, xl]).draw_adapted(read_run(run), 2, job)
     file = run / "validation" / row["file"].replace("least_squares", "unmerged")
     assert (
-        how == "unmerged"
+        how == "as trained"
         and np.abs(np.asarray(unmerged, dtype=int) - np.asarray(Image.open(file), dtype=int)).max() <= 2
     )
 
