@@ -108,4 +108,5 @@ def test_the_embedded_styles_come_from_the_real_drawings() -> None:
             Image.fromarray(drawings.pictures[unseen[0]].permute(1, 2, 0).numpy()), make_styles.FILTERS[style]
         )
         with Image.open(STYLES_FOLDER / style / "unseen" / "00.png") as kept:
-            assert differ(kept, made) <= 8
+            few = made.quantize(128, dither=Image.Dither.NONE)  # as they are kept
+            assert differ(kept, few) <= 8
