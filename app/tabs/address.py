@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode
 
 from ..selection import Asked
@@ -19,19 +19,10 @@ _DIGITS = 16
 class Place:
     """What an address asks for; `None` and nothing where it doesn't say."""
 
-    runs: tuple[str, ...] = ()
-    a: str | None = None
-    b: str | None = None
-    prompt: str | None = None
-    seed: int | None = None
-    variant: str | None = None
+    asked: Asked = field(default_factory=Asked)
+    """What is chosen above the pictures."""
     step: int | None = None
     tab: str | None = None
-
-    @property
-    def asked(self) -> Asked:
-        """What is chosen above the pictures."""
-        return Asked(self.runs, self.a, self.b, self.prompt, self.seed, self.variant)
 
 
 def write(runs: Sequence[str], a: str | None, b: str | None, prompt: str | None, seed: int | None, variant: str) -> str:
@@ -65,13 +56,12 @@ def read(search: str | None) -> Place:
         said = text(name) or ""
         return int(said) if said.isascii() and said.isdigit() and len(said) <= _DIGITS else None
 
-    return Place(
+    asked = Asked(
         tuple(run for run in found.get("run", ()) if run),
         text("a"),
         text("b"),
         found["prompt"][0] if "prompt" in found else None,  # an empty one is a prompt as well
         number("seed"),
         text("pictures"),
-        number("step"),
-        text("tab"),
     )
+    return Place(asked, number("step"), text("tab"))

@@ -11,9 +11,9 @@ from PIL import Image
 
 from .captioned import CaptionedImages
 from .folders import PICTURE_COLUMNS, PLACE, REPEATS
-from .shards import ShardRows
+from .shards import CAPTION_NAMES, ShardRows
 
-_COLUMNS = {"image": PICTURE_COLUMNS, "text": ("text", "caption", "prompt", "name")}
+_COLUMNS = {"image": PICTURE_COLUMNS, "text": CAPTION_NAMES}
 
 
 def captioned_images(

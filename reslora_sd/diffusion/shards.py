@@ -25,8 +25,8 @@ from .tar_members import Member, Shard, members_of, shown
 
 _ENDS = {"auto": ("txt", "caption", "json"), "txt": ("txt",), "caption": ("caption",), "metadata": ("json",)}
 """Ends of members with captions, the first of which counts."""
-_KEYS = ("text", "caption", "prompt", "name")
-"""Entries of a JSON member that may be the caption, the first of which counts."""
+CAPTION_NAMES = ("text", "caption", "prompt", "name")
+"""Entries of a JSON member, or columns of a table, that may be the caption, the first of which counts."""
 _PICKLES = frozenset("pickle pkl pyd pt pth".split())
 _MOST_TEXT = 2**20
 """Bytes of a member with captions."""
@@ -274,7 +274,7 @@ def _of_json(text: str, place: str, asked: str | None) -> Any:
         said: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is no JSON: {error}. Write an object with a caption.") from error
-    keys = (asked,) if asked else _KEYS
+    keys = (asked,) if asked else CAPTION_NAMES
     key = next((key for key in keys if isinstance(said, dict) and key in said), None)
     if key is None:
         names = ", ".join(map(repr, said))[:200] if isinstance(said, dict) else f"{said!r:.80}"

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from app.selection import Asked
 from app.tabs.address import Place, element, read, write
 
 
@@ -13,14 +14,14 @@ def test_what_is_written_is_read_again():
     found = re.fullmatch(r'<i data-address="(.*)" data-state="f&lt;"></i>', said)
     assert found is not None and "<b>" not in said
     assert read("?" + html.unescape(found[1]) + "&step=7&tab=curves") == Place(
-        ("lora", "a & b"), "lora", None, 'a <b>"cat"', 42, "unmerged", 7, "curves"
+        Asked(("lora", "a & b"), "lora", None, 'a <b>"cat"', 42, "unmerged"), 7, "curves"
     )
 
 
 def test_an_empty_prompt_hundreds_of_runs_and_the_largest_seed_are_read_again():
     runs = [f"sweeps of last week/run {place}" for place in range(900)]
     found = read("?" + write(runs, runs[0], runs[-1], "", 2**53, "merged") + "&step=7&tab=curves")
-    assert found == Place(tuple(runs), runs[0], runs[-1], "", 2**53, "merged", 7, "curves")
+    assert found == Place(Asked(tuple(runs), runs[0], runs[-1], "", 2**53, "merged"), 7, "curves")
 
 
 @pytest.mark.parametrize(
